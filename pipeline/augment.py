@@ -1,0 +1,103 @@
+"""Augmentation on the batch: each image warped and lit in its own way, in one resampling."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Flip: TypeAlias = Literal["none", "sideways", "all"]
+
+# The eight flips and quarter turns of a square, as 2×2 matrices. The first is none, the first two are sideways.
+_EIGHT_WAYS = (
+    ((1, 0), (0, 1)),
+    ((-1, 0), (0, 1)),
+    ((1, 0), (0, -1)),
+    ((-1, 0), (0, -1)),
+    ((0, 1), (1, 0)),
+    ((0, -1), (1, 0)),
+    ((0, 1), (-1, 0)),
+    ((0, -1), (-1, 0)),
+)
+_WAYS = {"none": 1, "sideways": 2, "all": 8}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far images are varied. `rotate_degrees` either way; `zoom` the largest magnification about the middle;
+    `crop` the smallest share of a side that a crop anywhere in the image keeps; `lighting` the largest change of
+    brightness and contrast; `probability` how often each of rotation, zoom, crop and lighting acts."""
+
+    flip: Flip
+    rotate_degrees: float
+    zoom: float
+    crop: float
+    lighting: float
+    probability: float
+
+
+def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Images (N, channels, size, size), values 0 to 1, each varied by numbers drawn from `generator` (on the CPU).
+
+    What lies outside the image is filled by reflection.
+    """
+    matrices = _random_warps(len(images), how, generator)
+    warped = warp(images, matrices)
+    return _relight(warped, how, generator) if how.lighting else warped
+
+
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Each image resampled through its own 2×3 matrix, which maps places in the result to places in the image;
+    both run from -1 to 1 along either axis."""
+    size = [len(images), images.shape[1], images.shape[2], images.shape[3]]
+    grid = F.affine_grid(matrices.to(images.device, images.dtype), size, align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def view_matrices(flip: Flip, crop: float, views: int) -> Tensor:
+    """Matrices (at most `views`, 2, 3) of fixed views for test-time augmentation: the flips that `flip` allows,
+    the image as it is first among them, then the four corners at `crop` of the side."""
+    flips = [torch.cat([torch.tensor(way, dtype=torch.float32), torch.zeros(2, 1)], 1) for way in _ways(flip)]
+    corners = [
+        torch.tensor([[crop, 0, x * (1 - crop)], [0, crop, y * (1 - crop)]], dtype=torch.float32)
+        for x in (-1, 1)
+        for y in (-1, 1)
+    ]
+    return torch.stack((flips + (corners if crop < 1 else []))[:views])
+
+
+def _ways(flip: Flip) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    return _EIGHT_WAYS[: _WAYS[flip]]
+
+
+def _random_warps(count: int, how: Augmentation, generator: torch.Generator) -> Tensor:
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    def acts() -> Tensor:
+        return torch.rand(count, generator=generator) < how.probability
+
+    radians = uniform(-1, 1) * math.radians(how.rotate_degrees) * acts()
+    share = torch.where(acts(), 1 / uniform(1, how.zoom), 1.0)
+    kept = torch.where(acts(), uniform(how.crop, 1), 1.0)
+    offset = (1 - kept) * torch.stack([uniform(-1, 1), uniform(-1, 1)])
+    ways = torch.tensor(_ways(how.flip), dtype=torch.float32)
+    turned = ways[torch.randint(len(ways), (count,), generator=generator)]
+    cosine, sine = torch.cos(radians), torch.sin(radians)
+    rotation = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
+    linear = rotation @ turned * (share * kept).view(-1, 1, 1)
+    return torch.cat([linear, offset.T.unsqueeze(-1)], -1)
+
+
+def _relight(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    draws = torch.rand(3, len(images), generator=generator)
+    acts = (draws[0] < how.probability).float()
+    brightness = (draws[1] * 2 - 1) * how.lighting / 2 * acts
+    contrast = torch.exp((draws[2] * 2 - 1) * math.log1p(how.lighting) * acts)
+    shape = (len(images), 1, 1, 1)
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    scale = contrast.view(shape).to(images.device)
+    shift = brightness.view(shape).to(images.device)
+    return ((images - middle) * scale + middle + shift).clamp(0, 1)

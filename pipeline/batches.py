@@ -1,0 +1,72 @@
+"""Batches of stored rows, pixels or activations: which, in which order, varied how."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.augment import Augmentation, augment
+from pipeline.splits import Rows
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of `rows`, which `fetch` turns into inputs on `device`.
+
+    With a `seed` they come shuffled anew each epoch, and the last batch is dropped where it is not full; without,
+    in order and all. Order and augmentation are functions of (seed, epoch) and of nothing else.
+    """
+
+    fetch: Callable[[Rows], Tensor]
+    rows: Rows
+    targets: npt.NDArray[np.int64]
+    batch_size: int
+    device: torch.device
+    seed: int | None = None
+    augmentation: Augmentation | None = None
+
+    def __len__(self) -> int:
+        if self.seed is None:
+            return -(-len(self.rows) // self.batch_size)
+        return max(len(self.rows) // self.batch_size, 1)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The (inputs, targets) of one epoch."""
+        rows = self.rows
+        generator = torch.Generator()
+        if self.seed is not None:
+            rows = np.random.default_rng([self.seed, epoch]).permutation(rows)
+            generator.manual_seed(seed_for(self.seed, epoch))
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            chosen = rows[start : start + self.batch_size]
+            inputs = self.fetch(chosen)
+            if self.augmentation is not None:
+                inputs = augment(inputs, self.augmentation, generator)
+            yield inputs, torch.from_numpy(self.targets[chosen]).to(self.device, non_blocking=True)
+
+
+def seed_for(seed: int, epoch: int) -> int:
+    """A seed of its own for each (seed, epoch), unlike that of any near pair."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def fetch_pixels(pixels: npt.NDArray[np.uint8], device: torch.device) -> Callable[[Rows], Tensor]:
+    """Rows of a pixel store as images (N, channels, size, size), values 0 to 1, channels last in memory."""
+
+    def fetch(rows: Rows) -> Tensor:
+        images = torch.from_numpy(pixels[rows]).to(device, non_blocking=True)
+        return images.permute(0, 3, 1, 2).float().div_(255)
+
+    return fetch
+
+
+def fetch_activations(activations: npt.NDArray[np.floating], device: torch.device) -> Callable[[Rows], Tensor]:
+    """Rows of an activation store as float32 (N, activations)."""
+
+    def fetch(rows: Rows) -> Tensor:
+        return torch.from_numpy(activations[rows]).to(device, non_blocking=True).float()
+
+    return fetch

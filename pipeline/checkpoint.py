@@ -1,0 +1,58 @@
+"""A network on disk: its weights as safetensors, all else that it takes to build and feed it as JSON."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.body import build_body
+from pipeline.decode import Fit
+from pipeline.network import Network
+
+WEIGHTS = "network.safetensors"
+FACTS = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How to build a network (`backbone`, `classes`, `hidden`, `dropout`), what it was trained on (`image_px`,
+    `fit`, `grey`), and how far: `epochs` and `steps` over all stages."""
+
+    backbone: str
+    classes: list[str]
+    hidden: int
+    dropout: float
+    image_px: int
+    fit: Fit
+    grey: bool
+    epochs: int = 0
+    steps: int = 0
+
+
+def build_network(checkpoint: Checkpoint) -> Network:
+    """A network with fresh weights, channels last in memory."""
+    body = build_body(checkpoint.backbone, checkpoint.image_px)
+    network = Network(body, len(checkpoint.classes), checkpoint.hidden, checkpoint.dropout)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the network's state and `checkpoint` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    (folder / FACTS).write_text(json.dumps(asdict(checkpoint), indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def load_checkpoint(folder: Path, image_px: int | None = None) -> tuple[Network, Checkpoint]:
+    """The network that `save_checkpoint` wrote, on the CPU, and what is known of it.
+
+    With `image_px` it is built for that size in place of its own.
+    """
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    checkpoint = Checkpoint(**(facts | ({"image_px": image_px} if image_px else {})))
+    network = build_network(checkpoint)
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return network, checkpoint

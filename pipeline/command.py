@@ -1,0 +1,128 @@
+"""The command line of a stage: `python -m stages.NAME`, which is what `mlflow run` calls.
+
+Everything that a user can get wrong in the recipe is checked here, before torch or mlflow is imported.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from pipeline.backbones import check_backbone, find_weights
+from pipeline.console import warn
+from pipeline.contract import RunRef, Stage
+from pipeline.errors import UserError
+from pipeline.fingerprint import PROJECT
+from pipeline.recipe import Recipe
+from pipeline.recipe_file import build_recipe, help_text, override_recipe, read_recipe
+from pipeline.sources import list_source
+
+DEFAULT_RECIPE = PROJECT / "recipes" / "elpv.yaml"
+# Keys that say how to run and not what comes out, so that a run may set them anew on any upstream.
+FREE_KEYS = ("device", "reuse")
+
+Run = Callable[[Recipe, str | None], RunRef]
+
+
+def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a stage from the command line and exit: 0 when done, 2 for a mistake of the user's, told in a sentence,
+    130 when stopped."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        recipe, upstream = _read(stage, doc, sys.argv[1:] if arguments is None else arguments)
+        run(recipe, upstream)
+    except UserError as error:
+        warn(str(error))
+        _tag_reason(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        warn(f"{stage.name} was stopped; its run is marked KILLED.")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Raises UserError if there is no such backbone, no such weights, or nothing to train on."""
+    check_backbone(recipe.model.backbone)
+    find_weights(recipe.model.backbone, recipe.model.weights, recipe.seed)
+    list_source(recipe.data.source, recipe.data.extensions)
+
+
+def _read(stage: Stage, doc: str | None, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage.name}",
+        description=doc,
+        epilog=f"any key of the recipe, as --KEY VALUE:\n{help_text()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipe", default="", metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})")
+    if not stage.follows:
+        parser.add_argument("--data", default="", metavar="FOLDER", help="short for --data.source")
+    else:
+        parser.add_argument("--upstream", default="", metavar="RUN_ID", help=f"a run of {' or '.join(stage.follows)}")
+    known, rest = parser.parse_known_args(arguments)
+    overrides = _overrides(rest) | ({"data": known.data} if getattr(known, "data", "") else {})
+    upstream = getattr(known, "upstream", "")
+    if not stage.follows:
+        recipe = read_recipe(Path(known.recipe or DEFAULT_RECIPE), overrides)
+        check_inputs(recipe)
+        return recipe, None
+    if not upstream:
+        raise UserError(
+            f"{stage.name} needs an upstream run; give the id of a run of {' or '.join(stage.follows)}: "
+            "-P upstream=<run id>."
+        )
+    return _on_upstream(stage, known.recipe, upstream, overrides), upstream
+
+
+def _on_upstream(stage: Stage, recipe_file: str, upstream: str, overrides: dict[str, str]) -> Recipe:
+    """The upstream run's recipe, with this stage's sections from the file, where one is given, and the overrides."""
+    free = (*stage.sections, *FREE_KEYS)
+    for key in overrides:
+        build_recipe({}, {key: overrides[key]}, "the command line")
+        if key.split(".")[0] not in free:
+            raise UserError(
+                f"{key} is fixed by the upstream run {upstream}; leave it out, or start again from a stage before it."
+            )
+    from pipeline.execute import upstream_recipe
+
+    recipe = read_recipe(upstream_recipe(upstream))
+    if recipe_file:
+        given = read_recipe(Path(recipe_file))
+        recipe = recipe.model_copy(update={name: getattr(given, name) for name in stage.sections})
+    return override_recipe(recipe, overrides)
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, str]:
+    """`--a.b 1 --c=2` as {"a.b": "1", "c": "2"}."""
+    overrides: dict[str, str] = {}
+    waiting = list(rest)
+    while waiting:
+        word = waiting.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not key:
+            raise UserError(f"{word!r} stands alone on the command line; write --KEY VALUE, such as --seed 1.")
+        if not equals:
+            if not waiting:
+                raise UserError(f"--{key} has no value; write --{key} VALUE.")
+            value = waiting.pop(0)
+        overrides[key] = value
+    return overrides
+
+
+def _tag_reason(reason: str) -> None:
+    """Where `mlflow run` made the run, it shows why it failed."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        from pipeline import tracking
+
+        tracking.try_tag(run_id, reason)
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

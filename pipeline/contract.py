@@ -1,0 +1,27 @@
+"""What a stage is, and how a finished run of one is spoken of; no heavy imports."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's `name`; the recipe's `sections` that it reads; the stages that it may `follow`; and the artifacts
+    that a finished run of it must hold."""
+
+    name: str
+    sections: tuple[str, ...]
+    follows: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """A finished run of a stage. `upstream` is the run id that it followed; `reused` says that it was not run now."""
+
+    run_id: str
+    stage: str
+    fingerprint: str
+    upstream: str | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    reused: bool = False

@@ -1,0 +1,21 @@
+"""Which device computes, and in which precision."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from pipeline.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda"; UserError if there is no such one here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but torch sees no CUDA device here; set device to auto or cpu.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on a GPU; float32 on a CPU, where bfloat16 without matrix units is several times slower."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

@@ -1,0 +1,124 @@
+"""Runs a stage, or takes a finished run of it in its stead."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline import tracking
+from pipeline.console import duration, say
+from pipeline.contract import RunRef, Stage
+from pipeline.errors import UserError
+from pipeline.fingerprint import fingerprint, source_digest
+from pipeline.provenance import git_tags
+from pipeline.recipe import Recipe, flatten
+from pipeline.recipe_file import write_recipe
+
+RECIPE_FILE = "recipe.yaml"
+SUGGESTED = "suggestion/lr"
+
+
+def run_stage(
+    stage: Stage,
+    recipe: Recipe,
+    chain: Sequence[RunRef],
+    inputs: Mapping[str, str],
+    work: Callable[[str], None],
+) -> RunRef:
+    """The finished run of `stage` for this recipe, these upstream runs (nearest first) and further `inputs`.
+
+    Unless `recipe.reuse` says otherwise, a run with the same fingerprint is taken. Else `work` is called with the id
+    of a run that is open, and the run is marked done as the last act.
+    """
+    sections = {name: getattr(recipe, name).model_dump() for name in stage.sections}
+    known = {"upstream": chain[0].fingerprint} if chain else {}
+    print_ = fingerprint(stage.name, sections, recipe.seed, {**known, **inputs}, source_digest(f"stages.{stage.name}"))
+    found = _find(stage, recipe.reuse, print_)
+    if found is not None:
+        say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)})")
+        _tell_run_of_mlflow_run(stage, found)
+        return found
+    say(f"{stage.name}: started")
+    started = time.perf_counter()
+    tags = {tracking.STAGE: stage.name, tracking.FINGERPRINT: print_, **git_tags()}
+    if chain:
+        tags[tracking.UPSTREAM] = chain[0].run_id
+    own = ("seed", *(f"{name}." for name in stage.sections))
+    params = {key: value for key, value in flatten(recipe).items() if key.startswith(own)}
+    with tracking.open_run(stage.name, tags, params) as run_id:
+        tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
+        work(run_id)
+        done = tracking.mark_done(run_id, time.perf_counter() - started)
+    say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
+    return done
+
+
+def chain_of(stage: Stage, upstream: str | None) -> list[RunRef]:
+    """The runs that `stage` builds on: the one with the id `upstream`, the one that that followed, and so on.
+
+    Raises UserError if the first is of a stage that this one cannot follow.
+    """
+    wanted = " or ".join(stage.follows)
+    if upstream is None:
+        raise UserError(f"{stage.name} needs an upstream run; give the id of a run of {wanted}: -P upstream=<run id>.")
+    chain = [tracking.run_of(upstream)]
+    if chain[0].stage not in stage.follows:
+        raise UserError(
+            f"{stage.name} cannot follow run {upstream}, which is a run of {chain[0].stage}; "
+            f"give the id of a run of {wanted}."
+        )
+    while chain[-1].upstream is not None:
+        chain.append(tracking.run_of(chain[-1].upstream))
+    return chain
+
+
+def nearest(chain: Sequence[RunRef], *stages: str) -> RunRef:
+    """The nearest upstream run of one of `stages`; UserError if there is none."""
+    for ref in chain:
+        if ref.stage in stages:
+            return ref
+    raise UserError(f"None of the upstream runs is a run of {' or '.join(stages)}; start from one that is.")
+
+
+def upstream_folder(chain: Sequence[RunRef], place: str, *stages: str) -> Path:
+    """The artifacts below `place` of the nearest upstream run of one of `stages`."""
+    return tracking.artifact_folder(nearest(chain, *stages).run_id, place)
+
+
+def given_or_suggested(lr: float | Sequence[float] | str, chain: Sequence[RunRef], key: str) -> float | Sequence[float]:
+    """The rate, or rates, in the recipe; for "auto" what the upstream run of lr_find suggests.
+
+    UserError if the upstream run is of another stage: an older suggestion was made for another network.
+    """
+    if not isinstance(lr, str):
+        return lr
+    if chain[0].stage != "lr_find":
+        raise UserError(
+            f"{key} is auto, but the upstream run {chain[0].run_id} is of {chain[0].stage}; run lr_find on it and give "
+            f"that run's id, or set {key} to a rate."
+        )
+    return suggested(chain[0])
+
+
+def suggested(lr_find: RunRef) -> float:
+    """The rate that a run of lr_find suggests."""
+    return lr_find.metrics[SUGGESTED]
+
+
+def upstream_recipe(upstream: str) -> Path:
+    """The recipe file of an upstream run."""
+    return tracking.artifact_folder(tracking.run_of(upstream).run_id, RECIPE_FILE)
+
+
+def _find(stage: Stage, reuse: str, print_: str) -> RunRef | None:
+    if reuse == "never":
+        return None
+    return tracking.find_done(print_, stage, within=None if reuse == "auto" else reuse)
+
+
+def _tell_run_of_mlflow_run(stage: Stage, found: RunRef) -> None:
+    """A stage started alone by `mlflow run` has a run already, which then points at the one reused."""
+    if os.environ.get("MLFLOW_RUN_ID") and not tracking.is_open():
+        tags = {tracking.STAGE: stage.name, tracking.REUSED: found.run_id}
+        with tracking.open_run(stage.name, tags, {}) as run_id:
+            tracking.describe_run(run_id, f"Reused run {found.run_id}: nothing it depends on has changed.")

@@ -1,0 +1,80 @@
+"""One pass over the pictures to one table of predictions; all that is said of a model is read from it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.augment import warp
+from pipeline.batches import fetch_pixels
+from pipeline.console import track
+from pipeline.decode import Pixels
+from pipeline.device import mixed_precision
+from pipeline.network import Network
+from pipeline.splits import Rows
+
+Probabilities = npt.NDArray[np.float64]
+
+SMALLEST = 1e-12
+
+
+@torch.no_grad()
+def predict(
+    network: Network,
+    pixels: Pixels,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    views: Tensor | None = None,
+    description: str = "predicting",
+) -> Probabilities:
+    """Class probabilities (rows, classes), in eval mode; with `views` (number, 2, 3), the mean of the probabilities
+    over these fixed views of each picture (see `augment.view_matrices`)."""
+    network.eval()
+    fetch = fetch_pixels(pixels, device)
+    parts = []
+    starts = range(0, len(rows), batch_size)
+    for start in track(starts, description, len(rows), "images", batch_size):
+        images = fetch(rows[start : start + batch_size])
+        if views is None:
+            parts.append(_probabilities(network, images))
+        else:
+            seen = [_probabilities(network, _view(images, matrix)) for matrix in views]
+            parts.append(torch.stack(seen).mean(0))
+    return torch.cat(parts).cpu().numpy()
+
+
+def predictions_table(
+    manifest_rows: pd.DataFrame, classes: Sequence[str], plain: Probabilities, tta: Probabilities
+) -> pd.DataFrame:
+    """A row per picture: `row`, `path`, `split`, `label`, `predicted`, `loss`, `confidence`, a column
+    `probability/<class>` each, and the same with TTA as `tta_predicted`, `tta_loss` and `tta_probability/<class>`.
+
+    `manifest_rows` is the part of the manifest's table that was predicted, with the manifest's row numbers as its
+    index; `plain` and `tta` are (rows, classes).
+    """
+    names = np.array(classes)
+    targets = manifest_rows["label"].map({label: index for index, label in enumerate(classes)}).to_numpy()
+    table = manifest_rows[["path", "split", "label"]].copy()
+    table.insert(0, "row", manifest_rows.index)
+    for prefix, probabilities in (("", plain), ("tta_", tta)):
+        of_label = probabilities[np.arange(len(targets)), targets]
+        table[f"{prefix}predicted"] = names[probabilities.argmax(1)]
+        table[f"{prefix}loss"] = -np.log(np.maximum(of_label, SMALLEST))
+        table[f"{prefix}confidence"] = probabilities.max(1)
+        for index, label in enumerate(classes):
+            table[f"{prefix}probability/{label}"] = probabilities[:, index]
+    return table
+
+
+def _probabilities(network: Network, images: Tensor) -> Tensor:
+    with mixed_precision(images.device):
+        logits = network(images)
+    return logits.double().softmax(1)
+
+
+def _view(images: Tensor, matrix: Tensor) -> Tensor:
+    return warp(images, matrix.expand(len(images), 2, 3))

@@ -1,0 +1,13 @@
+"""The layer groups' names, and a rate for each."""
+
+from collections.abc import Sequence
+
+GROUPS = ("early", "late", "head")
+
+
+def group_rates(lr: float | Sequence[float], lr_ratio: float) -> dict[str, float]:
+    """The rate of each layer group: given one by one, early to head, or the head's, with each group before it
+    `lr_ratio` times lower; fast.ai advises 3 to 10."""
+    if isinstance(lr, int | float):
+        return {group: lr / lr_ratio**above for above, group in reversed(list(enumerate(reversed(GROUPS))))}
+    return dict(zip(GROUPS, lr, strict=True))

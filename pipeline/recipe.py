@@ -1,0 +1,214 @@
+"""The recipe: every choice of a run, typed, with one section per stage.
+
+A field's description says what the key takes, and is what a user reads after a mistake and in `--help`.
+Reading and overriding is in `recipe_file`; nothing here imports torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(gt=0, le=1, description="a share above 0, up to 1")]
+HeldOutShare = Annotated[float, Field(ge=0, lt=0.9, description="a share of the pictures from 0 to below 0.9")]
+Count = Annotated[int, Field(ge=1, description="a whole number from 1 up")]
+BatchSize = Annotated[int, Field(ge=2, description="a whole number from 2 up")]
+ImageSize = Annotated[int, Field(ge=16, le=2048, description="a whole number of pixels from 16 to 2048")]
+Rate = Annotated[float, Field(gt=0, lt=1e3)]
+OneRate = Annotated[
+    Literal["auto"] | Rate,
+    Field(description="auto (what the LR finder suggested) or a rate above 0 such as 0.002"),
+]
+GroupRates = Annotated[
+    Literal["auto"] | Rate | list[Rate],
+    Field(
+        description="auto (what the LR finder suggested), a rate above 0 for the head such as 0.002, or a list "
+        "of three rates, early to head, such as [0.00002, 0.0002, 0.002]"
+    ),
+]
+LearningRateRatio = Annotated[
+    float, Field(ge=1, le=1e4, description="a number from 1 up: each earlier layer group learns so many times slower")
+]
+WeightDecay = Annotated[float, Field(ge=0, lt=10, description="a number from 0 to below 10")]
+Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are errors, "3" is not 3, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Which pictures, and how they are split where they do not come split."""
+
+    source: str = Field(
+        "elpv",
+        min_length=1,
+        description="elpv (the packaged solar cells), a folder of class folders, or a folder with train/, "
+        "valid/ or val/, and maybe test/",
+    )
+    valid_fraction: HeldOutShare = 0.15
+    test_fraction: HeldOutShare = 0.25
+    fit: Literal["crop", "pad", "squish"] = Field(
+        "crop", description="crop, pad or squish: how a picture is made square"
+    )
+    extensions: list[str] = Field(
+        [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"],
+        description="a list of file endings such as [.jpg, .png]; other files are set aside",
+    )
+    max_bad: float = Field(
+        0.01, ge=0, le=1, description="a share from 0 to 1: with more corrupt pictures than that the run stops"
+    )
+
+
+class Model(Section):
+    """The body: a timm backbone without its classifier."""
+
+    backbone: str = Field("tf_efficientnet_lite0", min_length=1, description="the name of a timm backbone")
+    weights: str = Field(
+        "auto",
+        min_length=1,
+        description="auto (from an installed package, else from timm's hub), hub, random, or the path of a "
+        ".safetensors or .pth file",
+    )
+
+
+class Head(Section):
+    """The new classifier on top of the body."""
+
+    hidden: int = Field(512, ge=0, le=8192, description="a whole number from 0 (a linear head) up: its hidden layer")
+    dropout: float = Field(0.5, ge=0, lt=1, description="a number from 0 to below 1, halved before the hidden layer")
+
+
+class Augment(Section):
+    """How training pictures are varied, each picture in its own way; validation pictures never are."""
+
+    flip: Literal["none", "sideways", "all"] = Field(
+        "sideways",
+        description="none, sideways (left and right may be swapped), or all (the eight flips and quarter turns)",
+    )
+    rotate_degrees: float = Field(10.0, ge=0, le=180, description="degrees from 0 to 180, either way")
+    zoom: float = Field(1.1, ge=1, le=4, description="a number from 1 (none) to 4: the largest magnification")
+    crop: float = Field(
+        0.9, gt=0.1, le=1, description="a share from 0.1 to 1 (none): the smallest part of a side that a crop keeps"
+    )
+    lighting: float = Field(
+        0.2, ge=0, lt=1, description="a number from 0 (none) to below 1: how far brightness and contrast vary"
+    )
+    probability: float = Field(0.75, ge=0, le=1, description="a number from 0 to 1: how often a warp, or lighting, acts")
+
+
+class Precompute(Section):
+    """The one pass of the frozen body."""
+
+    image_px: ImageSize = 128
+    batch_size: BatchSize = 64
+    dtype: Literal["float16", "float32"] = Field("float16", description="float16 or float32")
+
+
+class LrFind(Section):
+    """The range test."""
+
+    batch_size: BatchSize = 32
+    iterations: int = Field(100, ge=20, le=10_000, description="a whole number from 20 to 10000")
+    start_lr: Rate = Field(1e-6, description="a rate above 0, below end_lr")
+    end_lr: Rate = Field(10.0, description="a rate above start_lr, below 1000")
+    suggestion: Literal["valley", "steep", "slide", "minimum"] = Field(
+        "valley", description="valley, steep, slide or minimum: which suggestion `lr: auto` takes"
+    )
+    lr_ratio: LearningRateRatio = 3.0
+    weight_decay: WeightDecay = 0.01
+
+
+class TrainHead(Section):
+    """The head alone: first on stored activations, then with augmentation on."""
+
+    fraction: Share = 1.0
+    batch_size: BatchSize = 32
+    lr: OneRate = "auto"
+    weight_decay: WeightDecay = 0.01
+    label_smoothing: Smoothing = 0.0
+    stored_epochs: int = Field(5, ge=0, description="a whole number from 0 up: epochs on stored activations")
+    cycles: int = Field(1, ge=0, description="a whole number from 0 up: cycles with augmentation on")
+    cycle_len: Count = 1
+    cycle_mult: Count = 1
+
+
+class FineTune(Section):
+    """All layers, each group at its own rate."""
+
+    fraction: Share = 1.0
+    batch_size: BatchSize = 32
+    lr: GroupRates = "auto"
+    lr_ratio: LearningRateRatio = 3.0
+    weight_decay: WeightDecay = 0.01
+    label_smoothing: Smoothing = 0.0
+    cycles: Count = 2
+    cycle_len: Count = 1
+    cycle_mult: Count = 2
+
+
+class Resize(Section):
+    """The same network, at a larger image size."""
+
+    image_px: ImageSize = 192
+    freeze: Literal["none", "early", "body"] = Field(
+        "none", description="none, early (the early layer group stays frozen) or body (all but the head does)"
+    )
+    fraction: Share = 1.0
+    batch_size: BatchSize = 32
+    lr: GroupRates = Field(
+        "auto",
+        description="auto (the rate that the upstream run trained with), a rate above 0 for the head, or a list of "
+        "three rates, early to head",
+    )
+    lr_ratio: LearningRateRatio = 3.0
+    weight_decay: WeightDecay = 0.01
+    label_smoothing: Smoothing = 0.0
+    cycles: Count = 1
+    cycle_len: Count = 2
+    cycle_mult: Count = 1
+
+
+class Evaluate(Section):
+    """What is looked at in the end."""
+
+    batch_size: BatchSize = 64
+    tta_views: int = Field(8, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
+    top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
+    register_as: str = Field(
+        "thaw", pattern=r"^[^/:]*$", description='a name without "/" or ":", or an empty one to register nothing'
+    )
+
+
+class Recipe(Section):
+    """All of it."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="a whole number from 0 up")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    reuse: str = Field(
+        "auto",
+        min_length=1,
+        description="auto (take a finished run with the same fingerprint), never, or the id of the run to take from",
+    )
+    data: Data = Data()
+    model: Model = Model()
+    head: Head = Head()
+    augment: Augment = Augment()
+    precompute: Precompute = Precompute()
+    lr_find: LrFind = LrFind()
+    train_head: TrainHead = TrainHead()
+    fine_tune: FineTune = FineTune()
+    resize: Resize = Resize()
+    evaluate: Evaluate = Evaluate()
+
+
+def flatten(recipe: Recipe) -> dict[str, object]:
+    """The recipe by dotted key, in its own order: `{"seed": 0, "data.source": "elpv", …}`."""
+    flat: dict[str, object] = {}
+    for name, value in recipe:
+        if isinstance(value, Section):
+            flat |= {f"{name}.{key}": inner for key, inner in value}
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,124 @@
+"""Which pictures there are, before any is opened: the packaged set, or a folder tree.
+
+Nothing is decoded here, so a mistake in a folder is told at once.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures by path below `root`, with their labels, their splits where given, and what is no picture."""
+
+    name: str
+    root: Path
+    paths: list[str]
+    labels: list[str]
+    splits: list[str] | None
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
+
+
+def list_source(source: str, extensions: Sequence[str]) -> Listing:
+    """The pictures of `source`, "elpv" or a folder, sorted by path; UserError where one cannot train on them."""
+    if source == "elpv":
+        listing = _list_elpv()
+    else:
+        listing = _list_folder(source, {extension.lower() for extension in extensions})
+    _check(listing, source)
+    return listing
+
+
+def _list_elpv() -> Listing:
+    """Solar cells, "defective" where the defect probability is above 0.5 (Deitsch et al. 2019, section 4.1)."""
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or package.origin is None:
+        raise UserError(
+            "data.source is elpv, but the package elpv-dataset is not installed; "
+            "run 'pip install elpv-dataset' or name a folder of your own."
+        )
+    root = Path(package.origin).parent / "data"
+    with (root / "labels.csv").open(encoding="utf-8") as file:
+        rows = [line.split() for line in file if line.strip()]
+    rows.sort()
+    labels = ["defective" if float(row[1]) > 0.5 else "functional" for row in rows]
+    return Listing("elpv", root, [row[0] for row in rows], labels, None)
+
+
+def _list_folder(source: str, extensions: set[str]) -> Listing:
+    root = Path(source).expanduser().resolve()
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        hint = "" if Path(source).expanduser().is_absolute() else f" (looked for in {Path.cwd()})"
+        raise UserError(f"data.source is {source}, which {what}{hint}; name a folder of class folders, or elpv.")
+    folders = _folders(root)
+    split_of = {folder: SPLITS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLITS}
+    has_split = "train" in split_of.values()
+    given = [split_of[folder] for folder in split_of]
+    if has_split and len(given) != len(set(given)):
+        raise UserError(f"{root} has two folders for the same split, such as valid/ and val/; keep one of them.")
+    paths: list[str] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    set_aside: list[tuple[str, str]] = []
+    for parent in split_of if has_split else [root]:
+        for class_folder in _folders(parent):
+            found, others = _pictures(class_folder, extensions)
+            if not found:
+                raise UserError(
+                    f"The class {class_folder.name} has no picture: {class_folder} holds none that ends in "
+                    f"{', '.join(sorted(extensions))}; add some, or remove the folder."
+                )
+            paths += [str(path.relative_to(root)) for path in found]
+            labels += [class_folder.name] * len(found)
+            splits += [split_of.get(parent, "")] * len(found)
+            set_aside += [
+                (str(path.relative_to(root)), f"{path.suffix or 'no ending'} is not in data.extensions")
+                for path in others
+            ]
+    return Listing(root.name, root, paths, labels, splits if has_split else None, set_aside)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _pictures(folder: Path, extensions: set[str]) -> tuple[list[Path], list[Path]]:
+    """Files at any depth below `folder`: (pictures, others), both sorted, hidden ones left out."""
+    found: list[Path] = []
+    others: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = Path(parent, name)
+                (found if path.suffix.lower() in extensions else others).append(path)
+    return found, others
+
+
+def _check(listing: Listing, source: str) -> None:
+    classes = sorted(set(listing.labels))
+    if not classes:
+        raise UserError(
+            f"data.source is {source}, where there is no class folder with pictures; "
+            "put the pictures of each class into a folder named after the class."
+        )
+    if len(classes) == 1:
+        raise UserError(
+            f"data.source is {source}, which has one class alone, {classes[0]}; "
+            "a classifier needs two or more class folders."
+        )
+    for split in sorted(set(listing.splits or [])):
+        present = {label for label, name in zip(listing.labels, listing.splits or [], strict=True) if name == split}
+        missing = [label for label in classes if label not in present]
+        if missing and split == "train":
+            raise UserError(f"The class {missing[0]} has no picture in train/; add some, or remove its other folders.")
+        if missing and split == "valid":
+            raise UserError(f"The class {missing[0]} has no picture in the validation folder; add some.")

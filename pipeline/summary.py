@@ -1,0 +1,42 @@
+"""The end of a whole recipe: the parent run's final figures, and a table for the console."""
+
+from collections.abc import Mapping
+
+from pipeline import tracking
+from pipeline.console import duration, say, table
+from pipeline.contract import RunRef
+
+# What the parent run takes over from its stages: curves over all of training, and the final figures.
+CURVES = (
+    "train/",
+    "valid/",
+    "test/",
+    "overfit/",
+    "lr/",
+    "rate/",
+    "throughput/",
+)
+
+
+def log_summary(run_id: str, done: Mapping[str, RunRef]) -> None:
+    """Log on the parent run which stages were reused and the best and final figures; print the table of stages."""
+    accuracies = [ref.metrics["best/valid_accuracy"] for ref in done.values() if "best/valid_accuracy" in ref.metrics]
+    losses = [ref.metrics["best/valid_loss"] for ref in done.values() if "best/valid_loss" in ref.metrics]
+    tracking.log_metrics(run_id, {"best/valid_accuracy": max(accuracies), "best/valid_loss": min(losses)}, step=0)
+    tags = {f"thaw.stage.{name}": ref.run_id for name, ref in done.items()}
+    tags["thaw.reused_stages"] = ", ".join(name for name, ref in done.items() if ref.reused) or "none"
+    tracking.set_tags(run_id, tags)
+    table(
+        "What was done",
+        ("stage", "time", "valid accuracy", "reused"),
+        [
+            (
+                name,
+                duration(ref.seconds),
+                f"{ref.metrics['valid/accuracy']:.4f}" if "valid/accuracy" in ref.metrics else "",
+                f"run {ref.run_id[:8]}" if ref.reused else "",
+            )
+            for name, ref in done.items()
+        ],
+    )
+    say(f"See the curves, the report and the model with 'make ui'; this is run {run_id}.")

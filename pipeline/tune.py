@@ -1,0 +1,65 @@
+"""What a training stage trains with: batches of the split, and an optimizer over what is thawed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from pipeline.activations import Activations
+from pipeline.augment import Augmentation
+from pipeline.batches import Batches, fetch_activations, fetch_pixels
+from pipeline.decode import Pixels
+from pipeline.layer_groups import Frozen, freeze, layer_groups
+from pipeline.manifest import Manifest
+from pipeline.network import Network
+from pipeline.optim import build_optimizer
+from pipeline.splits import Rows, stratified_fraction
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is trained on and what is validated on: `train` and `valid` are row numbers of `targets`."""
+
+    train: Rows
+    valid: Rows
+    targets: npt.NDArray[np.int64]
+
+
+def training_split(manifest: Manifest, fraction: float, seed: int) -> Split:
+    """The validation split, and a stratified `fraction` of the training split; smaller ones lie within larger ones."""
+    train = manifest.rows("train")
+    chosen = stratified_fraction(manifest.targets[train], manifest.table["hash"].iloc[train].tolist(), fraction, seed)
+    return Split(train[chosen], manifest.rows("valid"), manifest.targets)
+
+
+def pixel_batches(
+    pixels: Pixels, split: Split, augmentation: Augmentation, batch_size: int, device: torch.device, seed: int
+) -> tuple[Batches, Batches]:
+    """(shuffled, augmented training batches; plain validation batches) of images."""
+    fetch = fetch_pixels(pixels, device)
+    train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation)
+    return train, Batches(fetch, split.valid, split.targets, 2 * batch_size, device)
+
+
+def activation_batches(
+    activations: Activations, split: Split, batch_size: int, device: torch.device, seed: int
+) -> tuple[Batches, Batches]:
+    """(shuffled training batches, validation batches) of stored activations, which are never augmented."""
+    fetch = fetch_activations(activations, device)
+    train = Batches(fetch, split.train, split.targets, batch_size, device, seed)
+    return train, Batches(fetch, split.valid, split.targets, 8 * batch_size, device)
+
+
+def thaw(network: Network, frozen: Frozen, rates: Mapping[str, float], weight_decay: float) -> Optimizer:
+    """Freeze what is to stay frozen and thaw the rest; an optimizer over what is thawed, with a rate for each group."""
+    freeze(network, frozen)
+    return build_optimizer(network, layer_groups(network), rates, weight_decay)
+
+
+def head_optimizer(head: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+    """An optimizer over a head that is trained on stored activations, without its body."""
+    return build_optimizer(head, {"head": [name for name, _ in head.named_parameters()]}, {"head": lr}, weight_decay)

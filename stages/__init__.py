@@ -1,0 +1,1 @@
+"""One thin file per stage of the recipe; `main` chains them."""

@@ -1,0 +1,63 @@
+"""evaluate: one table of predictions, and all that is read from it; the served model, registered."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.command import main
+from pipeline.contract import RunRef, Stage
+from pipeline.recipe import Recipe
+
+STAGE = Stage(
+    "evaluate",
+    ("evaluate", "augment"),
+    follows=("resize", "fine_tune", "train_head"),
+    artifacts=("predictions.csv", "report.html", "recipe.yaml"),
+)
+
+
+def run(recipe: Recipe, upstream: str | None) -> RunRef:
+    """Look at the upstream run's network: on the test split, or where there is none, on the validation split."""
+    from pipeline.execute import chain_of, run_stage
+
+    chain = chain_of(STAGE, upstream)
+    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain))
+
+
+def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
+    """Predict once, then derive, draw, log and register."""
+    from pipeline import tracking
+    from pipeline.augment import view_matrices
+    from pipeline.checkpoint import load_checkpoint
+    from pipeline.device import choose_device
+    from pipeline.evaluation import evaluate, write_evaluation
+    from pipeline.execute import upstream_folder
+    from pipeline.manifest import load_manifest
+    from pipeline.pins import SERVED_MODEL, pinned
+    from pipeline.pixels import open_pixels
+
+    evaluate_ = recipe.evaluate
+    device = choose_device(recipe.device)
+    manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
+    checkpoint_folder = upstream_folder(chain, "checkpoint", chain[0].stage)
+    network, checkpoint = load_checkpoint(checkpoint_folder)
+    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
+    views = view_matrices(recipe.augment.flip, recipe.augment.crop, evaluate_.tta_views)
+    evaluation = evaluate(network.to(device), manifest, pixels, views, evaluate_.batch_size, device)
+    with TemporaryDirectory() as folder:
+        write_evaluation(evaluation, pixels, evaluate_.top_losses, Path(folder))
+        tracking.log_folder(run_id, Path(folder))
+    tracking.log_metrics(run_id, evaluation.metrics, step=checkpoint.steps)
+    tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
+    tracking.set_tags(run_id, {"thaw.verdict": evaluation.verdict.name, "thaw.evaluated_on": evaluation.split})
+    tracking.describe_run(run_id, evaluation.summary())
+    version = tracking.log_classifier(
+        SERVED_MODEL, checkpoint_folder, pinned(), checkpoint.classes, evaluate_.register_as, evaluation.metrics
+    )
+    if version is not None:
+        tracking.set_tags(run_id, {"thaw.model": f"models:/{evaluate_.register_as}/{version}"})
+
+
+if __name__ == "__main__":
+    main(STAGE, __doc__, run)

@@ -1,0 +1,59 @@
+"""fine_tune: all layers, each group at its own rate, in cosine cycles with warm restarts."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from pipeline.command import main
+from pipeline.contract import RunRef, Stage
+from pipeline.rates import group_rates
+from pipeline.recipe import Recipe
+
+STAGE = Stage(
+    "fine_tune",
+    ("fine_tune", "augment"),
+    follows=("lr_find", "train_head", "fine_tune", "resize"),
+    artifacts=("checkpoint", "recipe.yaml"),
+)
+TRAINED = ("train_head", "fine_tune", "resize")
+
+
+def run(recipe: Recipe, upstream: str | None) -> RunRef:
+    """Unfreeze the upstream run's network and train it on at the same image size."""
+    from pipeline.execute import chain_of, given_or_suggested, nearest, run_stage
+
+    chain = chain_of(STAGE, upstream)
+    nearest(chain, *TRAINED)
+    lr = given_or_suggested(recipe.fine_tune.lr, chain, "fine_tune.lr")
+    rates = group_rates(lr, recipe.fine_tune.lr_ratio)
+    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates))
+
+
+def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], run_id: str) -> None:
+    """Train all layers."""
+    from pipeline.augment import Augmentation
+    from pipeline.device import choose_device
+    from pipeline.execute import upstream_folder
+    from pipeline.schedule import cycle_lengths
+    from pipeline.training_log import train_on
+
+    fine_tune = recipe.fine_tune
+    train_on(
+        run_id,
+        upstream_folder(chain, "manifest", "precompute"),
+        upstream_folder(chain, "checkpoint", *TRAINED),
+        image_px=None,
+        frozen="none",
+        rates=rates,
+        cycle_epochs=cycle_lengths(fine_tune.cycles, fine_tune.cycle_len, fine_tune.cycle_mult),
+        fraction=fine_tune.fraction,
+        batch_size=fine_tune.batch_size,
+        weight_decay=fine_tune.weight_decay,
+        label_smoothing=fine_tune.label_smoothing,
+        augmentation=Augmentation(**recipe.augment.model_dump()),
+        device=choose_device(recipe.device),
+        seed=recipe.seed,
+    )
+
+
+if __name__ == "__main__":
+    main(STAGE, __doc__, run)

@@ -1,0 +1,113 @@
+"""lr_find: a range test; on stored activations after precompute, else on the whole network, by layer group."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipeline.command import main
+from pipeline.contract import RunRef, Stage
+from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.lr_finder import Curve
+
+STAGE = Stage(
+    "lr_find",
+    ("lr_find", "head", "augment"),
+    follows=("precompute", "train_head", "fine_tune", "resize"),
+    artifacts=("curve.csv", "recipe.yaml"),
+)
+
+
+def run(recipe: Recipe, upstream: str | None) -> RunRef:
+    """Find a rate for whatever is trained next on the upstream run."""
+    from pipeline.execute import chain_of, run_stage
+
+    chain = chain_of(STAGE, upstream)
+    what_counts = "head" if chain[0].stage == "precompute" else "augment"
+    return run_stage(replace(STAGE, sections=("lr_find", what_counts)), recipe, chain, {}, partial(work, recipe, chain))
+
+
+def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
+    """Test, suggest, log."""
+    from pipeline import tracking
+    from pipeline.console import say
+    from pipeline.errors import UserError
+    from pipeline.execute import SUGGESTED
+    from pipeline.figures import lr_find_figure
+    from pipeline.lr_finder import curve_table
+    from pipeline.suggest import suggestions
+
+    chosen = recipe.lr_find.suggestion
+    curve = _on_activations(recipe, chain) if chain[0].stage == "precompute" else _on_pixels(recipe, chain)
+    found = suggestions(curve.rates, curve.smoothed)
+    with TemporaryDirectory() as folder:
+        curve_table(curve).to_csv(Path(folder) / "curve.csv", index=False)
+        (Path(folder) / "figures").mkdir()
+        lr_find_figure(curve, found, chosen).savefig(Path(folder) / "figures" / "lr_find.png", dpi=120)
+        tracking.log_folder(run_id, Path(folder))
+    points = [("lr_find/loss", float(loss), step) for step, loss in enumerate(curve.smoothed)]
+    points += [("lr_find/lr", float(rate), step) for step, rate in enumerate(curve.rates)]
+    points += [(f"suggestion/{name}", rate, 0) for name, rate in found.items() if rate is not None]
+    rate = found[chosen]
+    tracking.log_points(run_id, points + ([(SUGGESTED, rate, 0)] if rate is not None else []))
+    if rate is None:
+        raise UserError(
+            f"The loss never falls on the LR finder's curve, so {chosen} suggests nothing; look at figures/lr_find.png "
+            f"of run {run_id}, and set the next stage's lr yourself or change lr_find.start_lr."
+        )
+    say(f"  suggested rate: {rate:.2e} ({chosen}), found in {len(curve.rates)} batches")
+
+
+def _on_activations(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
+    import torch
+
+    from pipeline.activations import read_activations
+    from pipeline.checkpoint import load_checkpoint
+    from pipeline.device import choose_device
+    from pipeline.execute import upstream_folder
+    from pipeline.lr_finder import range_test
+    from pipeline.manifest import load_manifest
+    from pipeline.tune import activation_batches, head_optimizer, training_split
+
+    find, device = recipe.lr_find, choose_device(recipe.device)
+    manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
+    network, _ = load_checkpoint(upstream_folder(chain, "checkpoint", "precompute"))
+    torch.manual_seed(recipe.seed)
+    network.reset_head(recipe.head.hidden, recipe.head.dropout)
+    head = network.head.to(device)
+    stored = read_activations(upstream_folder(chain, "activations", "precompute"))
+    split = training_split(manifest, 1.0, recipe.seed)
+    train, _ = activation_batches(stored, split, find.batch_size, device, recipe.seed)
+    optimizer = head_optimizer(head, find.end_lr, find.weight_decay)
+    return range_test(head, optimizer, train, find.start_lr, find.end_lr, find.iterations)
+
+
+def _on_pixels(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
+    from pipeline.augment import Augmentation
+    from pipeline.checkpoint import load_checkpoint
+    from pipeline.device import choose_device
+    from pipeline.execute import upstream_folder
+    from pipeline.lr_finder import range_test
+    from pipeline.manifest import load_manifest
+    from pipeline.rates import group_rates
+    from pipeline.pixels import open_pixels
+    from pipeline.tune import pixel_batches, thaw, training_split
+
+    find, device = recipe.lr_find, choose_device(recipe.device)
+    manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
+    network, checkpoint = load_checkpoint(upstream_folder(chain, "checkpoint", chain[0].stage))
+    network.to(device)
+    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
+    split = training_split(manifest, 1.0, recipe.seed)
+    augmentation = Augmentation(**recipe.augment.model_dump())
+    train, _ = pixel_batches(pixels, split, augmentation, find.batch_size, device, recipe.seed)
+    optimizer = thaw(network, "none", group_rates(find.end_lr, find.lr_ratio), find.weight_decay)
+    return range_test(network, optimizer, train, find.start_lr, find.end_lr, find.iterations)
+
+
+if __name__ == "__main__":
+    main(STAGE, __doc__, run)

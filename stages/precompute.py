@@ -1,0 +1,69 @@
+"""precompute: one pass of the frozen body over every picture; its activations are stored once."""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipeline.command import main
+from pipeline.contract import RunRef, Stage
+from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.backbones import Weights
+    from pipeline.manifest import Manifest
+
+STAGE = Stage("precompute", ("precompute",), artifacts=("activations", "checkpoint", "manifest", "recipe.yaml"))
+
+
+def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
+    """List, inspect and split the pictures, then store their activations."""
+    from pipeline.backbones import find_weights
+    from pipeline.execute import run_stage
+    from pipeline.manifest import build_manifest
+    from pipeline.sources import list_source
+
+    data, model = recipe.data, recipe.model
+    listing = list_source(data.source, data.extensions)
+    manifest = build_manifest(listing, data.valid_fraction, data.test_fraction, data.max_bad, recipe.seed)
+    weights = find_weights(model.backbone, model.weights, recipe.seed)
+    inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
+    return run_stage(STAGE, recipe, [], inputs, partial(work, recipe, manifest, weights))
+
+
+def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", run_id: str) -> None:
+    """Decode, compute, log."""
+    import torch
+
+    from pipeline import tracking
+    from pipeline.activations import open_activations, store_parts
+    from pipeline.body import load_weights
+    from pipeline.checkpoint import Checkpoint, build_network, save_checkpoint
+    from pipeline.console import say
+    from pipeline.device import choose_device
+    from pipeline.manifest import describe_manifest, save_manifest
+    from pipeline.pixels import open_pixels
+
+    say(describe_manifest(manifest))
+    head, fit, grey = recipe.head, recipe.data.fit, manifest.is_grey
+    backbone, image_px, dtype = recipe.model.backbone, recipe.precompute.image_px, recipe.precompute.dtype
+    hashes = list(manifest.table["hash"])
+    pixels = open_pixels(manifest, image_px, fit)
+    torch.manual_seed(recipe.seed)
+    checkpoint = Checkpoint(backbone, manifest.classes, head.hidden, head.dropout, image_px, fit, grey)
+    network = build_network(checkpoint)
+    load_weights(network.body, backbone, weights)
+    device = choose_device(recipe.device)
+    parts = store_parts(hashes, image_px, fit, grey, backbone, weights.identity, dtype)
+    store = open_activations(network.to(device), pixels, parts, recipe.precompute.batch_size, device, dtype)
+    with TemporaryDirectory() as folder:
+        save_manifest(manifest, Path(folder) / "manifest")
+        save_checkpoint(network, checkpoint, Path(folder) / "checkpoint")
+        tracking.log_folder(run_id, Path(folder))
+    tracking.log_folder(run_id, store, "activations")
+    tracking.log_dataset(manifest.name, manifest.root, manifest.digest, "training")
+    tracking.set_tags(run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})
+
+
+if __name__ == "__main__":
+    main(STAGE, __doc__, run)

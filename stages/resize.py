@@ -1,0 +1,62 @@
+"""resize: the same network goes on at a larger image size, frozen as deep as the recipe says."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from pipeline.command import main
+from pipeline.contract import RunRef, Stage
+from pipeline.rates import group_rates
+from pipeline.recipe import Recipe
+
+STAGE = Stage(
+    "resize",
+    ("resize", "augment"),
+    follows=("fine_tune", "train_head", "resize", "lr_find"),
+    artifacts=("checkpoint", "recipe.yaml"),
+)
+TRAINED = ("train_head", "fine_tune", "resize")
+
+
+def run(recipe: Recipe, upstream: str | None) -> RunRef:
+    """Train the upstream run's network on at `resize.image_px`; "auto" is the head's top rate there, or, after
+    lr_find, its suggestion."""
+    from pipeline.execute import chain_of, nearest, run_stage, suggested
+
+    chain = chain_of(STAGE, upstream)
+    trained = nearest(chain, *TRAINED)
+    lr = recipe.resize.lr
+    if lr == "auto":
+        lr = suggested(chain[0]) if chain[0].stage == "lr_find" else trained.metrics["rate/head"]
+    rates = group_rates(lr, recipe.resize.lr_ratio)
+    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates))
+
+
+def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], run_id: str) -> None:
+    """Train at the larger size."""
+    from pipeline.augment import Augmentation
+    from pipeline.device import choose_device
+    from pipeline.execute import upstream_folder
+    from pipeline.schedule import cycle_lengths
+    from pipeline.training_log import train_on
+
+    resize = recipe.resize
+    train_on(
+        run_id,
+        upstream_folder(chain, "manifest", "precompute"),
+        upstream_folder(chain, "checkpoint", *TRAINED),
+        image_px=resize.image_px,
+        frozen=resize.freeze,
+        rates=rates,
+        cycle_epochs=cycle_lengths(resize.cycles, resize.cycle_len, resize.cycle_mult),
+        fraction=resize.fraction,
+        batch_size=resize.batch_size,
+        weight_decay=resize.weight_decay,
+        label_smoothing=resize.label_smoothing,
+        augmentation=Augmentation(**recipe.augment.model_dump()),
+        device=choose_device(recipe.device),
+        seed=recipe.seed,
+    )
+
+
+if __name__ == "__main__":
+    main(STAGE, __doc__, run)
