@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Stage:
     """A stage's `name`; the recipe's `sections` that it reads; the stages that it may `follow`; and the artifacts
-    that a finished run of it must hold."""
+    that a finished run of it must hold. Its runs are called `title`, where that says more than the name."""
 
     name: str
     sections: tuple[str, ...]
     follows: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)

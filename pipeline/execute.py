@@ -45,7 +45,7 @@ def run_stage(
         tags[tracking.UPSTREAM] = chain[0].run_id
     own = ("seed", *(f"{name}." for name in stage.sections))
     params = {key: value for key, value in flatten(recipe).items() if key.startswith(own)}
-    with tracking.open_run(stage.name, tags, params) as run_id:
+    with tracking.open_run(stage.title or stage.name, tags, params) as run_id:
         tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
         work(run_id)
         done = tracking.mark_done(run_id, time.perf_counter() - started)
@@ -82,7 +82,7 @@ def nearest(chain: Sequence[RunRef], *stages: str) -> RunRef:
 
 def upstream_folder(chain: Sequence[RunRef], place: str, *stages: str) -> Path:
     """The artifacts below `place` of the nearest upstream run of one of `stages`."""
-    return tracking.artifact_folder(nearest(chain, *stages).run_id, place)
+    return tracking.artifact(nearest(chain, *stages).run_id, place)
 
 
 def given_or_suggested(lr: float | Sequence[float] | str, chain: Sequence[RunRef], key: str) -> float | Sequence[float]:
@@ -107,7 +107,7 @@ def suggested(lr_find: RunRef) -> float:
 
 def upstream_recipe(upstream: str) -> Path:
     """The recipe file of an upstream run."""
-    return tracking.artifact_folder(tracking.run_of(upstream).run_id, RECIPE_FILE)
+    return tracking.artifact(tracking.run_of(upstream).run_id, RECIPE_FILE)
 
 
 def _find(stage: Stage, reuse: str, print_: str) -> RunRef | None:

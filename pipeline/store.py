@@ -72,9 +72,9 @@ def is_whole(folder: Path, contents: bool = False) -> bool:
 def describe(folder: Path, parts: Mapping[str, Any]) -> None:
     """Write the folder's description: what it was made from, and its files with sizes and checksums."""
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
-        for path in sorted(folder.iterdir())
-        if path.name != DESCRIPTION
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != DESCRIPTION
     }
     text = json.dumps({"made_from": parts, "files": files}, indent=2, ensure_ascii=False)
     write_whole(folder / DESCRIPTION, text.encode())
@@ -94,9 +94,10 @@ def _build(place: Path, parts: Mapping[str, Any], build: Callable[[Path], None])
     unfinished = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         build(unfinished)
-        for path in unfinished.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in unfinished.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         describe(unfinished, parts)
         unfinished.chmod(0o755)
         unfinished.rename(place)

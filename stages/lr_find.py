@@ -27,8 +27,11 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     from pipeline.execute import chain_of, run_stage
 
     chain = chain_of(STAGE, upstream)
-    what_counts = "head" if chain[0].stage == "precompute" else "augment"
-    return run_stage(replace(STAGE, sections=("lr_find", what_counts)), recipe, chain, {}, partial(work, recipe, chain))
+    if chain[0].stage == "precompute":
+        stage = replace(STAGE, sections=("lr_find", "head"))
+    else:
+        stage = replace(STAGE, sections=("lr_find", "augment"), title="lr_find (unfrozen)")
+    return run_stage(stage, recipe, chain, {}, partial(work, recipe, chain))
 
 
 def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:

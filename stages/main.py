@@ -14,7 +14,7 @@ CHAIN: tuple[tuple[str, Callable[[Recipe, str | None], RunRef]], ...] = (
     ("precompute", precompute.run),
     ("lr_find", lr_find.run),
     ("train_head", train_head.run),
-    ("lr_find, unfrozen", lr_find.run),
+    ("lr_find_unfrozen", lr_find.run),
     ("fine_tune", fine_tune.run),
     ("resize", resize.run),
     ("evaluate", evaluate.run),
