@@ -52,7 +52,7 @@ def open_activations(
 
     def build(folder: Path) -> None:
         shape = (len(pixels), network.width)
-        stored = open_memmap(folder / FILE, mode="w+", dtype=np.dtype(dtype), shape=shape)  # type: ignore[no-untyped-call]
+        stored = open_memmap(folder / FILE, mode="w+", dtype=np.dtype(dtype), shape=shape)
         starts = range(0, len(pixels), batch_size)
         for start in track(starts, "precomputing activations", len(pixels), "images", batch_size):
             rows = np.arange(start, min(start + batch_size, len(pixels)), dtype=np.int64)

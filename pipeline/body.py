@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -34,7 +35,7 @@ def build_body(backbone: str, image_px: int) -> Body:
     pool = getattr(module, "global_pool", None)
     if isinstance(pool, SelectAdaptivePool2d) and isinstance(pool.flatten, nn.Flatten):
         module.global_pool = SelectAdaptivePool2d(pool_type="catavgmax", flatten=True)
-    settings = module.pretrained_cfg
+    settings: dict[str, Any] = dict(module.pretrained_cfg)  # type: ignore[arg-type]
     return Body(module, _count_activations(module, backbone, image_px), tuple(settings["mean"]), tuple(settings["std"]))
 
 

@@ -35,7 +35,7 @@ def build_network(checkpoint: Checkpoint) -> Network:
     """A network with fresh weights, channels last in memory."""
     body = build_body(checkpoint.backbone, checkpoint.image_px)
     network = Network(body, len(checkpoint.classes), checkpoint.hidden, checkpoint.dropout)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last)
 
 
 def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> None:

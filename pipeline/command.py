@@ -60,7 +60,9 @@ def _read(stage: Stage, doc: str | None, arguments: Sequence[str]) -> tuple[Reci
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--recipe", default="", metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})")
+    parser.add_argument(
+        "--recipe", default="", metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})"
+    )
     if not stage.follows:
         parser.add_argument("--data", default="", metavar="FOLDER", help="short for --data.source")
     else:

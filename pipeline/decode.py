@@ -43,10 +43,10 @@ def to_grey_or_colour(picture: Image.Image, grey: bool) -> Image.Image:
 def _to_eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
     """16-bit values by their top 8 bits; other ranges (32-bit, float) stretched from their own span."""
     numbers = values.astype(np.float64)
-    low, high = (0.0, 65535.0) if 0 <= numbers.min() and 255 < numbers.max() <= 65535 else (0.0, 255.0)
+    low, high = (0.0, 65535.0) if numbers.min() >= 0 and 255 < numbers.max() <= 65535 else (0.0, 255.0)
     if numbers.min() < low or numbers.max() > high:
         low, high = float(numbers.min()), float(numbers.max())
-    if 0 <= numbers.min() and numbers.max() <= 1 and values.dtype.kind == "f":
+    if numbers.min() >= 0 and numbers.max() <= 1 and values.dtype.kind == "f":
         low, high = 0.0, 1.0
     return np.clip((numbers - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
 

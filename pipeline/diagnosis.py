@@ -30,8 +30,8 @@ def diagnose(train_loss: float, valid_loss: float, chance_loss: float) -> Verdic
     if train_loss > UNDERFIT_SHARE * chance_loss:
         return Verdict(
             "under-fitting",
-            f"The model under-fits: {numbers}, and guessing alone gives {chance_loss:.3f}. Train longer (fine_tune.cycles "
-            "+ 1), or with a higher rate (fine_tune.lr), or on a larger image (resize.image_px).",
+            f"The model under-fits: {numbers}, and guessing alone gives {chance_loss:.3f}. Train longer "
+            "(fine_tune.cycles + 1), or with a higher rate (fine_tune.lr), or on a larger image (resize.image_px).",
         )
     if gap > SMALLEST_GAP and ratio > OVERFIT_RATIO:
         strongly = ratio > STRONG_RATIO

@@ -101,14 +101,10 @@ def write_evaluation(evaluation: Evaluation, pixels: Pixels, top_losses: int, fo
     confusion_figure(counts, f"True against predicted, {split} split").savefig(figures / "confusion.png", dpi=120)
     worst = judged.nlargest(top_losses, "loss")
     captions = [
-        f"{row.label}, not {row.predicted}\n{row.confidence:.0%} sure" if row.label != row.predicted
-        else f"{row.label}, unsure\n{row.confidence:.0%} sure"
-        for row in worst.itertuples()
-    ]  # fmt: skip
+        _caption(*row) for row in worst[["label", "predicted", "confidence"]].itertuples(index=False, name=None)
+    ]
     title = f"Highest losses, {split} split: true label, not predicted one"
-    pictures_figure([pixels[row] for row in worst["row"]], captions, title).savefig(
-        figures / "top_losses.png", dpi=110
-    )
+    pictures_figure([pixels[row] for row in worst["row"]], captions, title).savefig(figures / "top_losses.png", dpi=110)
     report = html_report(
         f"{evaluation.name}: {evaluation.headline()}",
         evaluation.verdict.words,
@@ -116,6 +112,11 @@ def write_evaluation(evaluation: Evaluation, pixels: Pixels, top_losses: int, fo
         [("Confusion", figures / "confusion.png"), ("Top losses", figures / "top_losses.png")],
     )
     (folder / "report.html").write_text(report, encoding="utf-8")
+
+
+def _caption(label: str, predicted: str, confidence: float) -> str:
+    what = f"{label}, unsure" if label == predicted else f"{label}, not {predicted}"
+    return f"{what}\n{confidence:.0%} sure"
 
 
 def _metrics(table: pd.DataFrame, classes: Sequence[str], split: str) -> dict[str, float]:

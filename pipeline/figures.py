@@ -12,6 +12,7 @@ from pipeline.lr_finder import Curve
 
 TRAIN, VALID = "#7a7a7a", "#d1495b"
 RULE_COLOURS = {"valley": "#1b9e77", "steep": "#d95f02", "slide": "#7570b3", "minimum": "#e7298a"}
+MOST_WITH_COUNTS, MOST_WITH_SHARES = 30, 12
 GROUP_COLOURS = {"early": "#2c7fb8", "late": "#41b6c4", "head": "#253494"}
 
 
@@ -59,7 +60,7 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
         if group in steps:
             rates.plot(steps["step"], steps[group], color=colour, label=group)
     rates.set_yscale("log")
-    rates.set_ylim(steps.filter(items=GROUP_COLOURS).to_numpy().max() * np.array([1e-4, 2]))
+    rates.set_ylim(steps.filter(items=list(GROUP_COLOURS)).to_numpy().max() * np.array([1e-4, 2]))
     rates.set_ylabel("learning rate")
     rates.set_xlabel("step")
     rates.legend(fontsize=8, title="layer group")
@@ -73,14 +74,14 @@ def confusion_figure(counts: pd.DataFrame, title: str) -> Figure:
     classes = list(counts.index)
     side = min(3 + 0.6 * len(classes), 18)
     figure, axes = _figure(side + 0.8, side)
-    shares = counts.to_numpy() / np.maximum(counts.to_numpy().sum(1, keepdims=True), 1)
+    numbers = counts.to_numpy()
+    shares = numbers / np.maximum(numbers.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= 30:
-        for row, column in np.ndindex(*shares.shape):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{counts.iat[row, column]}\n{shares[row, column]:.0%}" if len(classes) <= 12 else f"{counts.iat[row, column]}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(classes)), classes, rotation=45 if len(classes) > 3 else 0, ha="right" if len(classes) > 3 else "center")
+    for row, column in np.ndindex(*shares.shape) if len(classes) <= MOST_WITH_COUNTS else ():
+        share = f"\n{shares[row, column]:.0%}" if len(classes) <= MOST_WITH_SHARES else ""
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{numbers[row, column]}{share}", ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(len(classes)), classes, rotation=45 if len(classes) > 3 else 0)
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")

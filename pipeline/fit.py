@@ -77,7 +77,11 @@ def fit(
         steps = []
         losses: list[Tensor] = []
         batches = track(
-            train.epoch(epoch), f"{description}, epoch {done + 1} of {total}", len(train.rows), "images", train.batch_size
+            train.epoch(epoch),
+            f"{description}, epoch {done + 1} of {total}",
+            len(train.rows),
+            "images",
+            train.batch_size,
         )
         for index, (inputs, targets) in enumerate(batches):
             rates = set_rates(optimizer, cosine_factor(done * len(train) + index, cycle_epochs, len(train)))

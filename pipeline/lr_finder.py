@@ -94,7 +94,8 @@ def _no_trace(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     gradients = {parameter: parameter.grad for parameter in network.parameters()}
     optimizer_state = copy.deepcopy(optimizer.state_dict())
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002 — others may draw from it
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         yield
@@ -106,7 +107,7 @@ def _no_trace(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
             parameter.grad = gradient
         optimizer.load_state_dict(optimizer_state)
         torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)

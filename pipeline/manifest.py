@@ -51,7 +51,7 @@ class Manifest:
     def targets(self) -> npt.NDArray[np.int64]:
         """Each picture's class, as its index in `classes`."""
         index = {label: number for number, label in enumerate(self.classes)}
-        return self.table["label"].map(index).to_numpy(dtype=np.int64)
+        return np.array([index[label] for label in self.table["label"]], dtype=np.int64)
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Row numbers of one split."""
@@ -140,7 +140,7 @@ def describe_manifest(manifest: Manifest) -> str:
 def _splits(
     table: pd.DataFrame, is_given: bool, valid_fraction: float, test_fraction: float, seed: int
 ) -> Sequence[str]:
-    labels = pd.factorize(table["label"], sort=True)[0]
+    labels = [int(code) for code in pd.factorize(table["label"], sort=True)[0]]
     hashes = list(table["hash"])
     if not is_given:
         fractions = {"test": test_fraction, "valid": valid_fraction}

@@ -9,8 +9,8 @@ from pipeline.body import Body
 class Network(nn.Module):
     """Images (N, 1 or 3, height, width), values 0 to 1, to logits (N, classes).
 
-    `width` is the number of activations that the head sees. Normalisation and the spreading of grey pictures over three channels are part of the network, so that nobody
-    who calls it can forget them.
+    `width` is the number of activations that the head sees. Normalisation, and the spreading of grey pictures over
+    three channels, are part of the network, so that nobody who calls it can forget them.
     """
 
     mean: Tensor
@@ -36,6 +36,7 @@ class Network(nn.Module):
         return activations
 
     def forward(self, images: Tensor) -> Tensor:
+        """The logits."""
         logits: Tensor = self.head(self.activations(images))
         return logits
 

@@ -38,7 +38,7 @@ def open_pixels(manifest: Manifest, size_px: int, fit: Fit) -> Pixels:
 
     def build(folder: Path) -> None:
         shape = (len(hashes), size_px, size_px, 1 if grey else 3)
-        pixels = open_memmap(folder / FILE, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
+        pixels = open_memmap(folder / FILE, mode="w+", dtype=np.uint8, shape=shape)
         for row, square in enumerate(_decode_in_parallel(manifest.paths, hashes, size_px, fit, grey)):
             pixels[row] = square
         pixels.flush()

@@ -73,7 +73,8 @@ def predictions_table(
 def _probabilities(network: Network, images: Tensor) -> Tensor:
     with mixed_precision(images.device):
         logits = network(images)
-    return logits.double().softmax(1)
+    probabilities: Tensor = logits.double().softmax(1)
+    return probabilities
 
 
 def _view(images: Tensor, matrix: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ class Augment(Section):
     lighting: float = Field(
         0.2, ge=0, lt=1, description="a number from 0 (none) to below 1: how far brightness and contrast vary"
     )
-    probability: float = Field(0.75, ge=0, le=1, description="a number from 0 to 1: how often a warp, or lighting, acts")
+    probability: float = Field(
+        0.75, ge=0, le=1, description="a number from 0 to 1: how often a warp, or lighting, acts"
+    )
 
 
 class Precompute(Section):

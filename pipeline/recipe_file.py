@@ -174,7 +174,7 @@ def _check_across_keys(recipe: Recipe, place: str) -> None:
     for name, section in (("fine_tune", recipe.fine_tune), ("resize", recipe.resize)):
         if isinstance(section.lr, list) and len(section.lr) != 3:
             raise UserError(
-                f"In {place}: {name}.lr has {len(section.lr)} rates; give three, for the layer groups early, late, head."
+                f"In {place}: {name}.lr has {len(section.lr)} rates; give three, for the groups early, late and head."
             )
     if recipe.train_head.stored_epochs == 0 and recipe.train_head.cycles == 0:
         raise UserError(

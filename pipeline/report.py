@@ -37,8 +37,7 @@ def html_report(
 def markdown_table(table: pd.DataFrame) -> str:
     """A table in Markdown, floats with four digits."""
     lines = ["| " + " | ".join(str(column) for column in table.columns) + " |", "|" + " --- |" * len(table.columns)]
-    for row in table.itertuples(index=False):
-        lines.append("| " + " | ".join(_spell(value) for value in row) + " |")
+    lines += ["| " + " | ".join(_spell(value) for value in row) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines)
 
 

@@ -5,13 +5,14 @@ MLflow runs this file to load the model; weights come from safetensors and JSON,
 
 import base64
 import binascii
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import torch
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from pipeline.checkpoint import load_checkpoint
 from pipeline.decode import decode_square
@@ -24,8 +25,6 @@ class PictureClassifier(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Build the network from the checkpoint that was logged with the model."""
-        from pathlib import Path
-
         self.network, self.checkpoint = load_checkpoint(Path(context.artifacts["checkpoint"]))
         self.network.eval()
 

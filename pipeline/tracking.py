@@ -4,6 +4,7 @@ served model's own file."""
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
@@ -177,13 +178,15 @@ def artifact(run_id: str, place: str) -> Path:
 def _local_path(run_id: str) -> Path | None:
     """Where the run's artifacts lie, if they lie on this machine."""
     uri = MlflowClient().get_run(run_id).info.artifact_uri
-    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None
+    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None  # type: ignore[no-untyped-call]
 
 
 def log_dataset(name: str, place: Path, digest: str, context: str) -> None:
     """Name the pictures, by content digest, as the open run's input."""
-    source = resolve_dataset_source(str(place))
-    mlflow.log_input(MetaDataset(source=source, name=name, digest=digest[:36]), context=context)
+    with warnings.catch_warnings(action="ignore"):  # a local folder is two of mlflow's kinds of source, alike
+        source = resolve_dataset_source(str(place))
+    dataset = MetaDataset(source=source, name=name, digest=digest[:36])  # type: ignore[abstract]
+    mlflow.log_input(dataset, context=context)
 
 
 def log_classifier(
@@ -199,7 +202,7 @@ def log_classifier(
     Gives the version, or None where `register_as` is empty. `metrics` are linked to the model.
     """
     numbers = ["confidence", *(f"probability/{label}" for label in classes)]
-    outputs = [ColSpec("string", "label"), *(ColSpec("double", name) for name in numbers)]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "label"), *(ColSpec("double", name) for name in numbers)]
     info = mlflow.pyfunc.log_model(
         name="model",
         python_model=str(model_file),

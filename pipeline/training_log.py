@@ -38,7 +38,7 @@ def train_on(
     device: torch.device,
     seed: int,
 ) -> None:
-    """Go on training the network of a checkpoint, at `image_px` or at the size it was trained at, and log the result."""
+    """Go on training the network of a checkpoint, at `image_px` or at its own size, and log the result."""
     manifest = load_manifest(manifest_folder)
     network, checkpoint = load_checkpoint(checkpoint_folder, image_px)
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)

@@ -32,7 +32,8 @@ class Split:
 def training_split(manifest: Manifest, fraction: float, seed: int) -> Split:
     """The validation split, and a stratified `fraction` of the training split; smaller ones lie within larger ones."""
     train = manifest.rows("train")
-    chosen = stratified_fraction(manifest.targets[train], manifest.table["hash"].iloc[train].tolist(), fraction, seed)
+    hashes = manifest.table["hash"].iloc[train].tolist()
+    chosen = stratified_fraction(manifest.targets[train].tolist(), hashes, fraction, seed)
     return Split(train[chosen], manifest.rows("valid"), manifest.targets)
 
 

@@ -96,8 +96,8 @@ def _on_pixels(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
     from pipeline.execute import upstream_folder
     from pipeline.lr_finder import range_test
     from pipeline.manifest import load_manifest
-    from pipeline.rates import group_rates
     from pipeline.pixels import open_pixels
+    from pipeline.rates import group_rates
     from pipeline.tune import pixel_batches, thaw, training_split
 
     find, device = recipe.lr_find, choose_device(recipe.device)
