@@ -1,6 +1,9 @@
 """Over-fitting told in words, from losses measured in the same way on both splits."""
 
+import math
 from dataclasses import dataclass
+
+from pipeline.errors import UserError
 
 # Below this difference in nats no ratio matters: both losses are small, or noise decides.
 SMALLEST_GAP = 0.05
@@ -22,8 +25,10 @@ def diagnose(train_loss: float, valid_loss: float, chance_loss: float) -> Verdic
     """The verdict on a model with these mean cross-entropies on plain, un-augmented pictures.
 
     `chance_loss` is the loss of guessing by the classes' shares. Training loss far below validation loss means
-    over-fitting; a training loss near chance means under-fitting.
+    over-fitting; a training loss near chance means under-fitting. UserError for losses that are no numbers.
     """
+    if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
+        raise UserError(f"The losses are no numbers (training {train_loss}, validation {valid_loss}); lower the rates.")
     gap = valid_loss - train_loss
     ratio = valid_loss / max(train_loss, 1e-9)
     numbers = f"training loss {train_loss:.3f}, validation loss {valid_loss:.3f}"

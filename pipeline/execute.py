@@ -113,7 +113,10 @@ def upstream_recipe(upstream: str) -> Path:
 def _find(stage: Stage, reuse: str, print_: str) -> RunRef | None:
     if reuse == "never":
         return None
-    return tracking.find_done(print_, stage, within=None if reuse == "auto" else reuse)
+    if reuse == "auto":
+        return tracking.find_done(print_, stage)
+    tracking.run_of(reuse)
+    return tracking.find_done(print_, stage, within=reuse)
 
 
 def _tell_run_of_mlflow_run(stage: Stage, found: RunRef) -> None:

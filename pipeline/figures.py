@@ -17,7 +17,7 @@ GROUP_COLOURS = {"early": "#2c7fb8", "late": "#41b6c4", "head": "#253494"}
 
 
 def lr_find_figure(curve: Curve, suggestions: Mapping[str, float | None], chosen: str) -> Figure:
-    """Loss over rate, with every suggestion marked and the chosen one named in the title."""
+    """Loss over rate, with every suggestion marked and the chosen one named in the legend."""
     figure, axes = _figure(8, 4.5)
     axes.plot(curve.rates, curve.losses, color=TRAIN, alpha=0.3, linewidth=1, label="batch loss")
     axes.plot(curve.rates, curve.smoothed, color="black", linewidth=1.8, label="smoothed")
@@ -83,6 +83,8 @@ def confusion_figure(counts: pd.DataFrame, title: str) -> Figure:
         axes.text(column, row, f"{numbers[row, column]}{share}", ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(classes)), classes, rotation=45 if len(classes) > 3 else 0)
     axes.set_yticks(range(len(classes)), classes)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)
@@ -100,7 +102,7 @@ def pictures_figure(pixels: Sequence[Pixels], captions: Sequence[str], title: st
         axes.axis("off")
     for axes, picture, caption in zip(figure.axes, pixels, captions, strict=False):
         axes.imshow(picture.repeat(3, axis=-1) if picture.shape[-1] == 1 else picture)
-        axes.set_title(caption, fontsize=9)
+        axes.set_title(caption, fontsize=9, parse_math=False)
     return figure
 
 

@@ -59,20 +59,22 @@ def fit(
     epochs_before: int = 0,
     steps_before: int = 0,
     label_smoothing: float = 0.0,
+    fixed_statistics: bool = False,
     description: str = "training",
 ) -> Iterator[EpochRecord]:
     """Train through cosine cycles of `cycle_epochs` epochs each, and validate after every epoch.
 
     `epochs_before` and `steps_before` were done by earlier stages: records count on from there, and the order of
-    the pictures differs from theirs. Random numbers (order, augmentation, dropout) follow from the seed of `train`
-    and the epoch alone. Raises UserError, with step and rates, when the loss is no longer a number.
+    the pictures differs from theirs. `fixed_statistics` is that of `training_mode`. Random numbers (order,
+    augmentation, dropout) follow from the seed of `train` and the epoch alone. Raises UserError, with step and rates,
+    when the loss is no longer a number.
     """
     assert train.seed is not None, "training batches have to be shuffled"
     total = sum(cycle_epochs)
     for done in range(total):
         epoch = epochs_before + done
         torch.manual_seed(seed_for(train.seed + 1, epoch))
-        training_mode(network)
+        training_mode(network, fixed_statistics)
         started = time.perf_counter()
         steps = []
         losses: list[Tensor] = []

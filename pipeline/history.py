@@ -6,8 +6,6 @@ import pandas as pd
 
 from pipeline.fit import EpochRecord
 
-# The metrics that draw one curve over all training stages.
-CURVES = ("train/", "valid/", "overfit/", "lr/", "throughput/", "best/")
 POINTS_PER_EPOCH = 40
 
 

@@ -4,6 +4,7 @@ from typing import Literal, TypeAlias
 
 from timm.models import group_parameters
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import UserError
 from pipeline.network import Network
@@ -43,16 +44,25 @@ def freeze(network: Network, frozen: Frozen) -> None:
         parameter.requires_grad_(name not in still)
 
 
-def training_mode(module: nn.Module) -> None:
+def training_mode(module: nn.Module, fixed_statistics: bool = False) -> None:
     """Train mode for what is trained, eval mode for every module whose parameters are all frozen.
 
     A frozen BatchNorm in train mode would go on to normalise by the batch and move its running statistics, and
-    the head would see other features than those stored.
+    the head would see other features than those stored. With `fixed_statistics` every BatchNorm of a Network's body
+    stays in eval, thawed ones too: their weights are trained, their statistics are kept.
     """
+    _train_what_is_trained(module)
+    if fixed_statistics and isinstance(module, Network):
+        for inner in module.body.modules():
+            if isinstance(inner, _BatchNorm):
+                inner.eval()
+
+
+def _train_what_is_trained(module: nn.Module) -> None:
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()
         return
     module.training = True
     for child in module.children():
-        training_mode(child)
+        _train_what_is_trained(child)

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from pipeline.batches import Batches, seed_for
 from pipeline.console import track
+from pipeline.errors import UserError
 from pipeline.fit import train_step
 from pipeline.layer_groups import training_mode
 from pipeline.optim import set_rates
@@ -43,12 +44,19 @@ def curve_table(curve: Curve) -> pd.DataFrame:
 
 
 def range_test(
-    network: nn.Module, optimizer: Optimizer, batches: Batches, start_lr: float, end_lr: float, iterations: int
+    network: nn.Module,
+    optimizer: Optimizer,
+    batches: Batches,
+    start_lr: float,
+    end_lr: float,
+    iterations: int,
+    fixed_statistics: bool = False,
 ) -> Curve:
     """Train for `iterations` batches while the rate grows exponentially from `start_lr` to `end_lr`.
 
     The groups of `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve. Stops
-    early when the smoothed loss exceeds four times its lowest, or is no longer a number. Afterwards weights,
+    early when the smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was
+    one). Afterwards weights,
     buffers, modes, gradients, optimizer and random state are as they were.
     """
     growth = np.geomspace(start_lr, end_lr, iterations)
@@ -56,7 +64,7 @@ def range_test(
     losses: list[float] = []
     smoothed: list[float] = []
     with _no_trace(network, optimizer):
-        training_mode(network)
+        training_mode(network, fixed_statistics)
         torch.manual_seed(seed_for(batches.seed or 0, 0))
         steps = zip(growth, _endless(batches), strict=False)
         for rate, (inputs, targets) in track(steps, "finding the learning rate", iterations, "batches"):
@@ -68,6 +76,8 @@ def range_test(
             smoothed.append(debiased_average(losses))
             if smoothed[-1] > EXPLODED * min(smoothed):
                 break
+    if not losses:
+        raise UserError(f"The loss is no number at the rate {start_lr:g} already; lower lr_find.start_lr.")
     return Curve(growth[: len(losses)], np.array(losses), np.array(smoothed))
 
 

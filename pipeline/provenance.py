@@ -10,7 +10,9 @@ def git_tags() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
-    return {"thaw.git_commit": commit, "thaw.git_dirty": str(bool(_git("status", "--porcelain"))).lower()}
+    changes = _git("status", "--porcelain")
+    dirty = "unknown" if changes is None else str(bool(changes)).lower()
+    return {"thaw.git_commit": commit, "thaw.git_dirty": dirty}
 
 
 def _git(*arguments: str) -> str | None:

@@ -29,6 +29,13 @@ LearningRateRatio = Annotated[
     float, Field(ge=1, le=1e4, description="a number from 1 up: each earlier layer group learns so many times slower")
 ]
 WeightDecay = Annotated[float, Field(ge=0, lt=10, description="a number from 0 to below 10")]
+BatchNorm = Annotated[
+    Literal["fixed", "batch"],
+    Field(
+        description="fixed (the body keeps its running statistics, which suits small sets) or batch (it normalises by "
+        "each batch and learns new ones)"
+    ),
+]
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 
 
@@ -87,10 +94,10 @@ class Augment(Section):
         "sideways",
         description="none, sideways (left and right may be swapped), or all (the eight flips and quarter turns)",
     )
-    rotate_degrees: float = Field(10.0, ge=0, le=180, description="degrees from 0 to 180, either way")
-    zoom: float = Field(1.1, ge=1, le=4, description="a number from 1 (none) to 4: the largest magnification")
+    rotate_degrees: float = Field(5.0, ge=0, le=180, description="degrees from 0 to 180, either way")
+    zoom: float = Field(1.05, ge=1, le=4, description="a number from 1 (none) to 4: the largest magnification")
     crop: float = Field(
-        0.9, gt=0.1, le=1, description="a share from 0.1 to 1 (none): the smallest part of a side that a crop keeps"
+        1.0, gt=0.1, le=1, description="a share from 0.1 to 1 (none): the smallest part of a side that a crop keeps"
     )
     lighting: float = Field(
         0.2, ge=0, lt=1, description="a number from 0 (none) to below 1: how far brightness and contrast vary"
@@ -118,7 +125,8 @@ class LrFind(Section):
     suggestion: Literal["valley", "steep", "slide", "minimum"] = Field(
         "valley", description="valley, steep, slide or minimum: which suggestion `lr: auto` takes"
     )
-    lr_ratio: LearningRateRatio = 3.0
+    lr_ratio: LearningRateRatio = 10.0
+    batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
 
 
@@ -142,7 +150,8 @@ class FineTune(Section):
     fraction: Share = 1.0
     batch_size: BatchSize = 32
     lr: GroupRates = "auto"
-    lr_ratio: LearningRateRatio = 3.0
+    lr_ratio: LearningRateRatio = 10.0
+    batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
     label_smoothing: Smoothing = 0.0
     cycles: Count = 2
@@ -153,9 +162,9 @@ class FineTune(Section):
 class Resize(Section):
     """The same network, at a larger image size."""
 
-    image_px: ImageSize = 192
+    image_px: ImageSize = 224
     freeze: Literal["none", "early", "body"] = Field(
-        "none", description="none, early (the early layer group stays frozen) or body (all but the head does)"
+        "early", description="none, early (the early layer group stays frozen) or body (all but the head does)"
     )
     fraction: Share = 1.0
     batch_size: BatchSize = 32
@@ -164,7 +173,8 @@ class Resize(Section):
         description="auto (the rate that the upstream run trained with), a rate above 0 for the head, or a list of "
         "three rates, early to head",
     )
-    lr_ratio: LearningRateRatio = 3.0
+    lr_ratio: LearningRateRatio = 10.0
+    batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
     label_smoothing: Smoothing = 0.0
     cycles: Count = 1
@@ -176,7 +186,7 @@ class Evaluate(Section):
     """What is looked at in the end."""
 
     batch_size: BatchSize = 64
-    tta_views: int = Field(8, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
+    tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
     top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
     register_as: str = Field(
         "thaw", pattern=r"^[^/:]*$", description='a name without "/" or ":", or an empty one to register nothing'

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
 
 from pipeline.checkpoint import load_checkpoint
 from pipeline.decode import decode_square
@@ -32,6 +33,8 @@ class PictureClassifier(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """A row for each picture; ValueError, naming the row, for one that is no picture."""
+        if model_input.empty:
+            raise ValueError("The table has no row; give one or more pictures in the column image.")
         squares = [self._decode(row, content) for row, content in enumerate(model_input["image"])]
         rows = np.arange(len(squares), dtype=np.int64)
         probabilities = predict(self.network, np.stack(squares), rows, 32, torch.device("cpu"))
@@ -43,9 +46,9 @@ class PictureClassifier(PythonModel):
 
     def _decode(self, row: int, content: bytes | str) -> Any:
         try:
-            raw = base64.b64decode(content, validate=True) if isinstance(content, str) else content
+            raw = base64.b64decode("".join(content.split()), validate=True) if isinstance(content, str) else content
             return decode_square(raw, self.checkpoint.image_px, self.checkpoint.fit, self.checkpoint.grey)
-        except (OSError, ValueError, SyntaxError, binascii.Error) as error:
+        except (OSError, ValueError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
             raise ValueError(f"Row {row} of column image is no picture that can be decoded: {error}") from None
 
 

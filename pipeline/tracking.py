@@ -48,7 +48,8 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
 
     It ends as FINISHED; as KILLED by Ctrl-C or SIGTERM; as FAILED, with the reason as a tag, by any error.
     """
-    handed = os.environ.get("MLFLOW_RUN_ID") if mlflow.active_run() is None else None
+    # Taken out of the environment, so that a run opened within this one does not adopt it once more.
+    handed = os.environ.pop("MLFLOW_RUN_ID", None) if mlflow.active_run() is None else None
     try:
         run = mlflow.start_run(
             run_id=handed,
@@ -57,10 +58,7 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
             log_system_metrics=True,
         )
     except MlflowException as error:
-        raise UserError(
-            f"The tracking server at {mlflow.get_tracking_uri()} gives no run ({_first_line(error)}); "
-            "check MLFLOW_TRACKING_URI, which has to be absolute if the project lies in another folder."
-        ) from None
+        raise _no_run(error) from None
     run_id: str = run.info.run_id
     try:
         _log_params(run_id, params)
@@ -76,8 +74,15 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
 
 
 def _end(run_id: str, status: str, reason: str) -> None:
-    set_tags(run_id, {REASON: reason})
+    try_tag(run_id, reason)
     mlflow.end_run(status)
+
+
+def _no_run(error: MlflowException) -> UserError:
+    return UserError(
+        f"The tracking server at {mlflow.get_tracking_uri()} gives no run ({_first_line(error)}); "
+        "check MLFLOW_TRACKING_URI, which has to be absolute if the project lies in another folder."
+    )
 
 
 def run_of(run_id: str) -> RunRef:
@@ -104,7 +109,10 @@ def find_done(fingerprint: str, stage: Stage, within: str | None = None) -> RunR
     `within`, only that run or one nested in it."""
     query = f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{DONE}` = 'true' and attributes.status = 'FINISHED'"
     client = MlflowClient()
-    for run in client.search_runs([_experiment_id()], query, order_by=["attributes.start_time DESC"], max_results=50):
+    experiment_id = _experiment_id()
+    if experiment_id is None:
+        return None
+    for run in client.search_runs([experiment_id], query, order_by=["attributes.start_time DESC"], max_results=50):
         nested_in = run.data.tags.get("mlflow.parentRunId")
         if within is not None and within not in (run.info.run_id, nested_in):
             continue
@@ -196,10 +204,12 @@ def log_classifier(
     classes: Sequence[str],
     register_as: str,
     metrics: Mapping[str, float],
+    step: int,
 ) -> str | None:
     """Log the model in the open run, from its file and its checkpoint (no pickle), and register it.
 
-    Gives the version, or None where `register_as` is empty. `metrics` are linked to the model.
+    Gives the version, or None where `register_as` is empty. `metrics` at `step` are logged on the run, linked to the
+    model.
     """
     numbers = ["confidence", *(f"probability/{label}" for label in classes)]
     outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "label"), *(ColSpec("double", name) for name in numbers)]
@@ -212,7 +222,7 @@ def log_classifier(
         signature=ModelSignature(Schema([ColSpec("binary", "image")]), Schema(outputs)),
         registered_model_name=register_as or None,
     )
-    mlflow.log_metrics(dict(metrics), model_id=info.model_id)
+    mlflow.log_metrics(dict(metrics), step=step, model_id=info.model_id)
     return str(info.registered_model_version) if register_as else None
 
 
@@ -249,19 +259,23 @@ def _log_params(run_id: str, params: Mapping[str, object]) -> None:
         client.log_batch(run_id, params=new[start : start + PARAMS_PER_CALL])
 
 
-def _experiment_id() -> str:
-    """The experiment of the open run, else of the run handed over, else the one that a new run would go to."""
+def _experiment_id() -> str | None:
+    """The experiment of the open run, else of the run handed over, else the one that a new run would go to, if it is
+    there already."""
     active = mlflow.active_run()
     if active is not None:
         return str(active.info.experiment_id)
     handed = os.environ.get("MLFLOW_RUN_ID")
     client = MlflowClient()
     if handed:
-        return str(client.get_run(handed).info.experiment_id)
+        try:
+            return str(client.get_run(handed).info.experiment_id)
+        except MlflowException as error:
+            raise _no_run(error) from None
     if os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return os.environ["MLFLOW_EXPERIMENT_ID"]
     experiment = client.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default"))
-    return str(experiment.experiment_id) if experiment is not None else "0"
+    return str(experiment.experiment_id) if experiment is not None else None
 
 
 def _as_ref(run: Run, reused: bool) -> RunRef:

@@ -34,6 +34,7 @@ def train_on(
     batch_size: int,
     weight_decay: float,
     label_smoothing: float,
+    fixed_statistics: bool,
     augmentation: Augmentation,
     device: torch.device,
     seed: int,
@@ -54,6 +55,7 @@ def train_on(
         epochs_before=checkpoint.epochs,
         steps_before=checkpoint.steps,
         label_smoothing=label_smoothing,
+        fixed_statistics=fixed_statistics,
         description=f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
     )
     log_trained(run_id, log_epochs(run_id, epochs), network, checkpoint, rates)

@@ -20,9 +20,12 @@ STAGE = Stage(
 def run(recipe: Recipe, upstream: str | None) -> RunRef:
     """Look at the upstream run's network: on the test split, or where there is none, on the validation split."""
     from pipeline.execute import chain_of, run_stage
+    from pipeline.fingerprint import source_digest
+    from pipeline.pins import pinned
 
     chain = chain_of(STAGE, upstream)
-    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain))
+    served = {"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pinned())}
+    return run_stage(STAGE, recipe, chain, served, partial(work, recipe, chain))
 
 
 def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
@@ -48,12 +51,17 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
     with TemporaryDirectory() as folder:
         write_evaluation(evaluation, pixels, evaluate_.top_losses, Path(folder))
         tracking.log_folder(run_id, Path(folder))
-    tracking.log_metrics(run_id, evaluation.metrics, step=checkpoint.steps)
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
     tracking.set_tags(run_id, {"thaw.verdict": evaluation.verdict.name, "thaw.evaluated_on": evaluation.split})
     tracking.describe_run(run_id, evaluation.summary())
     version = tracking.log_classifier(
-        SERVED_MODEL, checkpoint_folder, pinned(), checkpoint.classes, evaluate_.register_as, evaluation.metrics
+        SERVED_MODEL,
+        checkpoint_folder,
+        pinned(),
+        checkpoint.classes,
+        evaluate_.register_as,
+        evaluation.metrics,
+        checkpoint.steps,
     )
     if version is not None:
         tracking.set_tags(run_id, {"thaw.model": f"models:/{evaluate_.register_as}/{version}"})

@@ -49,6 +49,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], ru
         batch_size=fine_tune.batch_size,
         weight_decay=fine_tune.weight_decay,
         label_smoothing=fine_tune.label_smoothing,
+        fixed_statistics=fine_tune.batchnorm == "fixed",
         augmentation=Augmentation(**recipe.augment.model_dump()),
         device=choose_device(recipe.device),
         seed=recipe.seed,

@@ -109,7 +109,8 @@ def _on_pixels(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
     augmentation = Augmentation(**recipe.augment.model_dump())
     train, _ = pixel_batches(pixels, split, augmentation, find.batch_size, device, recipe.seed)
     optimizer = thaw(network, "none", group_rates(find.end_lr, find.lr_ratio), find.weight_decay)
-    return range_test(network, optimizer, train, find.start_lr, find.end_lr, find.iterations)
+    fixed = find.batchnorm == "fixed"
+    return range_test(network, optimizer, train, find.start_lr, find.end_lr, find.iterations, fixed)
 
 
 if __name__ == "__main__":

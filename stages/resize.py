@@ -52,6 +52,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], ru
         batch_size=resize.batch_size,
         weight_decay=resize.weight_decay,
         label_smoothing=resize.label_smoothing,
+        fixed_statistics=resize.batchnorm == "fixed",
         augmentation=Augmentation(**recipe.augment.model_dump()),
         device=choose_device(recipe.device),
         seed=recipe.seed,

@@ -1,0 +1,37 @@
+# Everything runs in .venv, which is made where it is missing, with the versions pinned in requirements*.txt.
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-slow lint ui clean
+
+demo: .venv/installed
+	mlflow run . --env-manager local
+	@echo "Look at the curves, the report and the registered model:  make ui"
+
+test: .venv/installed-dev lint
+	python -m pytest -m "not slow"
+
+test-slow: .venv/installed-dev
+	python -m pytest -m slow
+
+lint: .venv/installed-dev
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: .venv/installed
+	mlflow ui
+
+clean:
+	rm -rf .venv
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $@

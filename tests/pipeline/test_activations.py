@@ -1,0 +1,193 @@
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.activations import (
+    FILE,
+    Dtype,
+    compute_activations,
+    open_activations,
+    read_activations,
+    store_parts,
+)
+from pipeline.batches import fetch_activations, fetch_pixels
+from pipeline.body import build_body
+from pipeline.network import Network
+from pipeline.store import content_key, is_whole
+
+torch.set_num_threads(1)  # tensors this small are slower on two threads
+
+CPU = torch.device("cpu")
+COUNT = 11
+BACKBONES = ["test_resnet", "test_efficientnet", "test_vit", "tf_efficientnet_lite0"]
+
+
+def shaken(backbone: str = "test_resnet", head_hidden: int = 8) -> Network:
+    """A network whose norms and last layer are not as they were born, so that their work shows."""
+    torch.manual_seed(0)
+    network = Network(build_body(backbone, 32), 3, head_hidden, 0.5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.7, 1.3)
+    nn.init.normal_(network.head[-1].weight)
+    return network
+
+
+def pictures(channels: int = 3, count: int = COUNT) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, channels), dtype=np.uint8)
+
+
+def parts(**changed: object) -> dict[str, object]:
+    known = {
+        "hashes": ["aa", "bb", "cc"],
+        "size_px": 32,
+        "fit": "crop",
+        "grey": False,
+        "backbone": "test_resnet",
+        "weights": "random:0",
+        "dtype": "float32",
+    }
+    return store_parts(**(known | changed))  # type: ignore[arg-type]
+
+
+def logits_of(network: Network, pixels: npt.NDArray[np.uint8]) -> Tensor:
+    with torch.no_grad():
+        return network.eval()(fetch_pixels(pixels, CPU)(np.arange(len(pixels))))
+
+
+def head_on(network: Network, folder: Path) -> Tensor:
+    stored = read_activations(folder)
+    with torch.no_grad():
+        return network.eval().head(fetch_activations(stored, CPU)(np.arange(len(stored))))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_logits_from_stored_activations_are_the_whole_networks(backbone: str, channels: int) -> None:
+    network, pixels = shaken(backbone).train(), pictures(channels)
+    folder = open_activations(network, pixels, parts(backbone=backbone), 4, CPU, "float32")
+    whole = logits_of(network, pixels)
+    assert whole.std() > 0.01
+    torch.testing.assert_close(head_on(network, folder), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_half_precision_costs_the_logits_next_to_nothing(backbone: str) -> None:
+    network, pixels = shaken(backbone).train(), pictures()
+    folder = open_activations(network, pixels, parts(dtype="float16"), 4, CPU, "float16")
+    whole = logits_of(network, pixels)
+    torch.testing.assert_close(head_on(network, folder), whole, rtol=0.02, atol=0.02 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_store_has_a_row_per_picture_in_the_type_asked_for(dtype: Dtype) -> None:
+    network = shaken()
+    stored = read_activations(open_activations(network, pictures(), parts(dtype=dtype), 4, CPU, dtype))
+    assert stored.shape == (COUNT, network.width)
+    assert stored.dtype == np.dtype(dtype)
+
+
+def test_every_row_is_that_of_its_picture_whatever_the_batch_size() -> None:
+    network, pixels = shaken(), pictures()
+    one_by_one = np.concatenate([compute_activations(network, pixels, np.array([row]), CPU) for row in range(COUNT)])
+    for batch_size in (1, 4, COUNT, 64):
+        folder = open_activations(network, pixels, parts(weights=f"random:{batch_size}"), batch_size, CPU, "float32")
+        np.testing.assert_allclose(read_activations(folder), one_by_one, rtol=1e-4, atol=1e-4)
+
+
+def test_computing_activations_moves_no_running_statistics() -> None:
+    network = shaken().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    open_activations(network, pictures(), parts(), 4, CPU, "float32")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_stored_activations_cannot_be_written_to() -> None:
+    stored = read_activations(open_activations(shaken(), pictures(), parts(), 4, CPU, "float32"))
+    with pytest.raises(ValueError, match="read-only"):
+        stored[0] = 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hashes": ["aa", "bb", "dd"]},
+        {"hashes": ["bb", "aa", "cc"]},
+        {"hashes": ["aa", "bb"]},
+        {"hashes": ["aa", "bb", "cc", "cc"]},
+        {"hashes": ["aab", "b", "cc"]},
+        {"size_px": 64},
+        {"fit": "pad"},
+        {"grey": True},
+        {"backbone": "test_efficientnet"},
+        {"weights": "random:1"},
+        {"dtype": "float16"},
+    ],
+    ids=str,
+)
+def test_whatever_could_change_the_activations_changes_the_key(changed: dict[str, object]) -> None:
+    assert content_key(parts(**changed)) != content_key(parts())
+
+
+def test_a_new_version_of_the_computation_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content_key(parts())
+    monkeypatch.setattr("pipeline.activations.ACTIVATIONS_VERSION", 10**6)
+    assert content_key(parts()) != before
+
+
+def test_the_same_ingredients_give_the_same_key() -> None:
+    assert content_key(parts()) == content_key(parts(hashes=("aa", "bb", "cc")))
+
+
+def test_a_store_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = shaken()
+    first = open_activations(network, pictures(), parts(), 4, CPU, "float32")
+    monkeypatch.setattr(network, "activations", None)  # would fail if it were called
+    assert open_activations(network, pictures(), parts(), 4, CPU, "float32") == first
+
+
+@pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_build_stopped_half_way_is_never_opened(
+    stop: type[BaseException], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, pixels = shaken(), pictures()
+    calls = []
+
+    def stopping(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise stop
+        return Network.activations(network, images)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(network, "activations", stopping)
+        with pytest.raises(stop):
+            open_activations(network, pixels, parts(), 4, CPU, "float32")
+    assert calls == [4, 4]
+    assert [path for path in cache.rglob("*") if path.is_dir() and is_whole(path)] == []
+    assert list(cache.rglob(FILE)) == []
+
+    folder = open_activations(network, pixels, parts(), 4, CPU, "float32")
+    expected = compute_activations(network, pixels, np.arange(COUNT), CPU)
+    np.testing.assert_allclose(read_activations(folder), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("damage", ["no description", "cut short"])
+def test_a_half_written_folder_in_the_stores_place_is_built_again(damage: str) -> None:
+    network, pixels = shaken(), pictures()
+    folder = open_activations(network, pixels, parts(), 4, CPU, "float32")
+    whole = np.array(read_activations(folder))
+    content = (folder / FILE).read_bytes()
+    if damage == "no description":
+        (folder / "store.json").unlink()
+        (folder / FILE).write_bytes(bytes(len(content)))
+    else:
+        (folder / FILE).write_bytes(content[:-4])
+    again = open_activations(network, pixels, parts(), 4, CPU, "float32")
+    assert again == folder
+    assert np.array_equal(read_activations(again), whole)

@@ -1,0 +1,256 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.decode import GREY_MODES, decode_square, to_grey_or_colour
+
+FITS = ["crop", "pad", "squish"]
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+ORIENTATION = 0x0112
+
+
+def file_of(picture, kind="PNG", **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decode(picture, size_px=8, fit="squish", grey=False, kind="PNG", **options):
+    return decode_square(file_of(picture, kind, **options), size_px, fit, grey)
+
+
+def flat(value, dtype, side=8):
+    return Image.fromarray(np.full((side, side), value, dtype))
+
+
+def bands(width, height, *colours, upright=False):
+    """A picture of equal bands: side by side, or `upright` below one another."""
+    picture = Image.new("RGB", (width, height))
+    for number, colour in enumerate(colours):
+        if upright:
+            band = height // len(colours)
+            picture.paste(colour, (0, number * band, width, (number + 1) * band))
+        else:
+            band = width // len(colours)
+            picture.paste(colour, (number * band, 0, (number + 1) * band, height))
+    return picture
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("1", "PNG"),
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("P", "GIF"),
+        ("RGB", "PNG"),
+        ("RGB", "JPEG"),
+        ("RGBA", "PNG"),
+        ("CMYK", "JPEG"),
+        ("CMYK", "TIFF"),
+        ("I;16", "PNG"),
+        ("I;16", "TIFF"),
+        ("I", "TIFF"),
+        ("F", "TIFF"),
+    ],
+)
+def test_every_mode_and_shape_becomes_a_square_of_bytes(mode, kind, fit):
+    for size in ((40, 30), (1, 1), (30, 41), (300, 2), (2, 300)):
+        for grey in (False, True):
+            square = decode(Image.new(mode, size), 7, fit, grey, kind)
+            assert square.shape == (7, 7, 1 if grey else 3), size
+            assert square.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "wanted"),
+    [
+        (32768, np.uint16, 128),
+        (65535, np.uint16, 255),
+        (25700, np.uint16, 100),
+        (0, np.uint16, 0),
+        (32768, np.int32, 128),
+        (100, np.uint8, 100),
+        (0.5, np.float32, 128),
+        (1.0, np.float32, 255),
+        (0.0, np.float32, 0),
+        (100.0, np.float32, 100),
+    ],
+)
+def test_deep_pictures_are_scaled_to_bytes(value, dtype, wanted):
+    for grey in (False, True):
+        square = decode(flat(value, dtype), grey=grey, kind="TIFF")
+        assert (square == wanted).all()
+
+
+def test_a_sixteen_bit_png_is_scaled_to_bytes():
+    ramp = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16))
+    assert (decode(ramp, 16, grey=True)[..., 0] == np.arange(256).reshape(16, 16)).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1_000_000), (-500, 500), (0, 65536)])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_other_ranges_are_stretched_from_their_own_span(dtype, low, high):
+    ramp = np.linspace(low, high, 64).reshape(8, 8).astype(dtype)
+    values = decode(Image.fromarray(ramp), grey=True, kind="TIFF").ravel()
+    assert (values[0], values[-1]) == (0, 255)
+    assert (np.diff(values.astype(int)) > 0).all()
+    assert abs(int(values[32]) - 128) <= 3
+
+
+def test_a_picture_in_black_and_white_keeps_both():
+    square = decode(bands(8, 8, BLACK, WHITE).convert("1"), grey=True)[..., 0]
+    assert (square[:, :4] == 0).all()
+    assert (square[:, 4:] == 255).all()
+
+
+def test_a_palette_keeps_its_colours():
+    square = decode(bands(8, 8, RED, BLUE).quantize(4))
+    assert (square[0, 0] == RED).all()
+    assert (square[0, -1] == BLUE).all()
+
+
+@pytest.mark.parametrize(("kind", "off_by"), [("TIFF", 0), ("JPEG", 3)])
+def test_the_four_inks_become_three_colours(kind, off_by):
+    for ink, colour in (((0, 255, 255, 0), RED), ((0, 0, 0, 0), WHITE), ((0, 0, 0, 255), BLACK)):
+        square = decode(Image.new("CMYK", (8, 8), ink), kind=kind).astype(int)
+        assert np.abs(square - colour).max() <= off_by
+
+
+def test_grey_in_colour_has_three_equal_channels():
+    square = decode(Image.linear_gradient("L"), 16)
+    assert (square == square[..., :1]).all()
+    assert len(np.unique(square)) > 10
+
+
+def test_colour_in_grey_is_its_brightness():
+    square = decode(bands(9, 9, RED, GREEN, BLUE), 9, grey=True)[0, ::3, 0].astype(int)
+    assert np.abs(square - [76, 150, 29]).max() <= 1
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize(
+    ("picture", "options"),
+    [
+        (Image.new("RGBA", (8, 8), (10, 20, 30, 0)), {}),
+        (Image.new("LA", (8, 8), (10, 0)), {}),
+        (Image.new("RGB", (8, 8), (10, 20, 30)), {"transparency": (10, 20, 30)}),
+        (Image.new("L", (8, 8), 10), {"transparency": 10}),
+        (Image.new("P", (8, 8), 0), {"transparency": 0}),
+    ],
+    ids=["RGBA", "LA", "RGB with a transparent colour", "L with a transparent grey", "P with a transparent entry"],
+)
+def test_transparent_parts_turn_white(picture, options, grey):
+    assert (decode(picture, grey=grey, **options) == 255).all()
+
+
+def test_only_the_transparent_entry_of_a_palette_turns_white():
+    picture = bands(8, 8, RED, BLUE).quantize(4)
+    square = decode(picture, transparency=picture.getpixel((0, 0)))
+    assert (square[0, 0] == WHITE).all()
+    assert (square[0, -1] == BLUE).all()
+
+
+def test_half_transparent_black_is_half_way_to_white():
+    square = decode(Image.new("RGBA", (8, 8), (0, 0, 0, 128)))
+    assert np.abs(square.astype(int) - 127).max() <= 1
+
+
+def test_opaque_parts_keep_their_colour():
+    assert (decode(Image.new("RGBA", (8, 8), (10, 20, 30, 255))) == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize("upright", [False, True], ids=["wide", "tall"])
+def test_crop_keeps_the_centre_of_the_longer_side(upright):
+    size = (10, 30) if upright else (30, 10)
+    square = decode(bands(*size, RED, GREEN, BLUE, upright=upright), 10, "crop")
+    assert (square == GREEN).all()
+
+
+@pytest.mark.parametrize("upright", [False, True], ids=["wide", "tall"])
+def test_squish_keeps_all(upright):
+    size = (10, 30) if upright else (30, 10)
+    square = decode(bands(*size, RED, GREEN, BLUE, upright=upright), 9, "squish")
+    middle = square[:, 4] if upright else square[4]
+    assert (middle[[0, 4, 8]] == [RED, GREEN, BLUE]).all()
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_pad_fills_both_ends_of_the_shorter_side_with_black(grey):
+    wide = decode(Image.new("RGB", (40, 20), "white"), 16, "pad", grey)
+    assert (wide[:4] == 0).all()
+    assert (wide[4:12] == 255).all()
+    assert (wide[12:] == 0).all()
+    tall = decode(Image.new("RGB", (20, 40), "white"), 16, "pad", grey)
+    assert (tall == wide.transpose(1, 0, 2)).all()
+
+
+def test_a_square_picture_of_the_right_size_is_left_as_it_is():
+    values = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    for fit in FITS:
+        assert (decode(Image.fromarray(values), 12, fit) == values).all()
+
+
+def test_a_lone_pixel_fills_the_square():
+    for fit in FITS:
+        assert (decode(Image.new("RGB", (1, 1), (10, 20, 30)), 5, fit) == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "undo"),
+    [
+        (1, None),
+        (2, Image.Transpose.FLIP_LEFT_RIGHT),
+        (3, Image.Transpose.ROTATE_180),
+        (6, Image.Transpose.ROTATE_90),
+        (8, Image.Transpose.ROTATE_270),
+    ],
+)
+@pytest.mark.parametrize("fit", FITS)
+def test_a_picture_that_the_camera_turned_ends_upright(orientation, undo, fit):
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8))
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    assert (decode(stored, 8, fit, exif=exif) == decode(upright, 8, fit)).all()
+
+
+def test_orientation_6_turns_a_jpeg_clockwise():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    square = decode(bands(640, 320, RED, BLUE), 16, kind="JPEG", exif=exif).astype(int)
+    assert np.abs(square[:6] - RED).max() <= 6
+    assert np.abs(square[10:] - BLUE).max() <= 6
+
+
+def test_fine_detail_is_averaged_and_not_picked_from():
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    square = decode(Image.fromarray(board.astype(np.uint8)), 8, grey=True).astype(int)
+    assert np.abs(square - 127).max() <= 2
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_large_jpeg_decoded_small_looks_like_it(fit):
+    across = np.linspace(0, 255, 900)[None, :, None] * np.ones((500, 1, 3))
+    across[..., 1] = np.linspace(255, 0, 500)[:, None]
+    picture = Image.fromarray(across.astype(np.uint8))
+    small = decode(picture, 32, fit, kind="JPEG", quality=95).astype(int)
+    assert np.abs(small - decode(picture, 32, fit).astype(int)).mean() < 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", file_of(Image.linear_gradient("L"))[:-40]])
+def test_what_is_no_whole_picture_raises(content):
+    with pytest.raises((OSError, ValueError, SyntaxError)):
+        decode_square(content, 8, "crop", False)
+
+
+@pytest.mark.parametrize("mode", sorted(GREY_MODES - {"1", "La", "I;16L", "I;16N"}))
+def test_a_grey_mode_loses_nothing_in_grey(mode):
+    picture = Image.new(mode, (4, 4))
+    colour = np.asarray(to_grey_or_colour(picture, grey=False))
+    grey = np.asarray(to_grey_or_colour(picture, grey=True))
+    assert (colour == grey[..., None]).all()

@@ -1,0 +1,323 @@
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.augment import Augmentation
+from pipeline.batches import Batches, fetch_pixels
+from pipeline.body import build_body
+from pipeline.errors import UserError
+from pipeline.fit import EpochRecord, fit, train_step, validate
+from pipeline.layer_groups import freeze, layer_groups
+from pipeline.network import Network
+from pipeline.optim import build_optimizer
+from pipeline.schedule import cosine_factor
+
+torch.set_num_threads(1)  # tensors this small are slower on two threads
+
+CPU = torch.device("cpu")
+TRAIN, VALID = np.arange(64), np.arange(64, 96)
+TARGETS = np.arange(96) % 2
+# Two clouds, one for each class, far enough apart that a line divides them.
+POINTS = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32) + np.where(TARGETS, 2, -2)[:, None].astype(
+    np.float32
+)
+
+
+def rows_of(points: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(points[rows])
+
+
+def toy_batches(batch_size: int = 16, seed: int = 0, train: npt.NDArray[np.int64] = TRAIN) -> tuple[Batches, Batches]:
+    def fetch(rows: npt.NDArray[np.int64]) -> Tensor:
+        return rows_of(POINTS, rows)
+
+    return Batches(fetch, train, TARGETS, batch_size, CPU, seed), Batches(fetch, VALID, TARGETS, 20, CPU)
+
+
+def toy_network(dropout: float = 0.0, norm: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    middle = nn.BatchNorm1d(8) if norm else nn.Identity()
+    return nn.Sequential(nn.Linear(4, 8), middle, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2))
+
+
+def toy_optimizer(network: nn.Module, head: float = 0.02, early: float = 0.01) -> Optimizer:
+    names = [name for name, _ in network.named_parameters()]
+    groups = {"early": names[:-2], "head": names[-2:]}
+    return build_optimizer(network, groups, {"early": early, "head": head}, 0.01)
+
+
+def train_toy(cycle_epochs: list[int], *, seed: int = 0, **more: object) -> tuple[nn.Module, list[EpochRecord]]:
+    network = toy_network(dropout=0.5, norm=True)
+    records = list(fit(network, toy_optimizer(network), *toy_batches(seed=seed), cycle_epochs, **more))
+    return network, records
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def results(records: list[EpochRecord]) -> list[EpochRecord]:
+    """The records without what a clock decides."""
+    return [replace(record, seconds=0.0, images_per_second=0.0) for record in records]
+
+
+def test_a_problem_that_a_line_divides_is_learned() -> None:
+    network = toy_network()
+    records = list(fit(network, toy_optimizer(network), *toy_batches(), [1, 2, 4]))
+    assert records[-1].valid_accuracy == 1.0
+    assert records[-1].valid_loss < records[0].valid_loss < math.log(2)
+    assert records[-1].train_loss < records[0].train_loss / 2
+
+
+def test_there_is_a_record_for_every_epoch_of_every_cycle() -> None:
+    _, records = train_toy([1, 2, 4])
+    assert [record.epoch for record in records] == [1, 2, 3, 4, 5, 6, 7]
+    assert [record.cycle for record in records] == [1, 2, 2, 3, 3, 3, 3]
+    assert [record.step for record in records] == [4, 8, 12, 16, 20, 24, 28]
+
+
+def test_steps_are_counted_from_one_without_a_gap() -> None:
+    _, records = train_toy([1, 2])
+    assert [one.step for record in records for one in record.steps] == list(range(1, 13))
+
+
+def test_records_count_on_from_what_earlier_stages_did() -> None:
+    _, records = train_toy([1, 1], epochs_before=5, steps_before=100)
+    assert [record.epoch for record in records] == [6, 7]
+    assert [record.step for record in records] == [104, 108]
+    assert [one.step for record in records for one in record.steps] == list(range(101, 109))
+    assert [record.cycle for record in records] == [1, 2]
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit_dropout_and_all() -> None:
+    first, first_records = train_toy([1, 2])
+    torch.rand(1000)
+    np.random.rand(1000)  # noqa: NPY002
+    second, second_records = train_toy([1, 2])
+    assert same_state(first, second)
+    assert results(first_records) == results(second_records)
+
+
+def test_the_random_state_that_training_starts_from_does_not_matter() -> None:
+    trained = []
+    for noise in (1, 2):
+        network = toy_network(dropout=0.5, norm=True)
+        optimizer = toy_optimizer(network)
+        torch.manual_seed(noise)
+        list(fit(network, optimizer, *toy_batches(), [2]))
+        trained.append(network)
+    assert same_state(*trained)
+
+
+def test_another_seed_gives_other_weights() -> None:
+    assert not same_state(train_toy([1])[0], train_toy([1], seed=1)[0])
+
+
+def test_training_in_two_parts_is_training_in_one() -> None:
+    whole, records = train_toy([1, 1, 1, 1])
+    network = toy_network(dropout=0.5, norm=True)
+    optimizer = toy_optimizer(network)
+    first = list(fit(network, optimizer, *toy_batches(), [1, 1]))
+    torch.rand(10)
+    second = list(fit(network, optimizer, *toy_batches(), [1, 1], epochs_before=2, steps_before=first[-1].step))
+    assert same_state(network, whole)
+    numbered = [replace(record, cycle=0) for record in results(records)]
+    assert [replace(record, cycle=0) for record in results(first + second)] == numbered
+
+
+def test_pictures_come_in_another_order_after_epochs_of_an_earlier_stage() -> None:
+    assert not same_state(train_toy([1])[0], train_toy([1], epochs_before=1)[0])
+
+
+def test_the_overfit_gap_is_how_far_validation_lies_above_training() -> None:
+    record = EpochRecord(1, 4, 1, 0.25, 1.0, 0.5, 1.0, 64.0, [])
+    assert record.overfit_gap == 0.75
+
+
+def test_memorised_noise_shows_as_a_gap() -> None:
+    targets = np.random.default_rng(0).integers(0, 2, 96)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2))
+    train, valid = (replace(batches, targets=targets) for batches in toy_batches())
+    records = list(fit(network, toy_optimizer(network, 0.05, 0.05), train, valid, [60]))
+    assert records[-1].overfit_gap > 0.5
+    assert records[-1].overfit_gap > records[0].overfit_gap
+
+
+@pytest.mark.parametrize("cycle_epochs", [[3], [1, 2], [1, 1, 1]])
+def test_the_recorded_rates_follow_the_cosine_group_by_group(cycle_epochs: list[int]) -> None:
+    network = toy_network()
+    optimizer = toy_optimizer(network, head=0.02, early=0.01)
+    used = []
+    optimizer.register_step_pre_hook(
+        lambda *_: used.append({g["layer_group"]: g["lr"] for g in optimizer.param_groups})
+    )
+    records = list(fit(network, optimizer, *toy_batches(), cycle_epochs))
+    factors = [cosine_factor(step, cycle_epochs, 4) for step in range(12)]
+    recorded = [one.rates for record in records for one in record.steps]
+    assert recorded == used == [{"early": 0.01 * factor, "head": 0.02 * factor} for factor in factors]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rates() -> None:
+    train, valid = toy_batches()
+    calls = itertools.count(1)
+
+    def fetch(rows: npt.NDArray[np.int64]) -> Tensor:
+        return train.fetch(rows) * (math.nan if next(calls) == 6 else 1)
+
+    network = toy_network()
+    epochs = fit(network, toy_optimizer(network), replace(train, fetch=fetch), valid, [3], steps_before=100)
+    next(epochs)
+    rate = 0.02 * cosine_factor(5, [3], 4)
+    with pytest.raises(UserError, match=f"loss is nan at step 106 with rates early .*, head {rate:.3g}; lower"):
+        next(epochs)
+
+
+def test_a_rate_far_too_high_ends_in_one_sentence() -> None:
+    network = toy_network()
+    optimizer = toy_optimizer(network, head=1e30, early=1e30)
+    with pytest.raises(UserError, match=r"The loss is (nan|inf) at step \d+ with rates early \d"):
+        list(fit(network, optimizer, *toy_batches(), [5]))
+
+
+def test_label_smoothing_does_not_enter_the_recorded_training_loss() -> None:
+    recorded = []
+    for smoothing in (0.0, 0.3):
+        network = toy_network()
+        optimizer = toy_optimizer(network, head=0.0, early=0.0)
+        (record,) = fit(network, optimizer, *toy_batches(), [1], label_smoothing=smoothing)
+        recorded.append(record.train_loss)
+    plain = validate(toy_network(), replace(toy_batches()[1], rows=TRAIN))[0]
+    assert recorded == pytest.approx([plain, plain], rel=1e-5)
+
+
+def test_label_smoothing_does_enter_what_is_learned() -> None:
+    assert not same_state(train_toy([1])[0], train_toy([1], label_smoothing=0.3)[0])
+
+
+def test_the_training_loss_is_the_mean_over_the_steps() -> None:
+    _, (record,) = train_toy([1])
+    assert record.train_loss == pytest.approx(np.mean([one.loss for one in record.steps]))
+
+
+def test_validation_is_in_eval_mode_over_every_row() -> None:
+    network = toy_network(dropout=0.9, norm=True)
+    list(fit(network, toy_optimizer(network), *toy_batches(), [1]))
+    (record,) = fit(network, toy_optimizer(network, 0.0, 0.0), *toy_batches(), [1])
+    with torch.no_grad():
+        logits = network.eval()(rows_of(POINTS, VALID))
+    targets = torch.from_numpy(TARGETS[VALID])
+    assert record.valid_loss == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+    assert record.valid_accuracy == float((logits.argmax(1) == targets).float().mean())
+
+
+def test_validation_changes_nothing_in_the_network() -> None:
+    network = toy_network(dropout=0.5, norm=True).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    validate(network, toy_batches()[1])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_training_goes_back_to_train_mode_after_each_validation() -> None:
+    network = toy_network(dropout=0.5, norm=True)
+    list(fit(network, toy_optimizer(network), *toy_batches(), [3]))
+    assert int(network[1].num_batches_tracked) == 12
+
+
+@pytest.mark.parametrize(("rows", "steps", "trained_on"), [(64, 4, 64), (63, 3, 48), (17, 1, 16), (9, 1, 9)])
+def test_the_last_batch_is_dropped_where_it_is_not_full(rows: int, steps: int, trained_on: int) -> None:
+    network = toy_network(norm=True)
+    (record,) = fit(network, toy_optimizer(network), *toy_batches(train=TRAIN[:rows]), [1])
+    assert len(record.steps) == record.step == steps
+    assert record.images_per_second * record.seconds == pytest.approx(trained_on)
+
+
+def test_an_epoch_is_trained_only_when_it_is_asked_for() -> None:
+    network = toy_network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    epochs = fit(network, toy_optimizer(network), *toy_batches(), [2])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    next(epochs)
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_training_batches_have_to_be_shuffled() -> None:
+    _, valid = toy_batches()
+    network = toy_network()
+    with pytest.raises(AssertionError, match="shuffled"):
+        next(fit(network, toy_optimizer(network), valid, valid, [1]))
+
+
+def test_a_step_descends_along_the_gradient_of_its_own_batch_alone() -> None:
+    network, by_hand = nn.Linear(4, 2), nn.Linear(4, 2)
+    by_hand.load_state_dict(network.state_dict())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    for inputs, targets in toy_batches()[0].epoch(0):
+        loss = F.cross_entropy(by_hand(inputs), targets)
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        assert float(train_step(network, optimizer, inputs, targets)) == pytest.approx(loss.item())
+        with torch.no_grad():
+            for parameter, gradient in zip(by_hand.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+    for parameter, expected in zip(network.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected)
+
+
+def picture_training(frozen: str, epochs: int = 1, fixed_statistics: bool = False) -> tuple[dict[str, Tensor], Network]:
+    """The state before, and the network after, some epochs on small pictures."""
+    torch.manual_seed(0)
+    network = Network(build_body("test_resnet", 32), 2, 8, 0.5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.7, 1.3)
+    freeze(network, frozen)  # type: ignore[arg-type]
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    fetch = fetch_pixels(pixels, CPU)
+    how = Augmentation(flip="all", rotate_degrees=10, zoom=1.1, crop=0.8, lighting=0.2, probability=0.75)
+    train = Batches(fetch, np.arange(16), TARGETS, 8, CPU, 0, how)
+    valid = Batches(fetch, np.arange(16, 24), TARGETS, 8, CPU)
+    rates = {"early": 1e-3, "late": 1e-3, "head": 1e-2}
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimizer = build_optimizer(network, layer_groups(network), rates, 0.01)
+    list(fit(network, optimizer, train, valid, [epochs], fixed_statistics=fixed_statistics))
+    return before, network
+
+
+def test_a_frozen_body_comes_out_bit_for_bit_as_it_went_in_weights_and_buffers() -> None:
+    before, network = picture_training("body", epochs=2)
+    after = network.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items() if not name.startswith("head."))
+    changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
+    assert "head.6.weight" in changed
+    assert "head.0.running_mean" in changed
+    assert all(parameter.grad is None for parameter in network.body.parameters())
+
+
+def test_a_thawed_body_learns_weights_and_buffers() -> None:
+    before, network = picture_training("none", epochs=2)
+    still = {name for name, tensor in network.state_dict().items() if torch.equal(tensor, before[name])}
+    assert still == {"mean", "std"}
+
+
+def test_real_training_on_augmented_pictures_repeats_bit_for_bit() -> None:
+    _, first = picture_training("none")
+    torch.rand(7)
+    _, second = picture_training("none")
+    assert same_state(first, second)
+
+
+def test_with_fixed_statistics_a_thawed_body_learns_weights_and_keeps_its_running_statistics() -> None:
+    before, network = picture_training("none", epochs=2, fixed_statistics=True)
+    still = {name for name, tensor in network.state_dict().items() if torch.equal(tensor, before[name])}
+    buffers = {name for name, _ in network.named_buffers() if not name.startswith("head.")}
+    assert still == buffers
+    assert any(name.endswith("running_var") for name in still)

@@ -1,0 +1,327 @@
+import copy
+import itertools
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.augment import Augmentation
+from pipeline.batches import Batches, fetch_pixels
+from pipeline.body import build_body
+from pipeline.fit import fit, train_step
+from pipeline.layer_groups import Frozen, training_mode
+from pipeline.lr_finder import Curve, curve_table, debiased_average, range_test
+from pipeline.network import Network
+from pipeline.optim import build_optimizer, set_rates
+from pipeline.suggest import RULES, suggestions
+from pipeline.tune import thaw
+
+torch.set_num_threads(1)  # tensors this small are slower on two threads
+
+CPU = torch.device("cpu")
+ROWS = np.arange(64)
+TARGETS = ROWS % 2
+POINTS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32) + (2 * TARGETS - 1)[:, None].astype(
+    np.float32
+)
+
+Fetch = Callable[[npt.NDArray[np.int64]], Tensor]
+
+
+def from_all_random_sources(rows: npt.NDArray[np.int64]) -> Tensor:
+    """The points, after a draw from each of the shared random sources, as a careless reader might."""
+    random.random()
+    np.random.rand()  # noqa: NPY002
+    torch.rand(1)
+    return torch.from_numpy(POINTS[rows])
+
+
+def toy_batches(fetch: Fetch = from_all_random_sources, seed: int = 0) -> Batches:
+    return Batches(fetch, ROWS, TARGETS, 16, CPU, seed)
+
+
+def toy_network(dropout: float = 0.3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 2))
+
+
+def toy_optimizer(network: nn.Module, early: float = 0.01, head: float = 0.1) -> Optimizer:
+    names = [name for name, _ in network.named_parameters()]
+    return build_optimizer(network, {"early": names[:-2], "head": names[-2:]}, {"early": early, "head": head}, 0.01)
+
+
+def in_use(network: nn.Module, optimizer: Optimizer, batches: Batches) -> None:
+    """Take a few steps, so that optimizer, gradients and running statistics have something to lose."""
+    training_mode(network)
+    set_rates(optimizer, 0.37)
+    for inputs, targets in batches.epoch(7):
+        train_step(network, optimizer, inputs, targets)
+
+
+def whole_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    return {
+        "weights and buffers": {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        "gradients": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
+        "modes": {name: module.training for name, module in network.named_modules()},
+        "trainable": [parameter.requires_grad for parameter in network.parameters()],
+        "optimizer": copy.deepcopy(optimizer.state_dict()),
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
+        "python": random.getstate(),
+    }
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    if isinstance(one, Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one, other), where
+    elif isinstance(one, np.ndarray):
+        assert np.array_equal(one, other), where
+    elif isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    else:
+        assert one == other, where
+
+
+def is_nan_at(batch: int) -> Fetch:
+    calls = itertools.count()
+
+    def fetch(rows: npt.NDArray[np.int64]) -> Tensor:
+        return from_all_random_sources(rows) * (math.nan if next(calls) == batch else 1)
+
+    return fetch
+
+
+def fails_at(batch: int) -> Fetch:
+    calls = itertools.count()
+
+    def fetch(rows: npt.NDArray[np.int64]) -> Tensor:
+        if next(calls) == batch:
+            raise KeyboardInterrupt
+        return from_all_random_sources(rows)
+
+    return fetch
+
+
+@pytest.mark.parametrize("end_lr", [1e-2, 1e6], ids=["to the end", "to the explosion"])
+def test_a_range_test_leaves_no_trace(end_lr: float) -> None:
+    network, batches = toy_network(), toy_batches()
+    optimizer = toy_optimizer(network)
+    in_use(network, optimizer, batches)
+    network[1].eval()
+    before = whole_state(network, optimizer)
+    range_test(network, optimizer, batches, 1e-5, end_lr, 30)
+    assert_same(before, whole_state(network, optimizer))
+
+
+def test_a_range_test_that_meets_a_nan_leaves_no_trace() -> None:
+    network = toy_network()
+    optimizer = toy_optimizer(network)
+    in_use(network, optimizer, toy_batches())
+    before = whole_state(network, optimizer)
+    range_test(network, optimizer, toy_batches(is_nan_at(6)), 1e-5, 1, 30)
+    assert_same(before, whole_state(network, optimizer))
+
+
+def test_a_range_test_that_is_interrupted_leaves_no_trace() -> None:
+    network = toy_network()
+    optimizer = toy_optimizer(network)
+    in_use(network, optimizer, toy_batches())
+    before = whole_state(network, optimizer)
+    # The interrupted batch has drawn nothing, so that even the shared random sources are at a known place.
+    with pytest.raises(KeyboardInterrupt):
+        range_test(network, optimizer, toy_batches(fails_at(6)), 1e-5, 1, 30)
+    assert_same(before, whole_state(network, optimizer))
+
+
+def test_a_range_test_on_a_new_network_leaves_no_trace() -> None:
+    network = toy_network().eval()
+    optimizer = toy_optimizer(network)
+    before = whole_state(network, optimizer)
+    range_test(network, optimizer, toy_batches(), 1e-5, 1, 30)
+    assert_same(before, whole_state(network, optimizer))
+    assert optimizer.state_dict()["state"] == {}
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_network_is_trained_during_the_test() -> None:
+    network = toy_network()
+    seen = []
+    optimizer = toy_optimizer(network)
+    optimizer.register_step_post_hook(lambda *_: seen.append(network[0].weight.detach().clone()))
+    range_test(network, optimizer, toy_batches(), 1e-3, 1e-1, 10)
+    assert all(not torch.equal(before, after) for before, after in itertools.pairwise(seen))
+
+
+def picture_test(frozen: Frozen = "none") -> tuple[Network, Optimizer, Batches]:
+    torch.manual_seed(0)
+    network = Network(build_body("test_resnet", 32), 2, 8, 0.5)
+    rates = {"early": 1e-3, "late": 1e-2, "head": 1e-1}
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    how = Augmentation(flip="all", rotate_degrees=10, zoom=1.1, crop=0.8, lighting=0.2, probability=0.75)
+    batches = Batches(fetch_pixels(pixels, CPU), np.arange(16), TARGETS, 8, CPU, 0, how)
+    return network, thaw(network, frozen, rates, 0.01), batches
+
+
+@pytest.mark.parametrize("frozen", ["none", "early", "body"])
+@pytest.mark.parametrize("fixed_statistics", [False, True])
+def test_a_range_test_on_pictures_leaves_no_trace(frozen: Frozen, fixed_statistics: bool) -> None:
+    network, optimizer, batches = picture_test(frozen)
+    before = whole_state(network, optimizer)
+    curve = range_test(network, optimizer, batches, 1e-5, 1e-1, 5, fixed_statistics)
+    assert len(curve.rates) == 5
+    assert_same(before, whole_state(network, optimizer))
+
+
+@pytest.mark.parametrize("fixed_statistics", [False, True])
+def test_the_bodys_running_statistics_move_during_the_test_unless_they_are_fixed(fixed_statistics: bool) -> None:
+    network, optimizer, batches = picture_test()
+    counted = []
+    optimizer.register_step_post_hook(lambda *_: counted.append(int(network.body.layer1[0].bn1.num_batches_tracked)))
+    range_test(network, optimizer, batches, 1e-5, 1e-1, 3, fixed_statistics)
+    assert counted == ([0, 0, 0] if fixed_statistics else [1, 2, 3])
+
+
+def test_training_goes_the_same_way_after_a_range_test_as_without_one() -> None:
+    trained = []
+    for is_tested in (False, True):
+        network = toy_network()
+        optimizer = toy_optimizer(network)
+        in_use(network, optimizer, toy_batches())
+        if is_tested:
+            range_test(network, optimizer, toy_batches(), 1e-5, 1e3, 40)
+        list(fit(network, optimizer, toy_batches(), replace(toy_batches(), seed=None), [2]))
+        trained.append(network.state_dict())
+    assert_same(*trained)
+
+
+def test_the_rate_grows_by_the_same_factor_at_every_batch() -> None:
+    network = toy_network()
+    curve = range_test(network, toy_optimizer(network), toy_batches(), 1e-6, 1e-2, 41)
+    assert curve.rates[0] == pytest.approx(1e-6)
+    assert curve.rates[-1] == pytest.approx(1e-2)
+    np.testing.assert_allclose(curve.rates[1:] / curve.rates[:-1], 10**0.1)
+    assert len(curve.rates) == len(curve.losses) == len(curve.smoothed) == 41
+
+
+def test_the_groups_keep_their_ratio_and_the_fastest_has_the_curves_rate() -> None:
+    network = toy_network()
+    optimizer = toy_optimizer(network, early=0.004, head=0.012)
+    used = []
+    optimizer.register_step_pre_hook(
+        lambda *_: used.append({g["layer_group"]: g["lr"] for g in optimizer.param_groups})
+    )
+    curve = range_test(network, optimizer, toy_batches(), 1e-5, 1e-2, 20)
+    np.testing.assert_allclose([rates["head"] for rates in used], curve.rates)
+    np.testing.assert_allclose([rates["early"] for rates in used], curve.rates / 3)
+
+
+def test_the_losses_are_those_of_train_mode_before_each_step() -> None:
+    network = toy_network(dropout=0.0)
+    inputs, targets = next(toy_batches().epoch(0))
+    with torch.no_grad():
+        expected = float(F.cross_entropy(copy.deepcopy(network).train()(inputs), targets))
+    curve = range_test(network.eval(), toy_optimizer(network), toy_batches(), 1e-5, 1e-2, 10)
+    assert curve.losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_test_goes_on_past_the_end_of_an_epoch_in_another_order() -> None:
+    seen: list[int] = []
+
+    def fetch(rows: npt.NDArray[np.int64]) -> Tensor:
+        seen.extend(rows.tolist())
+        return from_all_random_sources(rows)
+
+    network = toy_network()
+    range_test(network, toy_optimizer(network), toy_batches(fetch), 1e-6, 1e-4, 8)
+    assert sorted(seen[:64]) == sorted(seen[64:]) == ROWS.tolist()
+    assert seen[:64] != seen[64:]
+
+
+def test_it_stops_where_the_smoothed_loss_exceeds_four_times_its_lowest() -> None:
+    network = toy_network()
+    curve = range_test(network, toy_optimizer(network), toy_batches(), 1e-4, 1e5, 200)
+    assert 10 < len(curve.rates) < 200
+    lowest = np.minimum.accumulate(curve.smoothed)
+    assert curve.smoothed[-1] > 4 * lowest[-1]
+    assert (curve.smoothed[:-1] <= 4 * lowest[:-1]).all()
+
+
+@pytest.mark.parametrize("batch", [0, 1, 6])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_it_stops_at_a_loss_that_is_no_number_and_leaves_it_out(batch: int, value: float) -> None:
+    calls = itertools.count()
+
+    def fetch(rows: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(POINTS[rows]) * (value if next(calls) == batch else 1)
+
+    network = toy_network()
+    curve = range_test(network, toy_optimizer(network), toy_batches(fetch), 1e-5, 1e-2, 30)
+    assert len(curve.rates) == len(curve.losses) == len(curve.smoothed) == batch
+    assert np.isfinite(curve.losses).all()
+    assert next(calls) == batch + 1
+
+
+def test_a_test_that_fails_at_once_suggests_nothing() -> None:
+    network = toy_network()
+    curve = range_test(network, toy_optimizer(network), toy_batches(is_nan_at(0)), 1e-5, 1e-2, 30)
+    assert suggestions(curve.rates, curve.smoothed) == dict.fromkeys(RULES)
+
+
+def test_the_same_test_gives_the_same_curve_whatever_the_random_state() -> None:
+    network = toy_network()
+    optimizer = toy_optimizer(network)
+    first = range_test(network, optimizer, toy_batches(), 1e-5, 1, 30)
+    torch.manual_seed(1234)
+    second = range_test(network, optimizer, toy_batches(), 1e-5, 1, 30)
+    assert_same(vars(first), vars(second))
+
+
+def test_the_curve_of_a_problem_that_can_be_learned_falls_before_it_explodes() -> None:
+    network = toy_network(dropout=0.0)
+    curve = range_test(network, toy_optimizer(network), toy_batches(), 1e-5, 1e4, 100)
+    lowest = int(curve.smoothed.argmin())
+    assert curve.smoothed[lowest] < 0.8 * curve.smoothed[0]
+    valley = suggestions(curve.rates, curve.smoothed)["valley"]
+    assert curve.rates[0] < valley < curve.rates[lowest]
+
+
+def test_the_debiased_average_by_hand() -> None:
+    assert debiased_average([3.0]) == 3.0
+    assert debiased_average([1.0, 2.0, 3.0], decay=0.5) == pytest.approx((0.25 * 1 + 0.5 * 2 + 3) / 1.75)
+    assert debiased_average([7.0] * 50) == pytest.approx(7.0)
+
+
+def test_the_debiased_average_is_adams_recursion() -> None:
+    values = np.random.default_rng(0).random(60).tolist()
+    moving = 0.0
+    for count, value in enumerate(values, start=1):
+        moving = 0.98 * moving + 0.02 * value
+        assert debiased_average(values[:count]) == pytest.approx(moving / (1 - 0.98**count))
+
+
+def test_the_smoothed_losses_are_the_debiased_averages() -> None:
+    network = toy_network()
+    curve = range_test(network, toy_optimizer(network), toy_batches(), 1e-5, 1e-2, 12)
+    losses = curve.losses.tolist()
+    assert curve.smoothed.tolist() == [debiased_average(losses[: end + 1]) for end in range(12)]
+
+
+def test_the_table_has_a_row_per_batch() -> None:
+    table = curve_table(Curve(np.array([1e-3, 1e-2]), np.array([2.0, 1.0]), np.array([2.0, 1.5])))
+    assert table.to_dict("list") == {"lr": [1e-3, 1e-2], "loss": [2.0, 1.0], "smoothed_loss": [2.0, 1.5]}

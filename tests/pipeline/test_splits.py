@@ -1,0 +1,124 @@
+import hashlib
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pipeline.splits import stratified_fraction, stratified_split
+
+FRACTIONS = {"test": 0.25, "valid": 0.15}
+
+
+def pictures(*counts, start=0):
+    """Labels and content hashes of so many pictures of class 0, 1, …"""
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    return labels, [hashlib.sha256(f"{start + row}".encode()).hexdigest() for row in range(len(labels))]
+
+
+def split(labels, hashes, fractions=FRACTIONS, seed=0):
+    return stratified_split(labels, hashes, fractions, "train", seed)
+
+
+def test_each_class_is_split_by_the_same_fractions():
+    labels, hashes = pictures(200, 40)
+    counts = Counter(zip(labels, split(labels, hashes), strict=True))
+    assert counts == {
+        (0, "test"): 50,
+        (0, "valid"): 30,
+        (0, "train"): 120,
+        (1, "test"): 10,
+        (1, "valid"): 6,
+        (1, "train"): 24,
+    }
+
+
+def test_the_split_is_the_same_for_the_same_seed_and_another_for_another():
+    labels, hashes = pictures(100)
+    assert split(labels, hashes) == split(labels, hashes)
+    assert split(labels, hashes) != split(labels, hashes, seed=1)
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows():
+    labels, hashes = pictures(50, 30)
+    by_hash = dict(zip(hashes, split(labels, hashes), strict=True))
+    order = np.random.default_rng(0).permutation(len(labels))
+    shuffled = split([labels[row] for row in order], [hashes[row] for row in order])
+    assert shuffled == [by_hash[hashes[row]] for row in order]
+
+
+def test_a_picture_added_moves_few_others():
+    labels, hashes = pictures(100, 100)
+    before = split(labels, hashes)
+    for added in range(20):
+        new = hashlib.sha256(f"new {added}".encode()).hexdigest()
+        after = split([1, *labels], [new, *hashes])[1:]
+        assert sum(a != b for a, b in zip(after, before, strict=True)) <= 3
+
+
+def test_pictures_are_not_split_in_the_order_they_come():
+    labels, hashes = pictures(100)
+    names = split(labels, hashes)
+    assert 0 < names[:50].count("test") < 25
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [
+        (1, {"train": 1}),
+        (3, {"train": 1, "valid": 1, "test": 1}),
+        (4, {"train": 2, "valid": 1, "test": 1}),
+        (5, {"train": 3, "valid": 1, "test": 1}),
+    ],
+)
+def test_a_tiny_class_has_one_picture_in_each_split_where_it_can(count, wanted):
+    labels, hashes = pictures(count)
+    assert Counter(split(labels, hashes)) == wanted
+
+
+@pytest.mark.parametrize("fractions", [FRACTIONS, {"test": 0.5, "valid": 0.4}, {"valid": 0.89}])
+def test_training_always_keeps_a_picture_of_each_class(fractions):
+    for count in range(1, 12):
+        labels, hashes = pictures(count, 30)
+        names = split(labels, hashes, fractions)
+        assert {label for label, name in zip(labels, names, strict=True) if name == "train"} == {0, 1}
+
+
+def test_a_split_of_no_share_stays_empty():
+    labels, hashes = pictures(3, 30)
+    assert "test" not in split(labels, hashes, {"test": 0.0, "valid": 0.15})
+    assert set(split(labels, hashes, {})) == {"train"}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_smaller_fraction_lies_within_a_larger_one(seed):
+    labels, hashes = pictures(60, 25)
+    kept = [set(stratified_fraction(labels, hashes, share, seed)) for share in (0.01, 0.1, 0.33, 0.5, 0.9, 1.0)]
+    assert all(small < large for small, large in pairwise(kept))
+    assert kept[-1] == set(range(85))
+
+
+def test_a_fraction_is_taken_of_every_class_and_rounded_up():
+    labels, hashes = pictures(100, 11, 1)
+    kept = stratified_fraction(labels, hashes, 0.1, 0)
+    assert Counter(labels[row] for row in kept) == {0: 10, 1: 2, 2: 1}
+
+
+def test_a_fraction_of_a_hundred_is_exact():
+    labels, hashes = pictures(100)
+    counts = [len(stratified_fraction(labels, hashes, hundredths / 100, 0)) for hundredths in range(1, 101)]
+    assert counts == list(range(1, 101))
+
+
+def test_a_fraction_comes_in_growing_order_and_depends_on_the_seed():
+    labels, hashes = pictures(100)
+    kept = stratified_fraction(labels, hashes, 0.3, 0)
+    assert kept.dtype == np.int64
+    assert (np.diff(kept) > 0).all()
+    assert set(kept) != set(stratified_fraction(labels, hashes, 0.3, 1))
+
+
+def test_a_fraction_does_not_depend_on_the_order_of_rows():
+    labels, hashes = pictures(50, 30)
+    kept = {hashes[row] for row in stratified_fraction(labels, hashes, 0.2, 0)}
+    assert {hashes[::-1][row] for row in stratified_fraction(labels[::-1], hashes[::-1], 0.2, 0)} == kept
