@@ -18,7 +18,7 @@ from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import PROJECT
 from pipeline.recipe import Recipe
-from pipeline.recipe_file import build_recipe, help_text, override_recipe, read_recipe
+from pipeline.recipe_file import check_overrides, help_text, override_recipe, read_recipe
 from pipeline.sources import list_source
 
 DEFAULT_RECIPE = PROJECT / "recipes" / "elpv.yaml"
@@ -84,18 +84,18 @@ def _read(stage: Stage, doc: str | None, arguments: Sequence[str]) -> tuple[Reci
 
 def _on_upstream(stage: Stage, recipe_file: str, upstream: str, overrides: dict[str, str]) -> Recipe:
     """The upstream run's recipe, with this stage's sections from the file, where one is given, and the overrides."""
-    free = (*stage.sections, *FREE_KEYS)
+    check_overrides(overrides)
     for key in overrides:
-        build_recipe({}, {key: overrides[key]}, "the command line")
-        if key.split(".")[0] not in free:
+        if key.split(".")[0] not in (*stage.sections, *FREE_KEYS):
             raise UserError(
                 f"{key} is fixed by the upstream run {upstream}; leave it out, or start again from a stage before it."
             )
+    given = read_recipe(Path(recipe_file)) if recipe_file else None
+
     from pipeline.execute import upstream_recipe
 
     recipe = read_recipe(upstream_recipe(upstream))
-    if recipe_file:
-        given = read_recipe(Path(recipe_file))
+    if given is not None:
         recipe = recipe.model_copy(update={name: getattr(given, name) for name in stage.sections})
     return override_recipe(recipe, overrides)
 

@@ -24,9 +24,16 @@ def decode_square(content: bytes, size_px: int, fit: Fit, grey: bool) -> Pixels:
         # A JPEG is decoded at the smallest of its scales that is no smaller than what is asked for.
         opened.draft(None, (2 * size_px, 2 * size_px))
         opened.load()
-        upright = ImageOps.exif_transpose(opened)
-        picture = to_grey_or_colour(upright, grey)
+        picture = to_grey_or_colour(upright(opened), grey)
     return np.asarray(_square(picture, size_px, fit)).reshape(size_px, size_px, 1 if grey else 3)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """`picture` turned as its EXIF says; as it is stored where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF fails in many ways, and the pixels are whole
+        return picture
 
 
 def to_grey_or_colour(picture: Image.Image, grey: bool) -> Image.Image:
@@ -41,20 +48,27 @@ def to_grey_or_colour(picture: Image.Image, grey: bool) -> Image.Image:
 
 
 def _to_eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
-    """16-bit values by their top 8 bits; other ranges (32-bit, float) stretched from their own span."""
-    numbers = values.astype(np.float64)
-    low, high = (0.0, 65535.0) if numbers.min() >= 0 and 255 < numbers.max() <= 65535 else (0.0, 255.0)
+    """16 bits by their full range, and wider integers where they fit it; floats by the range that they fit, 0 to 1
+    or 0 to 255; whatever lies outside by its own span. What is no number comes out black."""
+    numbers = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = 0.0, 65535.0
+    if values.dtype.kind == "f":
+        high = next((most for most in (1.0, 255.0) if numbers.max() <= most), high)
     if numbers.min() < low or numbers.max() > high:
         low, high = float(numbers.min()), float(numbers.max())
-    if numbers.min() >= 0 and numbers.max() <= 1 and values.dtype.kind == "f":
-        low, high = 0.0, 1.0
-    return np.clip((numbers - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
+    if high == low:
+        return np.zeros(numbers.shape, dtype=np.uint8)
+    return ((numbers - low) * (255 / (high - low))).round().astype(np.uint8)
 
 
 def _square(picture: Image.Image, size_px: int, fit: Fit) -> Image.Image:
     size = (size_px, size_px)
     if fit == "squish":
         return picture.resize(size, Image.Resampling.BILINEAR)
-    if fit == "pad":
-        return ImageOps.pad(picture, size, Image.Resampling.BILINEAR)
-    return ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
+    if fit == "crop":
+        return ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
+    scale = size_px / max(picture.size)
+    inner = picture.resize([max(round(side * scale), 1) for side in picture.size], Image.Resampling.BILINEAR)
+    padded = Image.new(picture.mode, size)
+    padded.paste(inner, ((size_px - inner.width) // 2, (size_px - inner.height) // 2))
+    return padded

@@ -7,16 +7,15 @@ import hashlib
 import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from io import BytesIO
-from os import cpu_count
 from pathlib import Path
 
 from PIL import Image
 
 from pipeline.console import track
+from pipeline.parallel import in_parallel
 from pipeline.store import cache_folder
 
 _SCHEMA = """create table if not exists inspected (
@@ -50,7 +49,7 @@ def inspect_all(paths: Sequence[Path]) -> list[Inspected]:
         new = [index for index, key in enumerate(keys) if key not in known]
         for index, inspected in zip(new, _inspect_in_parallel([paths[index] for index in new]), strict=True):
             known[keys[index]] = inspected
-            if keys[index][2] >= 0:
+            if inspected.hash:  # what could not be read may be readable next time
                 row = (*keys[index], *astuple(inspected))
                 database.execute("insert or replace into inspected values (?, ?, ?, ?, ?, ?, ?, ?)", row)
         database.commit()
@@ -71,6 +70,8 @@ def inspect_picture(path: Path) -> Inspected:
             warnings.simplefilter("ignore")
             picture.load()
             return Inspected(digest, picture.width, picture.height, picture.mode, "")
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever their format's parser does
         reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
         return Inspected(digest, 0, 0, "", f"cannot be decoded: {reason}")
@@ -94,5 +95,4 @@ def _remembered() -> sqlite3.Connection:
 
 
 def _inspect_in_parallel(paths: Sequence[Path]) -> Iterator[Inspected]:
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        yield from track(pool.map(inspect_picture, paths), "inspecting pictures", len(paths), "images")
+    yield from track(in_parallel(inspect_picture, paths), "inspecting pictures", len(paths), "images")

@@ -1,5 +1,6 @@
 """The manifest: the ordered list of the pictures of a run, each with its label, split and content hash."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -99,8 +100,8 @@ def build_manifest(
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `manifest.csv`, `set_aside.csv` and `manifest.json` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest.table.to_csv(folder / "manifest.csv", index=False)
-    manifest.set_aside.to_csv(folder / "set_aside.csv", index=False)
+    manifest.table.to_csv(folder / "manifest.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    manifest.set_aside.to_csv(folder / "set_aside.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
     facts = {
         "name": manifest.name,
         "root": str(manifest.root),
@@ -111,13 +112,20 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """What `save_manifest` wrote; UserError if its content is not what was written."""
-    facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    """What `save_manifest` wrote; UserError if it is damaged, is not what was written, or leaves its root."""
     as_text = {"path": str, "label": str, "split": str, "hash": str, "mode": str}
-    table = pd.read_csv(folder / "manifest.csv", dtype=as_text, keep_default_na=False)
-    set_aside = pd.read_csv(folder / "set_aside.csv", dtype=str, keep_default_na=False)
-    manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, set_aside)
-    if manifest.digest != facts["digest"]:
+    try:
+        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(folder / "manifest.csv", dtype=as_text, keep_default_na=False)
+        set_aside = pd.read_csv(folder / "set_aside.csv", dtype=str, keep_default_na=False)
+        manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, set_aside)
+        is_whole = manifest.digest == facts["digest"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"The manifest in {folder} cannot be read ({error}); run precompute again.") from None
+    escaping = next((path for path in table["path"] if Path(path).is_absolute() or ".." in Path(path).parts), None)
+    if escaping is not None:
+        raise UserError(f"The manifest in {folder} names {escaping}, outside its folder; run precompute again.")
+    if not is_whole:
         raise UserError(f"The manifest in {folder} was changed after it was written; run precompute again.")
     return manifest
 

@@ -2,8 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from pipeline.console import track
 from pipeline.decode import Fit, Pixels, decode_square
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
+from pipeline.parallel import in_parallel
 from pipeline.store import content_key, open_or_build
 
 FILE = "pixels.npy"
@@ -51,7 +50,8 @@ def open_pixels(manifest: Manifest, size_px: int, fit: Fit) -> Pixels:
 def _decode_in_parallel(
     paths: Sequence[Path], hashes: Sequence[str], size_px: int, fit: Fit, grey: bool
 ) -> Iterator[Pixels]:
-    def decode(path: Path, content_hash: str) -> Pixels:
+    def decode(path_and_hash: tuple[Path, str]) -> Pixels:
+        path, content_hash = path_and_hash
         try:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == content_hash:
@@ -61,5 +61,5 @@ def _decode_in_parallel(
             reason = str(error)
         raise UserError(f"The picture {path} is not what it was ({reason}); run precompute again on what is there.")
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        yield from track(pool.map(decode, paths, hashes), f"decoding to {size_px} px", len(paths), "images")
+    files = list(zip(paths, hashes, strict=True))
+    return track(in_parallel(decode, files), f"decoding to {size_px} px", len(files), "images")

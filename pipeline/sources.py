@@ -53,22 +53,15 @@ def _list_elpv() -> Listing:
 
 
 def _list_folder(source: str, extensions: set[str]) -> Listing:
-    root = Path(source).expanduser().resolve()
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        hint = "" if Path(source).expanduser().is_absolute() else f" (looked for in {Path.cwd()})"
-        raise UserError(f"data.source is {source}, which {what}{hint}; name a folder of class folders, or elpv.")
-    folders = _folders(root)
-    split_of = {folder: SPLITS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLITS}
-    has_split = "train" in split_of.values()
-    given = [split_of[folder] for folder in split_of]
-    if has_split and len(given) != len(set(given)):
-        raise UserError(f"{root} has two folders for the same split, such as valid/ and val/; keep one of them.")
+    root = _existing_folder(source)
+    parents = _split_folders(root)
     paths: list[str] = []
     labels: list[str] = []
     splits: list[str] = []
-    set_aside: list[tuple[str, str]] = []
-    for parent in split_of if has_split else [root]:
+    set_aside = [(name, "lies beside the split folders") for name in _names(root, folders=True)] if parents else []
+    set_aside = [(name, reason) for name, reason in set_aside if root / name not in parents]
+    set_aside += [(name, "lies outside the class folders") for name in _names(root, folders=False)]
+    for parent in parents or {root: ""}:
         for class_folder in _folders(parent):
             found, others = _pictures(class_folder, extensions)
             if not found:
@@ -78,29 +71,67 @@ def _list_folder(source: str, extensions: set[str]) -> Listing:
                 )
             paths += [str(path.relative_to(root)) for path in found]
             labels += [class_folder.name] * len(found)
-            splits += [split_of.get(parent, "")] * len(found)
-            set_aside += [
-                (str(path.relative_to(root)), f"{path.suffix or 'no ending'} is not in data.extensions")
-                for path in others
-            ]
-    return Listing(root.name, root, paths, labels, splits if has_split else None, set_aside)
+            splits += [parents.get(parent, "")] * len(found)
+            set_aside += [(_printable(path.relative_to(root)), reason) for path, reason in others]
+    return Listing(root.name, root, paths, labels, splits if parents else None, set_aside)
+
+
+def _existing_folder(source: str) -> Path:
+    try:
+        root = Path(source).expanduser().resolve()
+        if root.is_dir():
+            return root
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+    except (OSError, RuntimeError, ValueError) as error:
+        what = f"cannot be looked at ({error})"
+    hint = "" if Path(source).is_absolute() else f" (looked for in {Path.cwd()})"
+    raise UserError(f"data.source is {source}, which {what}{hint}; name a folder of class folders, or elpv.")
+
+
+def _split_folders(root: Path) -> dict[Path, str]:
+    """The folders of the splits with their splits' names; empty where the pictures do not come split."""
+    folders = _folders(root)
+    found = {folder: SPLITS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLITS}
+    given = list(found.values())
+    if "train" not in given:
+        if given and len(found) == len(folders):
+            raise UserError(f"{root} has a folder {min(found).name}/ but none called train/; add one, or rename that.")
+        return {}
+    if len(given) != len(set(given)):
+        raise UserError(f"{root} has two folders for the same split, such as valid/ and val/; keep one of them.")
+    return found
+
+
+def _names(root: Path, folders: bool) -> list[str]:
+    """Names of the folders, or of the files, that lie in `root` itself, hidden ones left out."""
+    return sorted(path.name for path in root.iterdir() if path.is_dir() == folders and not path.name.startswith("."))
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [parent / name for name in _names(parent, folders=True)]
 
 
-def _pictures(folder: Path, extensions: set[str]) -> tuple[list[Path], list[Path]]:
-    """Files at any depth below `folder`: (pictures, others), both sorted, hidden ones left out."""
+def _pictures(folder: Path, extensions: set[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Files at any depth below `folder`: (pictures, others with the reason), both sorted, hidden ones left out."""
     found: list[Path] = []
-    others: list[Path] = []
+    others: list[tuple[Path, str]] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith("."):
-                path = Path(parent, name)
-                (found if path.suffix.lower() in extensions else others).append(path)
+            path = Path(parent, name)
+            if name.startswith("."):
+                continue
+            if _printable(path) != str(path):
+                others.append((path, "its name is not UTF-8"))
+            elif path.suffix.lower() in extensions:
+                found.append(path)
+            else:
+                others.append((path, f"{path.suffix or 'no ending'} is not in data.extensions"))
     return found, others
+
+
+def _printable(path: Path) -> str:
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _check(listing: Listing, source: str) -> None:

@@ -19,20 +19,22 @@ def stratified_split(
 ) -> list[str]:
     """The name of each picture's split: `fractions` of every class, to the nearest picture, and `rest`.
 
-    A class of at least as many pictures as there are splits has one or more in each split.
+    A class of more pictures than there are splits has one or more in each of them. Pictures with the same content
+    are never parted.
     """
     names = [rest] * len(labels)
     wanted = {name: fraction for name, fraction in fractions.items() if fraction > 0}
     for rows in _ranked_by_class(labels, hashes, f"split/{seed}"):
         start = 0
-        for name, fraction in wanted.items():
-            count = round(fraction * len(rows))
-            if len(rows) > len(wanted):
-                count = max(count, 1)
-            count = min(count, max(len(rows) - 1 - start, 0))
-            for row in rows[start : start + count]:
+        for index, (name, fraction) in enumerate(wanted.items()):
+            still_to_come = len(wanted) - index
+            count = max(round(fraction * len(rows)), 1 if len(rows) > len(wanted) else 0)
+            end = start + max(min(count, len(rows) - start - still_to_come), 0)
+            while start < end < len(rows) and hashes[rows[end]] == hashes[rows[end - 1]]:
+                end += 1
+            for row in rows[start:end]:
                 names[row] = name
-            start += count
+            start = end
     return names
 
 
