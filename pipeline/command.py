@@ -32,6 +32,9 @@ def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | Non
     """Run a stage from the command line and exit: 0 when done, 2 for a mistake of the user's, told in a sentence,
     130 when stopped."""
     signal.signal(signal.SIGTERM, _stop)
+    # Read by OpenMP when torch is loaded. Threads that wait give up the core: where anything else runs on it, waiting
+    # in a loop makes training on the CPU several times slower, and where nothing does it gains nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         recipe, upstream = _read(stage, doc, sys.argv[1:] if arguments is None else arguments)
         run(recipe, upstream)

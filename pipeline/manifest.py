@@ -119,12 +119,15 @@ def load_manifest(folder: Path) -> Manifest:
         table = pd.read_csv(folder / "manifest.csv", dtype=as_text, keep_default_na=False)
         set_aside = pd.read_csv(folder / "set_aside.csv", dtype=str, keep_default_na=False)
         manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, set_aside)
-        is_whole = manifest.digest == facts["digest"]
-    except (OSError, ValueError, KeyError) as error:
+        is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
+        paths = [Path(path) for path in table["path"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The manifest in {folder} cannot be read ({error}); run precompute again.") from None
-    escaping = next((path for path in table["path"] if Path(path).is_absolute() or ".." in Path(path).parts), None)
+    escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
     if escaping is not None:
-        raise UserError(f"The manifest in {folder} names {escaping}, outside its folder; run precompute again.")
+        raise UserError(
+            f"The manifest in {folder} names {escaping}, which is no file in its folder; run precompute again."
+        )
     if not is_whole:
         raise UserError(f"The manifest in {folder} was changed after it was written; run precompute again.")
     return manifest

@@ -121,6 +121,6 @@ def _typed_value(key: str, text: str) -> Any:
         return text
     try:
         value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     return text if value is None else value

@@ -68,7 +68,8 @@ def wrong_together(recipe: Recipe, typed: Collection[str], place: str) -> str | 
 
 
 def _where(keys: Sequence[str], typed: Collection[str], place: str) -> str:
-    on_command_line = any(name == key or name.startswith(f"{key}.") for name in typed for key in keys)
+    pairs = [(f"{name}.", f"{key}.") for name in typed for key in keys]
+    on_command_line = any(name.startswith(key) or key.startswith(name) for name, key in pairs)
     return "On the command line" if on_command_line else f"In {place}"
 
 

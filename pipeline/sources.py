@@ -58,9 +58,11 @@ def _list_folder(source: str, extensions: set[str]) -> Listing:
     paths: list[str] = []
     labels: list[str] = []
     splits: list[str] = []
-    set_aside = [(name, "lies beside the split folders") for name in _names(root, folders=True)] if parents else []
-    set_aside = [(name, reason) for name, reason in set_aside if root / name not in parents]
-    set_aside += [(name, "lies outside the class folders") for name in _names(root, folders=False)]
+    beside = [folder for folder in _folders(root) if parents and folder not in parents]
+    set_aside = [(_below(root, folder), "lies beside the split folders") for folder in beside]
+    for parent in [root, *parents]:
+        strays = [parent / name for name in _names(parent, folders=False)]
+        set_aside += [(_below(root, path), "lies outside the class folders") for path in strays]
     for parent in parents or {root: ""}:
         for class_folder in _folders(parent):
             found, others = _pictures(class_folder, extensions)
@@ -72,7 +74,7 @@ def _list_folder(source: str, extensions: set[str]) -> Listing:
             paths += [str(path.relative_to(root)) for path in found]
             labels += [class_folder.name] * len(found)
             splits += [parents.get(parent, "")] * len(found)
-            set_aside += [(_printable(path.relative_to(root)), reason) for path, reason in others]
+            set_aside += [(_below(root, path), reason) for path, reason in others]
     return Listing(root.name, root, paths, labels, splits if parents else None, set_aside)
 
 
@@ -128,6 +130,10 @@ def _pictures(folder: Path, extensions: set[str]) -> tuple[list[Path], list[tupl
             else:
                 others.append((path, f"{path.suffix or 'no ending'} is not in data.extensions"))
     return found, others
+
+
+def _below(root: Path, path: Path) -> str:
+    return _printable(path.relative_to(root))
 
 
 def _printable(path: Path) -> str:

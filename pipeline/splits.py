@@ -19,8 +19,8 @@ def stratified_split(
 ) -> list[str]:
     """The name of each picture's split: `fractions` of every class, to the nearest picture, and `rest`.
 
-    A class of more pictures than there are splits has one or more in each of them. Pictures with the same content
-    are never parted.
+    A class of more pictures than there are splits has one or more in each of them. Pictures of one
+    class with the same content are never parted.
     """
     names = [rest] * len(labels)
     wanted = {name: fraction for name, fraction in fractions.items() if fraction > 0}

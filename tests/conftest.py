@@ -1,10 +1,14 @@
 """What every test has: a cache of its own; and for those that ask, a tracking database of their own."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# As the commands do: see pipeline/command.py.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 from pipeline import command
 from pipeline.contract import Stage
 from pipeline.errors import UserError
-from pipeline.recipe import Recipe
-from pipeline.recipe_file import build_recipe, write_recipe
+from pipeline.recipe import Recipe, flatten
+from pipeline.recipe_file import build_recipe, read_recipe, write_recipe
 from pipeline.sources import list_source
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -75,6 +75,7 @@ def folders(tmp_path):
         ("main --model.backbone resnet19", ["model.backbone is resnet19", "resnet18"]),
         ("fine_tune", ["fine_tune needs an upstream run", "train_head", "-P upstream="]),
         ("resize --upstream abc --precompute.image_px 64", ["precompute.image_px is fixed by the upstream run abc"]),
+        ("fine_tune --upstream abc --recipe {folder}/nowhere.yaml", ["nowhere.yaml does not exist"]),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_exit_code_2_before_anything_heavy_is_imported(folders, words, named):
@@ -124,6 +125,7 @@ def test_every_stage_has_help():
 
 FIRST = Stage("first", ("precompute",))
 LATER = Stage("later", ("fine_tune", "augment"), follows=("first",))
+FINDER = Stage("finder", ("lr_find",), follows=("first",))
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +149,10 @@ def start(*words, stage=FIRST, run=None):
 
 def test_a_stage_is_handed_the_recipe_with_what_was_typed_over_it():
     code, handed = start("--seed", "3", "--fine_tune.lr=[1e-5, 1e-4, 1e-3]", "--model.weights", "random")
-    wanted = {"seed": 3, "fine_tune": {"lr": [1e-5, 1e-4, 1e-3]}, "model": {"weights": "random"}}
-    assert (code, handed) == (0, [(build_recipe(wanted, {}, "here"), None)])
+    wanted = flatten(read_recipe(command.DEFAULT_RECIPE))
+    wanted |= {"seed": 3, "fine_tune.lr": [1e-5, 1e-4, 1e-3], "model.weights": "random"}
+    ((recipe, upstream),) = handed
+    assert (code, flatten(recipe), upstream) == (0, wanted, None)
 
 
 def test_a_stage_is_handed_the_recipe_that_was_named(tmp_path):
@@ -244,3 +248,11 @@ def test_a_later_stage_goes_on_with_the_recipe_of_its_upstream_run(upstream, tmp
     assert (recipe.seed, recipe.precompute.image_px) == (5, 96)
     assert (recipe.fine_tune.cycles, recipe.fine_tune.cycle_len) == (2, 3)
     assert (recipe.fine_tune.lr, recipe.reuse) == (1e-3, "never")
+
+
+def test_what_was_typed_for_a_later_stage_is_checked_together_with_the_recipe_of_its_upstream_run(upstream, capsys):
+    words = ["--upstream", upstream, "--lr_find.start_lr", "20"]
+    recipe, _ = start(*words, "--lr_find.end_lr", "100", stage=FINDER)[1][0]
+    assert (recipe.lr_find.start_lr, recipe.lr_find.end_lr) == (20, 100)
+    assert start(*words, stage=FINDER) == (2, [])
+    assert capsys.readouterr().err.startswith("On the command line: lr_find.start_lr is 20, which is not below")

@@ -97,3 +97,9 @@ def test_a_wide_table_is_not_cut_in_a_log_file(capsys):
     name = "x" * 60
     table("t", ("stage", "where"), [("resize", name)])
     assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cell", ["x[/y]", "[bold]cat[/bold]", ":cat:"])
+def test_a_cell_is_shown_as_it_is_whatever_it_looks_like(capsys, cell):
+    table("t", ("class", "note"), [(cell, cell)])
+    assert capsys.readouterr().out.count(cell) == 2

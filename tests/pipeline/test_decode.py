@@ -79,6 +79,12 @@ def test_every_mode_and_shape_becomes_a_square_of_bytes(mode, kind, fit):
         (1.0, np.float32, 255),
         (0.0, np.float32, 0),
         (100.0, np.float32, 100),
+        (-5.0, np.float32, 0),
+        (70000.0, np.float32, 0),
+        (-5, np.int32, 0),
+        (70000, np.int32, 0),
+        (np.nan, np.float32, 0),
+        (np.inf, np.float32, 0),
     ],
 )
 def test_deep_pictures_are_scaled_to_bytes(value, dtype, wanted):
@@ -90,6 +96,21 @@ def test_deep_pictures_are_scaled_to_bytes(value, dtype, wanted):
 def test_a_sixteen_bit_png_is_scaled_to_bytes():
     ramp = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16))
     assert (decode(ramp, 16, grey=True)[..., 0] == np.arange(256).reshape(16, 16)).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_dark_sixteen_bit_picture_stays_dark(kind):
+    assert (decode(flat(255, np.uint16), grey=True, kind=kind) == 1).all()
+
+
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
+def test_a_pixel_that_is_no_number_is_black_and_leaves_the_others_as_they_are(nothing):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    whole = decode(Image.fromarray(ramp), grey=True, kind="TIFF")
+    ramp[3, 5] = nothing
+    holed = decode(Image.fromarray(ramp), grey=True, kind="TIFF")
+    assert np.argwhere(holed != whole).tolist() == [[3, 5, 0]]
+    assert holed[3, 5] == 0
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1_000_000), (-500, 500), (0, 65536)])
@@ -189,6 +210,14 @@ def test_pad_fills_both_ends_of_the_shorter_side_with_black(grey):
     assert (tall == wide.transpose(1, 0, 2)).all()
 
 
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1)])
+def test_pad_keeps_a_line_of_a_picture_far_longer_than_it_is_wide(size):
+    square = decode(Image.new("RGB", size, "white"), 16, "pad")
+    line = square[:, 7] if size[0] == 1 else square[7]
+    assert (line == 255).all()
+    assert square.sum() == line.sum()
+
+
 def test_a_square_picture_of_the_right_size_is_left_as_it_is():
     values = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     for fit in FITS:
@@ -225,6 +254,16 @@ def test_orientation_6_turns_a_jpeg_clockwise():
     square = decode(bands(640, 320, RED, BLUE), 16, kind="JPEG", exif=exif).astype(int)
     assert np.abs(square[:6] - RED).max() <= 6
     assert np.abs(square[10:] - BLUE).max() <= 6
+
+
+def test_a_picture_whose_exif_is_damaged_stays_as_it_is_stored():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture = bands(16, 16, RED, BLUE)
+    whole = file_of(picture, "WEBP", lossless=True, exif=exif)
+    damaged = whole.replace(b"MM\0*", b"XX\0*")
+    assert damaged != whole
+    assert (decode_square(damaged, 16, "crop", False) == np.asarray(picture)).all()
 
 
 def test_fine_detail_is_averaged_and_not_picked_from():

@@ -1,6 +1,9 @@
+import math
+
 import pytest
 
 from pipeline.diagnosis import OVERFIT_RATIO, SMALLEST_GAP, STRONG_RATIO, UNDERFIT_SHARE, diagnose
+from pipeline.errors import UserError
 
 CHANCE = 0.7
 A_LITTLE = 1e-6
@@ -27,6 +30,12 @@ A_LITTLE = 1e-6
 )
 def test_the_verdict_turns_at_its_thresholds(train, valid, verdict):
     assert diagnose(train, valid, CHANCE).name == verdict
+
+
+@pytest.mark.parametrize("losses", [(math.nan, 0.2), (0.2, math.nan), (math.inf, math.inf), (0.2, -math.inf)])
+def test_losses_that_are_no_numbers_get_no_verdict(losses):
+    with pytest.raises(UserError, match=r"losses are no numbers \(training .*, validation .*\); lower the rates"):
+        diagnose(*losses, CHANCE)
 
 
 def test_whether_a_loss_is_near_chance_depends_on_chance():

@@ -4,12 +4,14 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import execute, tracking
+from pipeline import execute, pins, tracking
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.execute import chain_of, given_or_suggested, nearest, run_stage, suggested, upstream_folder
+from pipeline.fingerprint import source_digest
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import override_recipe, read_recipe
+from stages import evaluate
 
 RESIZE = Stage("resize", ("resize", "augment"), follows=("fine_tune", "lr_find"), artifacts=("out.txt", "recipe.yaml"))
 UPSTREAM = RunRef("u" * 32, "fine_tune", "print of upstream", None)
@@ -169,6 +171,25 @@ def test_under_mlflow_run_a_stage_runs_in_the_run_that_was_made_for_it(work, mon
     handed = MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
     monkeypatch.setenv("MLFLOW_RUN_ID", handed.info.run_id)
     assert run_stage(RESIZE, Recipe(), [UPSTREAM], INPUTS, work).run_id == handed.info.run_id
+
+
+@on_a_server
+def test_a_stale_run_of_mlflow_run_is_told_in_a_sentence_before_any_work(work, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(UserError, match=r"gives no run .*; check MLFLOW_TRACKING_URI"):
+        run_stage(RESIZE, Recipe(), [UPSTREAM], INPUTS, work)
+    assert work.calls == 0
+
+
+def test_evaluate_depends_on_the_code_and_the_requirements_of_the_served_model(monkeypatch):
+    handed = []
+    monkeypatch.setattr(execute, "chain_of", lambda stage, upstream: [UPSTREAM])
+    monkeypatch.setattr(execute, "run_stage", lambda stage, recipe, chain, inputs, work: handed.append(inputs))
+    evaluate.run(Recipe(), UPSTREAM.run_id)
+    assert handed == [{"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pins.pinned())}]
+    monkeypatch.setattr(pins, "pinned", lambda: ["torch==0"])
+    evaluate.run(Recipe(), UPSTREAM.run_id)
+    assert handed[1] == handed[0] | {"served_pins": "torch==0"}
 
 
 @on_a_server

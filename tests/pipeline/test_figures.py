@@ -138,6 +138,16 @@ def test_a_confusions_colours_are_shares_of_the_true_class_and_its_texts_are_cou
     assert figure.axes[0].get_ylabel() == "true"
 
 
+def test_names_that_look_like_formulas_are_drawn_as_they_are():
+    names = ["$_$", "$\\frac$", "a_b^c"]
+    figure = confusion_figure(pd.DataFrame(np.eye(3, dtype=int), names, names), "t")
+    check(figure)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == names
+    assert [text.get_text() for text in axes.get_yticklabels()] == names
+    check(pictures_figure([np.zeros((8, 8, 1), np.uint8)] * 3, names, "Top losses"))
+
+
 @pytest.mark.parametrize(("number", "channels"), [(1, 1), (1, 3), (5, 3)])
 def test_grey_and_coloured_pictures_can_be_drawn(number, channels):
     pictures = np.random.default_rng(0).integers(0, 256, (number, 8, 8, channels), dtype=np.uint8)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.fit import EpochRecord, StepRecord
-from pipeline.history import CURVES, best_metrics, describe_epoch, epoch_points, epoch_table, step_table
+from pipeline.history import best_metrics, describe_epoch, epoch_points, epoch_table, step_table
 
 
 def record(steps: int = 3, first: int = 11, epoch: int = 4) -> EpochRecord:
@@ -46,11 +46,6 @@ def test_the_rates_of_a_short_epoch_stand_at_every_step_by_layer_group() -> None
     ]
     assert [step for name, _, step in rates if name == "lr/early"] == [11, 12, 13]
     assert len(rates) == 6
-
-
-def test_every_point_belongs_to_a_curve_over_all_stages() -> None:
-    assert all(name.startswith(CURVES) for name, _, _ in epoch_points(record()))
-    assert all(name.startswith(CURVES) for name in best_metrics([record()]))
 
 
 @pytest.mark.parametrize("steps", [1, 39, 40, 41, 80, 81, 1000, 12345])

@@ -1,5 +1,6 @@
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,18 @@ def test_a_file_that_appears_later_is_not_remembered_as_missing(tmp_path):
     path = tmp_path / "late.png"
     assert inspect_all([path])[0].error.startswith("cannot be read")
     save_picture(path)
+    assert inspect_all([path])[0].error == ""
+
+
+def test_trouble_with_reading_that_passes_is_not_remembered(tmp_path, monkeypatch):
+    path = save_picture(tmp_path / "a.png")
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert inspect_all([path])[0].error == "cannot be read: Permission denied"
     assert inspect_all([path])[0].error == ""
 
 

@@ -11,12 +11,14 @@ from pipeline.sources import list_source
 
 
 def make_pictures(root, *folders, count=10, mode="RGB"):
-    """`count` pictures in each of these folders, no two alike."""
+    """`count` pictures in each of these folders, no two of a folder alike even in black and white."""
     for place, folder in enumerate(folders):
         (root / folder).mkdir(parents=True)
         for number in range(count):
             colour = (place, number, len(folder))
-            Image.new("RGB", (8, 6), colour).convert(mode).save(root / folder / f"{number}.png")
+            picture = Image.new("RGB", (8, 6), colour)
+            picture.putpixel((number % 8, number // 8), (255, 255, 255))
+            picture.convert(mode).save(root / folder / f"{number}.png")
     return root
 
 
@@ -129,6 +131,7 @@ def test_a_manifest_loaded_is_the_manifest_saved(root, tmp_path):
         ["-", "#x"],
         [" cat", "cat "],
         ["<NA>", "inf"],
+        ["c\rat", "d\nog"],
     ],
     ids=str,
 )
@@ -143,11 +146,11 @@ def test_class_names_stay_what_they_are(tmp_path, labels):
 
 
 def change_label(text):
-    return text.replace(",cat,", ",dog,", 1)
+    return text.replace(',"cat",', ',"dog",', 1)
 
 
 def change_split(text):
-    return text.replace(",test,", ",train,", 1)
+    return text.replace(',"test",', ',"train",', 1)
 
 
 def drop_row(text):
@@ -167,6 +170,36 @@ def test_a_manifest_that_was_changed_is_refused(root, tmp_path, tamper):
     assert tamper(text) != text
     file.write_text(tamper(text), encoding="utf-8")
     with pytest.raises(UserError, match=r"saved was changed after it was written"):
+        load_manifest(tmp_path / "saved")
+
+
+def empty(text):
+    return ""
+
+
+def open_a_quote(text):
+    return text + '"'
+
+
+def rename_column(text):
+    return text.replace("hash", "hush", 1)
+
+
+@pytest.mark.parametrize("damage", [empty, open_a_quote, rename_column])
+def test_a_manifest_that_is_no_table_any_more_is_refused(root, tmp_path, damage):
+    save_manifest(manifest_of(root), tmp_path / "saved")
+    file = tmp_path / "saved" / "manifest.csv"
+    file.write_text(damage(file.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(UserError, match=r"saved cannot be read \(.*\); run precompute again"):
+        load_manifest(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("outside", ["/etc/passwd", "../cat/0.png", "cat/../../0.png"])
+def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(root, tmp_path, outside):
+    save_manifest(manifest_of(root), tmp_path / "saved")
+    file = tmp_path / "saved" / "manifest.csv"
+    file.write_text(file.read_text(encoding="utf-8").replace("cat/0.png", outside), encoding="utf-8")
+    with pytest.raises(UserError, match=f"saved names {outside}, outside its folder; run precompute again"):
         load_manifest(tmp_path / "saved")
 
 

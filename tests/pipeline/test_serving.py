@@ -22,6 +22,7 @@ from pipeline.pins import SERVED_MODEL, pinned
 from pipeline.predict import predict
 
 CLASSES = ["cat", "dog", "hen"]
+STEP = 70
 NUMBERS = ["confidence", "probability/cat", "probability/dog", "probability/hen"]
 
 
@@ -57,7 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         save_checkpoint(network, checkpoint, folder / "checkpoint")
         with tracking.open_run("evaluate", {}, {}) as run_id:
             version = tracking.log_classifier(
-                SERVED_MODEL, folder / "checkpoint", pinned(), CLASSES, "tiny", {"test/accuracy": 0.75}
+                SERVED_MODEL, folder / "checkpoint", pinned(), CLASSES, "tiny", {"test/accuracy": 0.75}, STEP
             )
         model = mlflow.pyfunc.load_model("models:/tiny/1")
         local = Path(mlflow.artifacts.download_artifacts("models:/tiny/1", dst_path=str(folder / "fetched")))
@@ -87,10 +88,21 @@ def test_the_served_probabilities_are_those_of_predict(served, pictures):
     np.testing.assert_allclose(found["confidence"], wanted.max(1), atol=1e-4)
 
 
-def test_bytes_and_base64_text_give_the_same(served, pictures):
+def test_bytes_and_base64_text_with_or_without_line_breaks_give_the_same(served, pictures):
     texts = [base64.b64encode(one).decode() for one in pictures]
-    by_bytes, by_text = (served.model.predict(pd.DataFrame({"image": one})) for one in (pictures, texts))
-    pd.testing.assert_frame_equal(by_text, by_bytes)
+    in_lines = [base64.encodebytes(one).decode() for one in pictures]
+    windows_lines = [text.replace("\n", "\r\n") for text in in_lines]
+    assert in_lines[0].count("\n") > 1
+    by_bytes, *by_text = (
+        served.model.predict(pd.DataFrame({"image": one})) for one in (pictures, texts, in_lines, windows_lines)
+    )
+    for found in by_text:
+        pd.testing.assert_frame_equal(found, by_bytes)
+
+
+def test_a_table_without_a_picture_is_told_in_a_sentence(served):
+    with pytest.raises(ValueError, match="The table has no row; give one or more pictures in the column image"):
+        served.model.predict(pd.DataFrame({"image": pd.Series([], dtype=object)}))
 
 
 def test_one_picture_is_answered_as_it_is_among_others(served, pictures):
@@ -145,9 +157,14 @@ def test_the_metrics_are_linked_to_the_model(served):
     assert {one.key: one.value for one in metrics} == {"test/accuracy": 0.75}
 
 
+def test_the_metrics_stand_at_the_step_that_was_told_alone(served):
+    history = MlflowClient().get_metric_history(served.run_id, "test/accuracy")
+    assert [(one.step, one.value) for one in history] == [(STEP, 0.75)]
+
+
 def test_without_a_name_the_model_is_logged_and_not_registered(served):
     with tracking.open_run("evaluate", {}, {}) as run_id:
-        version = tracking.log_classifier(SERVED_MODEL, served.checkpoint, pinned(), CLASSES, "", {})
+        version = tracking.log_classifier(SERVED_MODEL, served.checkpoint, pinned(), CLASSES, "", {}, STEP)
     assert version is None
     assert len(MlflowClient().get_run(run_id).outputs.model_outputs) == 1
     assert len(MlflowClient().search_model_versions("name = 'tiny'")) == 1

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def test_two_folders_for_the_same_split_are_an_error(tmp_path):
         list_source(tree(tmp_path, *names), ENDINGS)
 
 
+@pytest.mark.parametrize("splits", [("valid", "test"), ("Val",), ("test",)])
+def test_folders_of_splits_with_none_for_training_are_no_classes(tmp_path, splits):
+    names = [f"{split}/{label}/1.jpg" for split in splits for label in ("cat", "dog")]
+    with pytest.raises(UserError, match=f"has a folder {min(splits)}/ but none called train/; add one"):
+        list_source(tree(tmp_path, *names), ENDINGS)
+
+
 def test_a_class_may_be_called_like_a_split_where_there_is_no_train(tmp_path):
     listing = list_source(tree(tmp_path, "test/1.jpg", "other/1.jpg"), ENDINGS)
     assert listing.labels == ["other", "test"]
@@ -100,6 +108,27 @@ def test_other_files_are_set_aside_by_name_with_the_reason(tmp_path):
         ("cat/deep/notes.txt", ".txt is not in data.extensions"),
         ("dog/README", "no ending is not in data.extensions"),
     ]
+
+
+def test_a_file_whose_name_is_no_text_is_set_aside(tmp_path):
+    source = tree(tmp_path, "cat/0.jpg", "cat/1.jpg", "dog/1.jpg")
+    os.rename(tmp_path / "cat" / "0.jpg", os.fsencode(tmp_path) + b"/cat/\xff.jpg")
+    listing = list_source(source, ENDINGS)
+    assert listing.paths == ["cat/1.jpg", "dog/1.jpg"]
+    assert listing.set_aside == [("cat/\N{REPLACEMENT CHARACTER}.jpg", "its name is not UTF-8")]
+
+
+def test_what_lies_outside_the_class_folders_is_set_aside(tmp_path):
+    listing = list_source(tree(tmp_path, "cat/1.jpg", "dog/1.jpg", "stray.jpg", "README", ".hidden.jpg"), ENDINGS)
+    assert listing.paths == ["cat/1.jpg", "dog/1.jpg"]
+    assert listing.set_aside == [(name, "lies outside the class folders") for name in ("README", "stray.jpg")]
+
+
+def test_folders_beside_those_of_the_splits_are_set_aside(tmp_path):
+    names = ["train/cat/1.jpg", "train/dog/1.jpg", "bus/1.jpg", ".git/1.jpg"]
+    listing = list_source(tree(tmp_path, *names), ENDINGS)
+    assert listing.labels == ["cat", "dog"]
+    assert listing.set_aside == [("bus", "lies beside the split folders")]
 
 
 def test_endings_may_be_in_capitals(tmp_path):
@@ -160,3 +189,9 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(UserError, match="is a file, not a folder"):
         list_source(str(tmp_path / "photo.jpg"), ENDINGS)
+
+
+@pytest.mark.parametrize("source", ["a" * 5000, "~nosuchuser/x", "a\0b"], ids=["too long", "of nobody", "with a zero"])
+def test_what_can_be_no_folder_is_told_in_a_sentence(source):
+    with pytest.raises(UserError, match=r"^data\.source is .*, which cannot be looked at \(.*; name a folder of class"):
+        list_source(source, ENDINGS)

@@ -84,6 +84,19 @@ def test_training_always_keeps_a_picture_of_each_class(fractions):
         assert {label for label, name in zip(labels, names, strict=True) if name == "train"} == {0, 1}
 
 
+def test_a_large_share_leaves_a_picture_for_a_small_one_after_it():
+    labels, hashes = pictures(7)
+    assert set(split(labels, hashes, {"test": 0.8, "valid": 0.01})) == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_a_picture_are_never_parted(seed):
+    labels, hashes = pictures(60, 30)
+    names = split(labels * 2, hashes * 2, seed=seed)
+    assert names[:90] == names[90:]
+    assert set(names) == {"train", "valid", "test"}
+
+
 def test_a_split_of_no_share_stays_empty():
     labels, hashes = pictures(3, 30)
     assert "test" not in split(labels, hashes, {"test": 0.0, "valid": 0.15})

@@ -114,7 +114,31 @@ def halve_description(store):
     os.truncate(store / "store.json", (store / "store.json").stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damage", [remove, truncate, lengthen, lose_description, halve_description])
+def list_files(store):
+    (store / "store.json").write_text('{"files": ["text.txt"]}')
+
+
+def number_files(store):
+    (store / "store.json").write_text('{"files": {"text.txt": 9}}')
+
+
+def replace_description(store):
+    (store / "store.json").write_text("[]")
+
+
+DAMAGES = [
+    remove,
+    truncate,
+    lengthen,
+    lose_description,
+    halve_description,
+    list_files,
+    number_files,
+    replace_description,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_store_is_found_and_built_again(store, damage):
     assert is_whole(store)
     damage(store)
@@ -217,10 +241,14 @@ def test_a_reader_never_sees_half_of_a_file(tmp_path):
     assert list(tmp_path.glob(".file*")) == []
 
 
-def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path):
+def test_a_file_that_cannot_be_written_keeps_its_old_content_and_leaves_nothing_beside_it(tmp_path):
+    with pytest.raises(TypeError):
+        write_whole(tmp_path / "file", None)
+    assert list(tmp_path.iterdir()) == []
     write_whole(tmp_path / "file", b"old")
     with pytest.raises(TypeError):
         write_whole(tmp_path / "file", None)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     assert (tmp_path / "file").read_bytes() == b"old"
 
 

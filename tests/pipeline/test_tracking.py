@@ -111,6 +111,24 @@ def test_the_run_that_mlflow_run_made_is_taken_over_and_its_params_stay_as_they_
     assert run.data.tags["thaw.stage"] == "resize"
 
 
+def test_runs_nested_in_the_one_that_mlflow_run_made_are_runs_of_their_own(monkeypatch):
+    handed = MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", handed.info.run_id)
+    with open_run("main", {tracking.STAGE: "main"}, {"seed": 0}) as outer:
+        nested = []
+        for stage in ("precompute", "resize"):
+            with open_run(stage, {tracking.STAGE: stage}, {"seed": 0}) as inner:
+                nested.append(inner)
+            assert mlflow.active_run().info.run_id == outer
+            assert look_up(outer).info.status == "RUNNING"
+    assert outer == handed.info.run_id
+    assert len({outer, *nested}) == 3
+    assert look_up(outer).data.tags[tracking.STAGE] == "main"
+    assert [look_up(inner).data.tags[tracking.STAGE] for inner in nested] == ["precompute", "resize"]
+    assert [look_up(inner).data.tags["mlflow.parentRunId"] for inner in nested] == [outer, outer]
+    assert {run.info.status for run in all_runs()} == {"FINISHED"}
+
+
 def test_a_run_that_cannot_be_had_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(UserError, match=r"gives no run .*; check MLFLOW_TRACKING_URI"), open_run("resize", {}, {}):

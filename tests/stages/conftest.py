@@ -1,0 +1,86 @@
+"""A few real pictures, and the project's commands as a user types them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline.sources import list_source
+
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with pictures, a cache and a tracking database of its own."""
+
+    folder: Path
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "cells"
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "THAW_CACHE": str(self.folder / "cache"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db",
+            "MLFLOW_EXPERIMENT_NAME": "cells",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "2",
+        }
+
+    def mlflow_run(self, *arguments: str, expect: int = 0) -> str:
+        """What `mlflow run . --env-manager local` with these arguments prints."""
+        command = ["mlflow", "run", ".", "--env-manager", "local", *arguments]
+        done = subprocess.run(command, cwd=PROJECT, env=self.environment(), capture_output=True, text=True, timeout=280)
+        assert (done.returncode == 0) == (expect == 0), done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def runs(self, **tags: str) -> list[mlflow.entities.Run]:
+        """The runs with these `thaw.` tags, oldest first."""
+        experiment = self.client.get_experiment_by_name("cells")
+        query = " and ".join(f"tags.`thaw.{key}` = '{value}'" for key, value in tags.items())
+        return self.client.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time ASC"])
+
+
+def copy_cells(folder: Path, per_class: int) -> None:
+    """Real pictures of solar cells, in a folder for each class."""
+    listing = list_source("elpv", [])
+    for label in ("defective", "functional"):
+        (folder / label).mkdir(parents=True)
+        chosen = [path for path, of in zip(listing.paths, listing.labels, strict=True) if of == label]
+        for path in chosen[:: len(chosen) // per_class][:per_class]:
+            shutil.copy(listing.root / path, folder / label)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    place = Workplace(tmp_path_factory.mktemp("workplace"))
+    copy_cells(place.pictures, 48)
+    (place.pictures / "functional" / "broken.png").write_bytes(b"\x89PNG but no more")
+    (place.pictures / "functional" / "notes.txt").write_text("no picture")
+    place.client.create_experiment("cells", artifact_location=str(place.folder / "artifacts"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def smoke(workplace: Workplace) -> Callable[..., str]:
+    """The smoke recipe on the workplace's pictures."""
+
+    def run(*arguments: str, expect: int = 0) -> str:
+        return workplace.mlflow_run(
+            "-P", "recipe=recipes/smoke.yaml", "-P", f"data={workplace.pictures}", "-P", "data.max_bad=0.05",
+            *arguments, expect=expect,
+        )  # fmt: skip
+
+    return run
