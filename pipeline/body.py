@@ -101,9 +101,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in zip, pickle or safetensors, each in its own way
         raise UserError(f"The weights in {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"The file {path} holds no weights by name; give a state dict, as torch.save writes it.")
     return state
 
 

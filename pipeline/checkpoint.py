@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.body import build_body
 from pipeline.decode import Fit
+from pipeline.errors import UserError
 from pipeline.network import Network
 
 WEIGHTS = "network.safetensors"
@@ -49,10 +50,18 @@ def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> N
 def load_checkpoint(folder: Path, image_px: int | None = None) -> tuple[Network, Checkpoint]:
     """The network that `save_checkpoint` wrote, on the CPU, and what is known of it.
 
-    With `image_px` it is built for that size in place of its own.
+    With `image_px` it is built for that size in place of its own; UserError if the backbone cannot be.
     """
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     checkpoint = Checkpoint(**(facts | ({"image_px": image_px} if image_px else {})))
     network = build_network(checkpoint)
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError:
+        if checkpoint.image_px == facts["image_px"]:
+            raise
+        raise UserError(
+            f"model.backbone {checkpoint.backbone} is made for one image size and cannot go on at "
+            f"{checkpoint.image_px} px; keep resize.image_px at {facts['image_px']}, or choose another backbone."
+        ) from None
     return network, checkpoint

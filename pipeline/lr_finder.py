@@ -55,9 +55,8 @@ def range_test(
     """Train for `iterations` batches while the rate grows exponentially from `start_lr` to `end_lr`.
 
     The groups of `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve. Stops
-    early when the smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was
-    one). Afterwards weights,
-    buffers, modes, gradients, optimizer and random state are as they were.
+    early when the smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was).
+    Afterwards weights, buffers, modes, gradients, optimizer and random state are as they were.
     """
     growth = np.geomspace(start_lr, end_lr, iterations)
     top = max(group["initial_lr"] for group in optimizer.param_groups)
@@ -103,6 +102,8 @@ def _no_trace(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     modes = {module: module.training for module in network.modules()}
     gradients = {parameter: parameter.grad for parameter in network.parameters()}
+    for parameter in gradients:
+        parameter.grad = None
     optimizer_state = copy.deepcopy(optimizer.state_dict())
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 — others may draw from it

@@ -125,9 +125,7 @@ def load_manifest(folder: Path) -> Manifest:
         raise UserError(f"The manifest in {folder} cannot be read ({error}); run precompute again.") from None
     escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
     if escaping is not None:
-        raise UserError(
-            f"The manifest in {folder} names {escaping}, which is no file in its folder; run precompute again."
-        )
+        raise UserError(f"The manifest in {folder} names {escaping}, outside its folder; run precompute again.")
     if not is_whole:
         raise UserError(f"The manifest in {folder} was changed after it was written; run precompute again.")
     return manifest

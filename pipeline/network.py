@@ -32,7 +32,8 @@ class Network(nn.Module):
 
     def activations(self, images: Tensor) -> Tensor:
         """The body's last activations (N, activations): what the head sees."""
-        activations: Tensor = self.body((images - self.mean) / self.std)
+        normalised = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        activations: Tensor = self.body(normalised)
         return activations
 
     def forward(self, images: Tensor) -> Tensor:

@@ -14,14 +14,16 @@ def build_optimizer(
 ) -> Optimizer:
     """AdamW over the module's trainable parameters, with `rates` by layer group.
 
-    Decay is decoupled (Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization") and leaves out norms
-    and biases. Every optimizer group carries its `layer_group` and its `initial_lr`.
+    Decay is decoupled (Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization") and leaves out norms,
+    biases, and what timm exempts, such as position embeddings. Every optimizer group carries its `layer_group` and
+    its `initial_lr`.
     """
+    undecayed = _undecayed(module)
     group_of = {name: group for group, names in groups.items() for name in names}
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            members.setdefault((group_of[name], parameter.ndim > 1), []).append(parameter)
+            members.setdefault((group_of[name], parameter.ndim > 1 and name not in undecayed), []).append(parameter)
     return AdamW(
         [
             {
@@ -36,6 +38,16 @@ def build_optimizer(
         betas=BETAS,
         fused=True,
     )
+
+
+def _undecayed(module: nn.Module) -> set[str]:
+    """The names of parameters below `module` that a backbone of timm's wants without decay."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, inner in module.named_modules()
+        if callable(exempt := getattr(inner, "no_weight_decay", None))
+        for name in exempt()
+    }
 
 
 def set_rates(optimizer: Optimizer, factor: float) -> dict[str, float]:

@@ -25,6 +25,12 @@ def usable_part(rates: Floats, losses: Floats) -> tuple[Floats, Floats]:
     return rates[first:last], losses[first:last]
 
 
+def falling_part(rates: Floats, losses: Floats) -> tuple[Floats, Floats]:
+    """The curve up to its lowest point; both arrays come out empty where that has fewer than 5 points."""
+    end = int(np.argmin(losses)) + 1 if len(losses) else 0
+    return (rates[:end], losses[:end]) if end >= FEWEST_POINTS else (rates[:0], losses[:0])
+
+
 def valley(rates: Floats, losses: Floats) -> float | None:
     """A rate half-way down the longest fall: at (1/3 + 1/6) of the longest decreasing subsequence."""
     if len(losses) < FEWEST_POINTS:
@@ -36,8 +42,8 @@ def valley(rates: Floats, losses: Floats) -> float | None:
 
 
 def slide(rates: Floats, losses: Floats, window: int = 15, threshold: float = 0.005) -> float | None:
-    """The last rate before the blow-up: an interval of `window` points slides left from the curve's right end
-    for as long as the gradient at its two ends differs by more than `threshold`; its left end is the answer."""
+    """The last rate before the blow-up: an interval of `window` points slides left from the curve's right end for
+    as long as the gradient at its two ends differs by more than `threshold`; its left end is the answer."""
     if len(losses) < FEWEST_POINTS:
         return None
     window = min(window, len(losses) - 1)
@@ -52,14 +58,14 @@ def steep(rates: Floats, losses: Floats) -> float | None:
     """The rate at which the loss falls fastest for the same relative growth of the rate."""
     if len(losses) < FEWEST_POINTS:
         return None
-    slopes = np.gradient(losses, np.log(rates))
+    slopes = np.diff(losses) / np.diff(np.log(rates))
     at = int(np.argmin(slopes))
     return float(rates[at]) if slopes[at] < 0 else None
 
 
 def minimum(rates: Floats, losses: Floats) -> float | None:
     """A tenth of the rate at the lowest loss; at the lowest point itself nothing falls any more."""
-    if len(losses) < FEWEST_POINTS:
+    if len(losses) < FEWEST_POINTS or np.argmin(losses) == 0:
         return None
     return float(rates[int(np.argmin(losses))] / 10)
 
@@ -73,8 +79,18 @@ RULES: dict[str, Callable[[Floats, Floats], float | None]] = {
 
 
 def suggestions(rates: Floats, losses: Floats) -> dict[str, float | None]:
-    """What every rule suggests for the usable part of a curve, by the rule's name."""
-    return {name: rule(*usable_part(rates, losses)) for name, rule in RULES.items()}
+    """What every rule suggests for a curve, by the rule's name.
+
+    The rules see the curve up to its lowest point; `slide`, which starts from the blow-up, sees all that is usable.
+    A rate that is not below the lowest point's is no suggestion.
+    """
+    usable = usable_part(rates, losses)
+    falling = falling_part(*usable)
+    if not len(falling[0]):
+        return dict.fromkeys(RULES)
+    found = {name: rule(*(usable if rule is slide else falling)) for name, rule in RULES.items()}
+    lowest = falling[0][-1]
+    return {name: rate if rate is not None and rate < lowest else None for name, rate in found.items()}
 
 
 def _longest_fall(losses: Floats) -> tuple[int, int]:

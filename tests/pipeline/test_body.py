@@ -78,8 +78,9 @@ def test_a_body_without_a_plain_pool_keeps_its_activations() -> None:
 
 
 @pytest.mark.parametrize("image_px", [32, 48, 160, 192])
-def test_a_vit_takes_images_of_other_sizes_than_it_was_made_for(image_px: int) -> None:
-    body = build_body("test_vit", image_px)
+@pytest.mark.parametrize("backbone", ["test_vit", "vit_tiny_patch16_224", "cait_xxs24_224"])
+def test_a_vit_takes_images_of_other_sizes_than_it_was_made_for(backbone: str, image_px: int) -> None:
+    body = build_body(backbone, image_px)
     with torch.no_grad():
         assert body.module(torch.zeros(2, 3, image_px, image_px)).shape == (2, body.activations)
 
@@ -131,10 +132,20 @@ def test_a_single_tensor_of_another_shape_is_refused_and_named_and_nothing_is_lo
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
-def test_weights_wrapped_in_a_training_scripts_dictionary_are_refused(tmp_path: Path) -> None:
+def test_weights_wrapped_in_a_training_scripts_dictionary_are_unwrapped(tmp_path: Path) -> None:
     path = tmp_path / "wrapped.pth"
-    torch.save({"epoch": 3, "state_dict": timm.create_model("test_resnet").state_dict()}, path)
-    with pytest.raises(UserError, match="do not fit test_resnet"):
+    saved = timm.create_model("test_resnet").state_dict()
+    torch.save({"epoch": 3, "state_dict": saved}, path)
+    module = build_body("test_resnet", 32).module
+    load_weights(module, "test_resnet", file_of(path))
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), None, {"conv1.weight": 3}], ids=["tensor", "none", "numbers"])
+def test_a_file_that_holds_no_weights_by_name_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "odd.pth"
+    torch.save(content, path)
+    with pytest.raises(UserError, match="holds no weights by name"):
         load_weights(build_body("test_resnet", 32).module, "test_resnet", file_of(path))
 
 

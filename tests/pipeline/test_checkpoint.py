@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from pipeline.errors import UserError
 from pipeline.network import Network
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
@@ -93,7 +94,9 @@ def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:
     assert torch.equal(loaded.head[-1].bias, torch.full((3,), 3.0))
 
 
-@pytest.mark.parametrize(("backbone", "image_px"), [("test_resnet", 48), ("test_vit", 48), ("test_vit", 160)])
+@pytest.mark.parametrize(
+    ("backbone", "image_px"), [("test_resnet", 48), ("test_vit", 160), ("vit_tiny_patch16_224", 64)]
+)
 def test_a_network_can_be_loaded_for_images_of_another_size(tmp_path: Path, backbone: str, image_px: int) -> None:
     checkpoint = replace(FACTS, backbone=backbone)
     network = trained(checkpoint).eval()
@@ -110,6 +113,13 @@ def test_a_loaded_network_lies_channels_last_in_memory(tmp_path: Path) -> None:
     loaded, _ = load_checkpoint(tmp_path)
     weights = [module.weight for module in loaded.modules() if isinstance(module, nn.Conv2d)]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_a_backbone_made_for_one_size_says_that_it_cannot_go_on_at_another(tmp_path: Path) -> None:
+    fixed = replace(FACTS, backbone="cait_xxs24_224", image_px=224)
+    save_checkpoint(build_network(fixed), fixed, tmp_path)
+    with pytest.raises(UserError, match="cannot go on at 256 px"):
+        load_checkpoint(tmp_path, 256)
 
 
 def test_a_checkpoint_of_another_network_does_not_load(tmp_path: Path) -> None:

@@ -330,3 +330,14 @@ def test_the_smoothed_losses_are_the_debiased_averages() -> None:
 def test_the_table_has_a_row_per_batch() -> None:
     table = curve_table(Curve(np.array([1e-3, 1e-2]), np.array([2.0, 1.0]), np.array([2.0, 1.5])))
     assert table.to_dict("list") == {"lr": [1e-3, 1e-2], "loss": [2.0, 1.0], "smoothed_loss": [2.0, 1.5]}
+
+
+def test_gradients_of_what_the_optimizer_leaves_out_are_as_before() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = build_optimizer(network[1], {"head": ["weight", "bias"]}, {"head": 1.0}, 0.0)
+    rows = np.arange(8, dtype=np.int64)
+    batches = Batches(lambda chosen: torch.ones(len(chosen), 4), rows, rows % 2, 4, torch.device("cpu"), seed=0)
+    range_test(network, optimizer, batches, 1e-4, 1e-2, 20)
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in network.parameters())

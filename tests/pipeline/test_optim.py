@@ -54,7 +54,7 @@ def test_rates_are_given_as_a_list_or_as_one_with_a_ratio(lr: float | list[float
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-def test_weight_decay_leaves_out_norms_and_biases(backbone: str) -> None:
+def test_weight_decay_leaves_out_norms_biases_and_embeddings(backbone: str) -> None:
     network = build(backbone)
     decay = {
         id(parameter): group["weight_decay"]
@@ -69,7 +69,7 @@ def test_weight_decay_leaves_out_norms_and_biases(backbone: str) -> None:
         for parameter in module.parameters(recurse=False)
     }
     for name, parameter in network.named_parameters():
-        left_out = name.endswith("bias") or id(parameter) in of_norms
+        left_out = name.endswith(("bias", "cls_token", "pos_embed")) or id(parameter) in of_norms
         assert decay[id(parameter)] == (0.0 if left_out else 0.05), name
 
 

@@ -3,7 +3,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.lr_finder import debiased_average
-from pipeline.suggest import FEWEST_POINTS, RULES, minimum, slide, steep, suggestions, usable_part, valley
+from pipeline.suggest import FEWEST_POINTS, RULES, falling_part, minimum, slide, steep, suggestions, usable_part, valley
 
 Floats = npt.NDArray[np.float64]
 POINTS = 100
@@ -156,3 +156,29 @@ def test_no_rule_leaves_the_range_that_was_tested(rule: str, losses: Floats) -> 
     rates = np.geomspace(1e-6, 10, 50)
     rate = suggestions(rates, losses)[rule]
     assert rate is None or rates[0] / 10 <= rate <= rates[-1]
+
+
+def test_the_falling_part_ends_at_the_lowest_point() -> None:
+    rates, losses = clean_curve()
+    falling_rates, falling_losses = falling_part(rates, losses)
+    assert falling_losses[-1] == losses.min()
+    assert falling_rates.tolist() == rates[: len(falling_rates)].tolist()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(20))
+def test_even_on_a_very_noisy_curve_no_rule_reaches_the_lowest_point(rule: str, seed: int) -> None:
+    rates, losses = measured_curve(seed, 0.3)
+    usable_rates, usable_losses = usable_part(rates, losses)
+    rate = suggestions(rates, losses)[rule]
+    assert rate is None or rate < usable_rates[usable_losses.argmin()]
+
+
+@pytest.mark.parametrize("losses", [np.full(50, 0.7), np.linspace(0.7, 3, 50)], ids=["flat", "rising"])
+def test_a_curve_that_never_falls_suggests_nothing(losses: Floats) -> None:
+    assert suggestions(np.geomspace(1e-6, 10, 50), losses) == dict.fromkeys(RULES)
+
+
+def test_a_gentle_curve_gives_slide_no_rate_past_its_minimum() -> None:
+    places = np.arange(90)
+    assert suggestions(np.geomspace(1e-6, 1, 90), 0.3 + 0.0001 * (places - 40) ** 2)["slide"] is None

@@ -66,7 +66,7 @@ def copy_cells(folder: Path, per_class: int) -> None:
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     place = Workplace(tmp_path_factory.mktemp("workplace"))
-    copy_cells(place.pictures, 48)
+    copy_cells(place.pictures, 32)
     (place.pictures / "functional" / "broken.png").write_bytes(b"\x89PNG but no more")
     (place.pictures / "functional" / "notes.txt").write_text("no picture")
     place.client.create_experiment("cells", artifact_location=str(place.folder / "artifacts"))
