@@ -185,7 +185,7 @@ class Resize(Section):
 class Evaluate(Section):
     """What is looked at in the end."""
 
-    batch_size: BatchSize = 64
+    batch_size: BatchSize = 32
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
     top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
     register_as: str = Field(
