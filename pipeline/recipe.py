@@ -94,10 +94,10 @@ class Augment(Section):
         "sideways",
         description="none, sideways (left and right may be swapped), or all (the eight flips and quarter turns)",
     )
-    rotate_degrees: float = Field(5.0, ge=0, le=180, description="degrees from 0 to 180, either way")
-    zoom: float = Field(1.05, ge=1, le=4, description="a number from 1 (none) to 4: the largest magnification")
+    rotate_degrees: float = Field(10.0, ge=0, le=180, description="degrees from 0 to 180, either way")
+    zoom: float = Field(1.1, ge=1, le=4, description="a number from 1 (none) to 4: the largest magnification")
     crop: float = Field(
-        1.0, gt=0.1, le=1, description="a share from 0.1 to 1 (none): the smallest part of a side that a crop keeps"
+        0.9, gt=0.1, le=1, description="a share from 0.1 to 1 (none): the smallest part of a side that a crop keeps"
     )
     lighting: float = Field(
         0.2, ge=0, lt=1, description="a number from 0 (none) to below 1: how far brightness and contrast vary"
@@ -162,7 +162,7 @@ class FineTune(Section):
 class Resize(Section):
     """The same network, at a larger image size."""
 
-    image_px: ImageSize = 224
+    image_px: ImageSize = 256
     freeze: Literal["none", "early", "body"] = Field(
         "early", description="none, early (the early layer group stays frozen) or body (all but the head does)"
     )
