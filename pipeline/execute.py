@@ -1,11 +1,13 @@
-"""Runs a stage, or takes a finished run of it in its stead."""
+"""Runs a stage, or takes a finished run of it in its stead.
+
+`tracking` is imported where it is used, so that all else here can be had where there is no mlflow.
+"""
 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import tracking
 from pipeline.console import duration, say
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
@@ -30,6 +32,8 @@ def run_stage(
     Unless `recipe.reuse` says otherwise, a run with the same fingerprint is taken. Else `work` is called with the id
     of a run that is open, and the run is marked done as the last act.
     """
+    from pipeline import tracking
+
     sections = {name: getattr(recipe, name).model_dump() for name in stage.sections}
     known = {"upstream": chain[0].fingerprint} if chain else {}
     print_ = fingerprint(stage.name, sections, recipe.seed, {**known, **inputs}, source_digest(f"stages.{stage.name}"))
@@ -58,6 +62,8 @@ def chain_of(stage: Stage, upstream: str | None) -> list[RunRef]:
 
     Raises UserError if the first is of a stage that this one cannot follow.
     """
+    from pipeline import tracking
+
     wanted = " or ".join(stage.follows)
     if upstream is None:
         raise UserError(f"{stage.name} needs an upstream run; give the id of a run of {wanted}: -P upstream=<run id>.")
@@ -82,6 +88,8 @@ def nearest(chain: Sequence[RunRef], *stages: str) -> RunRef:
 
 def upstream_folder(chain: Sequence[RunRef], place: str, *stages: str) -> Path:
     """The artifacts below `place` of the nearest upstream run of one of `stages`."""
+    from pipeline import tracking
+
     return tracking.artifact(nearest(chain, *stages).run_id, place)
 
 
@@ -107,10 +115,14 @@ def suggested(lr_find: RunRef) -> float:
 
 def upstream_recipe(upstream: str) -> Path:
     """The recipe file of an upstream run."""
+    from pipeline import tracking
+
     return tracking.artifact(tracking.run_of(upstream).run_id, RECIPE_FILE)
 
 
 def _find(stage: Stage, reuse: str, print_: str) -> RunRef | None:
+    from pipeline import tracking
+
     if reuse == "never":
         return None
     if reuse == "auto":
@@ -121,6 +133,8 @@ def _find(stage: Stage, reuse: str, print_: str) -> RunRef | None:
 
 def _tell_run_of_mlflow_run(stage: Stage, found: RunRef) -> None:
     """A stage started alone by `mlflow run` has a run already, which then points at the one reused."""
+    from pipeline import tracking
+
     if os.environ.get("MLFLOW_RUN_ID") and not tracking.is_open():
         tags = {tracking.STAGE: stage.name, tracking.REUSED: found.run_id}
         with tracking.open_run(stage.name, tags, {}) as run_id:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from pipeline import tracking
 from pipeline.console import duration, say, table
 from pipeline.contract import RunRef
 
@@ -20,6 +19,8 @@ CURVES = (
 
 def log_summary(run_id: str, done: Mapping[str, RunRef]) -> None:
     """Log on the parent run which stages were reused and the best and final figures; print the table of stages."""
+    from pipeline import tracking
+
     accuracies = [ref.metrics["best/valid_accuracy"] for ref in done.values() if "best/valid_accuracy" in ref.metrics]
     losses = [ref.metrics["best/valid_loss"] for ref in done.values() if "best/valid_loss" in ref.metrics]
     tracking.log_metrics(run_id, {"best/valid_accuracy": max(accuracies), "best/valid_loss": min(losses)}, step=0)

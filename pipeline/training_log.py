@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from pipeline import tracking
 from pipeline.augment import Augmentation
 from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.console import say
@@ -63,6 +62,8 @@ def train_on(
 
 def log_epochs(run_id: str, records: Iterable[EpochRecord]) -> list[EpochRecord]:
     """Log each epoch as soon as it is done, and say it."""
+    from pipeline import tracking
+
     done = []
     for record in records:
         tracking.log_points(run_id, epoch_points(record))
@@ -76,6 +77,8 @@ def log_trained(
 ) -> None:
     """Log the best figures, the top rate of each layer group, the tables of epochs and steps with their figure, and
     the trained network with how far it has come."""
+    from pipeline import tracking
+
     last = records[-1]
     top_rates = {f"rate/{group}": rate for group, rate in rates.items()}
     tracking.log_metrics(run_id, best_metrics(records) | top_rates, step=last.step)

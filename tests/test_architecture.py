@@ -1,6 +1,7 @@
 """Who may import whom, and what every file has; read from the syntax tree, so that nothing is imported."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +139,12 @@ def test_every_module_of_the_library_has_tests_of_its_own(module):
     name = module.removeprefix("pipeline").lstrip(".") or "__init__"
     if name not in TESTED_WITHIN_OTHERS:
         assert (PROJECT / "tests" / "pipeline" / f"test_{name}.py").is_file()
+
+
+def test_all_of_the_library_but_tracking_and_the_served_model_imports_without_mlflow():
+    modules = [name for name in LIBRARY if name not in ("pipeline.tracking", "pipeline.serving")]
+    program = (
+        f"import importlib, sys\nsys.modules['mlflow'] = None\nfor name in {modules!r}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

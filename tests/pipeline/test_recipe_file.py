@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, flatten
@@ -165,3 +166,14 @@ def test_help_lists_each_key_with_its_default_and_what_it_takes():
     lines = help_text().splitlines()
     assert lines[0::2] == [f"  {key} = {value}" for key, value in flatten(Recipe()).items()]
     assert all(line.startswith("      ") and len(line.split()) > 1 for line in lines[1::2])
+
+
+def test_the_shipped_recipe_spells_out_every_key_with_its_default():
+    path = Path(__file__).parents[2] / "recipes" / "elpv.yaml"
+    spelt_out = flatten(read_recipe(path)) | {"evaluate.register_as": Recipe().evaluate.register_as}
+    assert spelt_out == flatten(Recipe())
+    assert set(flatten(Recipe())) - {"data.extensions"} == {
+        f"{section}.{key}" if isinstance(value, dict) else section
+        for section, value in yaml.safe_load(path.read_text()).items()
+        for key in (value if isinstance(value, dict) else [None])
+    }
