@@ -103,7 +103,7 @@ def write_evaluation(evaluation: Evaluation, pixels: Pixels, top_losses: int, fo
     captions = [
         _caption(*row) for row in worst[["label", "predicted", "confidence"]].itertuples(index=False, name=None)
     ]
-    title = f"Highest losses, {split} split: true label, not predicted one"
+    title = f"Highest losses, {split} split"
     pictures_figure([pixels[row] for row in worst["row"]], captions, title).savefig(figures / "top_losses.png", dpi=110)
     report = html_report(
         f"{evaluation.name}: {evaluation.headline()}",
@@ -115,7 +115,7 @@ def write_evaluation(evaluation: Evaluation, pixels: Pixels, top_losses: int, fo
 
 
 def _caption(label: str, predicted: str, confidence: float) -> str:
-    what = f"{label}, unsure" if label == predicted else f"{label}, not {predicted}"
+    what = f"{label}, rightly" if label == predicted else f"{label}, taken for {predicted}"
     return f"{what}\n{confidence:.0%} sure"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.decode import Pixels
 from pipeline.lr_finder import Curve
@@ -63,6 +64,7 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
     rates.set_ylim(steps.filter(items=list(GROUP_COLOURS)).to_numpy().max() * np.array([1e-4, 2]))
     rates.set_ylabel("learning rate")
     rates.set_xlabel("step")
+    rates.xaxis.set_major_locator(MaxNLocator(integer=True))
     rates.legend(fontsize=8, title="layer group")
     for axes in (losses, rates):
         _plain(axes)

@@ -12,7 +12,6 @@ CURVES = (
     "test/",
     "overfit/",
     "lr/",
-    "rate/",
     "throughput/",
 )
 

@@ -32,6 +32,11 @@ DONE = "thaw.done"
 REUSED = "thaw.reused"
 REASON = "thaw.reason"
 SECONDS = "stage/seconds"
+DESCRIPTION = "mlflow.note.content"
+VERDICT = "thaw.verdict"
+EVALUATED_ON = "thaw.evaluated_on"
+MODEL = "thaw.model"
+SHOWN = (DESCRIPTION, VERDICT, EVALUATED_ON, MODEL)
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -61,6 +66,7 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
         raise _no_run(error) from None
     run_id: str = run.info.run_id
     try:
+        _show_as_training(run.info.experiment_id)
         _log_params(run_id, params)
         set_tags(run_id, tags)
         yield run_id
@@ -76,6 +82,13 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
 def _end(run_id: str, status: str, reason: str) -> None:
     try_tag(run_id, reason)
     mlflow.end_run(status)
+
+
+def _show_as_training(experiment_id: str) -> None:
+    """The tracking page offers charts and comparison to experiments of this kind, and judges of text to others."""
+    client = MlflowClient()
+    if "mlflow.experimentKind" not in client.get_experiment(experiment_id).tags:
+        client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 
 
 def _no_run(error: MlflowException) -> UserError:
@@ -151,6 +164,18 @@ def copy_curves(source_run_id: str, target_run_id: str, prefixes: Sequence[str])
     client = MlflowClient()
     names = [name for name in client.get_run(source_run_id).data.metrics if name.startswith(tuple(prefixes))]
     _log_all(target_run_id, [point for name in names for point in client.get_metric_history(source_run_id, name)])
+
+
+def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]) -> None:
+    """Let the target's page show what the source's does: its description, verdict, model and pictures, and
+    `artifacts`, files of its own."""
+    client = MlflowClient()
+    source = client.get_run(source_run_id)
+    shown = {name: value for name, value in source.data.tags.items() if name in SHOWN}
+    set_tags(target_run_id, shown)
+    client.log_inputs(target_run_id, datasets=source.inputs.dataset_inputs)
+    for place in artifacts:
+        client.log_artifact(target_run_id, str(artifact(source_run_id, place)))
 
 
 def log_folder(run_id: str, folder: Path, place: str | None = None) -> None:
@@ -241,7 +266,7 @@ def try_tag(run_id: str, reason: str) -> None:
 
 def describe_run(run_id: str, markdown: str) -> None:
     """The text at the top of the run's page."""
-    set_tags(run_id, {"mlflow.note.content": markdown})
+    set_tags(run_id, {DESCRIPTION: markdown})
 
 
 def _log_all(run_id: str, metrics: Sequence[Metric]) -> None:

@@ -52,7 +52,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
         write_evaluation(evaluation, pixels, evaluate_.top_losses, Path(folder))
         tracking.log_folder(run_id, Path(folder))
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
-    tracking.set_tags(run_id, {"thaw.verdict": evaluation.verdict.name, "thaw.evaluated_on": evaluation.split})
+    tracking.set_tags(run_id, {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split})
     tracking.describe_run(run_id, evaluation.summary())
     version = tracking.log_classifier(
         SERVED_MODEL,
@@ -64,7 +64,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
         checkpoint.steps,
     )
     if version is not None:
-        tracking.set_tags(run_id, {"thaw.model": f"models:/{evaluate_.register_as}/{version}"})
+        tracking.set_tags(run_id, {tracking.MODEL: f"models:/{evaluate_.register_as}/{version}"})
 
 
 if __name__ == "__main__":

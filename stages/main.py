@@ -36,6 +36,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
             done[name] = stage(recipe, latest)
             latest = done[name].run_id
             tracking.copy_curves(latest, run_id, CURVES)
+        tracking.show_result(done["evaluate"].run_id, run_id, ["report.html"])
         log_summary(run_id, done)
         return tracking.mark_done(run_id, time.perf_counter() - started)
 

@@ -340,3 +340,25 @@ def test_the_pictures_are_an_input_of_the_run_by_content_digest(tmp_path):
     assert (logged.dataset.name, logged.dataset.digest) == ("farm", digest[:36])
     assert str(tmp_path) in logged.dataset.source
     assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_page_shows_the_result_of_another_run(tmp_path):
+    (tmp_path / "report.html").write_text("well done")
+    with tracking.open_run("evaluate", {tracking.DESCRIPTION: "Good.", "thaw.stage": "evaluate"}, {}) as source:
+        MlflowClient().log_artifact(source, str(tmp_path / "report.html"))
+        tracking.log_dataset("cells", tmp_path, "d" * 64, "test")
+    with tracking.open_run("main", {}, {}) as target:
+        tracking.show_result(source, target, ["report.html"])
+    shown = MlflowClient().get_run(target)
+    assert shown.data.tags[tracking.DESCRIPTION] == "Good."
+    assert "thaw.stage" not in shown.data.tags
+    assert shown.inputs.dataset_inputs[0].dataset.digest == "d" * 36
+    assert tracking.artifact(target, "report.html").read_text() == "well done"
+
+
+def test_the_experiment_is_shown_as_one_of_training():
+    with tracking.open_run("main", {}, {}) as run_id:
+        pass
+    client = MlflowClient()
+    experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

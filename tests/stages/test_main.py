@@ -76,6 +76,14 @@ def test_the_parent_run_carries_the_final_figures_and_the_flat_recipe(first):
     assert parent.data.params["fine_tune.cycle_len"] == "1"
 
 
+def test_the_parent_runs_page_shows_the_result(workplace, first):
+    _, parent, nested = first
+    for tag in ("mlflow.note.content", "thaw.verdict", "thaw.model", "thaw.evaluated_on"):
+        assert parent.data.tags[tag] == nested[-1].data.tags[tag]
+    assert "report.html" in files(workplace, parent)
+    assert parent.inputs.dataset_inputs[0].dataset.name == "cells"
+
+
 def test_the_rate_is_the_finders_suggestion_and_groups_differ_by_the_ratio(first):
     _, _, nested = first
     suggested = nested[3].data.metrics["suggestion/lr"]
