@@ -167,7 +167,7 @@ class Resize(Section):
         "early", description="none, early (the early layer group stays frozen) or body (all but the head does)"
     )
     fraction: Share = 1.0
-    batch_size: BatchSize = 32
+    batch_size: BatchSize = 16
     lr: GroupRates = Field(
         "auto",
         description="auto (the rate that the upstream run trained with), a rate above 0 for the head, or a list of "
@@ -185,7 +185,7 @@ class Resize(Section):
 class Evaluate(Section):
     """What is looked at in the end."""
 
-    batch_size: BatchSize = 32
+    batch_size: BatchSize = 16
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
     top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
     register_as: str = Field(
