@@ -189,7 +189,9 @@ class Evaluate(Section):
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
     top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
     register_as: str = Field(
-        "thaw", pattern=r"^[^/:]*$", description='a name without "/" or ":", or an empty one to register nothing'
+        "auto",
+        pattern=r"^[^/:]*$",
+        description='auto ("thaw-" and the name of the data), a name without "/" or ":", or an empty one for none',
     )
 
 

@@ -1,5 +1,6 @@
 """evaluate: one table of predictions, and all that is read from it; the served model, registered."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -54,17 +55,23 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
     tracking.set_tags(run_id, {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split})
     tracking.describe_run(run_id, evaluation.summary())
+    name = _registered_name(evaluate_.register_as, manifest.name)
     version = tracking.log_classifier(
         SERVED_MODEL,
         checkpoint_folder,
         pinned(),
         checkpoint.classes,
-        evaluate_.register_as,
+        name,
         evaluation.metrics,
         checkpoint.steps,
     )
     if version is not None:
-        tracking.set_tags(run_id, {tracking.MODEL: f"models:/{evaluate_.register_as}/{version}"})
+        tracking.set_tags(run_id, {tracking.MODEL: f"models:/{name}/{version}"})
+
+
+def _registered_name(register_as: str, data: str) -> str:
+    """The name in the model registry, which takes no "/" and no ":"."""
+    return "thaw-" + re.sub(r"[^\w.-]+", "-", data) if register_as == "auto" else register_as
 
 
 if __name__ == "__main__":
