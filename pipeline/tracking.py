@@ -173,7 +173,8 @@ def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]
     source = client.get_run(source_run_id)
     shown = {name: value for name, value in source.data.tags.items() if name in SHOWN}
     set_tags(target_run_id, shown)
-    client.log_inputs(target_run_id, datasets=source.inputs.dataset_inputs)
+    if source.inputs is not None:
+        client.log_inputs(target_run_id, datasets=source.inputs.dataset_inputs)
     for place in artifacts:
         client.log_artifact(target_run_id, str(artifact(source_run_id, place)))
 
