@@ -66,7 +66,6 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
         raise _no_run(error) from None
     run_id: str = run.info.run_id
     try:
-        _show_as_training(run.info.experiment_id)
         _log_params(run_id, params)
         set_tags(run_id, tags)
         yield run_id
@@ -82,13 +81,6 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
 def _end(run_id: str, status: str, reason: str) -> None:
     try_tag(run_id, reason)
     mlflow.end_run(status)
-
-
-def _show_as_training(experiment_id: str) -> None:
-    """The tracking page offers charts and comparison to experiments of this kind, and judges of text to others."""
-    client = MlflowClient()
-    if "mlflow.experimentKind" not in client.get_experiment(experiment_id).tags:
-        client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 
 
 def _no_run(error: MlflowException) -> UserError:

@@ -354,11 +354,3 @@ def test_a_page_shows_the_result_of_another_run(tmp_path):
     assert "thaw.stage" not in shown.data.tags
     assert shown.inputs.dataset_inputs[0].dataset.digest == "d" * 36
     assert tracking.artifact(target, "report.html").read_text() == "well done"
-
-
-def test_the_experiment_is_shown_as_one_of_training():
-    with tracking.open_run("main", {}, {}) as run_id:
-        pass
-    client = MlflowClient()
-    experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
