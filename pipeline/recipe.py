@@ -169,7 +169,7 @@ class Resize(Section):
     fraction: Share = 1.0
     batch_size: BatchSize = 16
     lr: GroupRates = Field(
-        5e-4,
+        "auto",
         description="auto (the rate that the upstream run trained with), a rate above 0 for the head, or a list of "
         "three rates, early to head",
     )

@@ -38,7 +38,7 @@ def test_flatten_keeps_the_values():
     flat = flatten(recipe)
     assert flat["seed"] == 7
     assert flat["fine_tune.lr"] == [1e-4, 1e-3, 1e-2]
-    assert flat["resize.lr"] == 5e-4
+    assert flat["resize.lr"] == "auto"
 
 
 def test_a_recipe_does_not_change_after_reading():
