@@ -9,7 +9,8 @@ from mlflow.entities import Run
 from pipeline import tracking
 from pipeline.contract import Stage
 from pipeline.errors import UserError
-from pipeline.tracking import LONGEST_TAG, METRICS_PER_CALL, PARAMS_PER_CALL, copy_curves, find_done, open_run, run_of
+from pipeline.tracking import artifacts, copy_curves, find_done, open_run, run_of
+from pipeline.tracking.values import LONGEST_TAG, METRICS_PER_CALL, PARAMS_PER_CALL
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
 
@@ -310,7 +311,7 @@ def test_artifacts_on_this_machine_are_read_where_they_lie(cache, tmp_path):
 
 def test_artifacts_elsewhere_are_fetched_once_and_kept(monkeypatch, cache):
     run_id = make_run()
-    monkeypatch.setattr(tracking, "_local_path", lambda run_id: None)
+    monkeypatch.setattr(artifacts, "_local_path", lambda run_id: None)
     folder = tracking.artifact(run_id, "checkpoint")
     assert folder.is_relative_to(cache)
     shutil.rmtree(artifacts_of(run_id))

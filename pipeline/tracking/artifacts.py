@@ -1,0 +1,49 @@
+"""The files of a run."""
+
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
+
+from pipeline.errors import UserError
+from pipeline.store import open_or_build
+from pipeline.tracking.names import first_line
+
+
+def log_folder(run_id: str, folder: Path, place: str | None = None) -> None:
+    """Keep all files of `folder` as artifacts, below `place`."""
+    MlflowClient().log_artifacts(run_id, str(folder), place)
+
+
+def log_text(run_id: str, text: str, place: str) -> None:
+    """Keep `text` as the artifact file `place`."""
+    MlflowClient().log_text(run_id, text, place)
+
+
+def artifact(run_id: str, place: str) -> Path:
+    """A local copy of a finished run's artifact file or folder `place`; UserError if it is gone.
+
+    Artifacts on this machine are read where they lie; others are fetched once and kept in the cache.
+    """
+    local = _local_path(run_id)
+    if local is not None and (local / place).exists():
+        return local / place
+
+    def fetch(folder: Path) -> None:
+        try:
+            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=place, dst_path=str(folder))
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"The artifact {place} of run {run_id} cannot be had ({first_line(error)}); run that stage again."
+            ) from None
+
+    return open_or_build("artifacts", {"run_id": run_id, "place": place}, fetch)[0] / place
+
+
+def _local_path(run_id: str) -> Path | None:
+    """Where the run's artifacts lie, if they lie on this machine."""
+    uri = MlflowClient().get_run(run_id).info.artifact_uri
+    return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None  # type: ignore[no-untyped-call]

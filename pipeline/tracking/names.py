@@ -1,0 +1,19 @@
+"""Names of tags and metrics, the same in every run."""
+
+STAGE = "thaw.stage"
+FINGERPRINT = "thaw.fingerprint"
+UPSTREAM = "thaw.upstream"
+DONE = "thaw.done"
+REUSED = "thaw.reused"
+REASON = "thaw.reason"
+SECONDS = "stage/seconds"
+DESCRIPTION = "mlflow.note.content"
+VERDICT = "thaw.verdict"
+EVALUATED_ON = "thaw.evaluated_on"
+MODEL = "thaw.model"
+SHOWN = (DESCRIPTION, VERDICT, EVALUATED_ON, MODEL)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
