@@ -48,6 +48,13 @@ def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Te
     return _relight(warped, how, generator) if how.lighting else warped
 
 
+def skip(count: int, how: Augmentation, generator: torch.Generator) -> None:
+    """Draw from `generator` what `augment` would draw for `count` images, and vary nothing."""
+    _random_warps(count, how, generator)
+    if how.lighting:
+        _random_lighting(count, generator)
+
+
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Each image resampled through its own 2×3 matrix, which maps places in the result to places in the image;
     both run from -1 to 1 along either axis."""
@@ -91,8 +98,12 @@ def _random_warps(count: int, how: Augmentation, generator: torch.Generator) -> 
     return torch.cat([linear, offset.T.unsqueeze(-1)], -1)
 
 
+def _random_lighting(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(3, count, generator=generator)
+
+
 def _relight(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    draws = torch.rand(3, len(images), generator=generator)
+    draws = _random_lighting(len(images), generator)
     acts = (draws[0] < how.probability).float()
     brightness = (draws[1] * 2 - 1) * how.lighting / 2 * acts
     contrast = torch.exp((draws[2] * 2 - 1) * math.log1p(how.lighting) * acts)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.augment import Augmentation, augment
+from pipeline.augment import Augmentation, augment, skip
 from pipeline.splits import Rows
 
 
@@ -33,15 +33,19 @@ class Batches:
             return -(-len(self.rows) // self.batch_size)
         return max(len(self.rows) // self.batch_size, 1)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The (inputs, targets) of one epoch."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The (inputs, targets) of one epoch, from batch number `first` on."""
         rows = self.rows
         generator = torch.Generator()
         if self.seed is not None:
             rows = np.random.default_rng([self.seed, epoch]).permutation(rows)
             generator.manual_seed(seed_for(self.seed, epoch))
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            chosen = rows[start : start + self.batch_size]
+        for number in range(len(self)):
+            chosen = rows[number * self.batch_size : (number + 1) * self.batch_size]
+            if number < first:
+                if self.augmentation is not None:
+                    skip(len(chosen), self.augmentation, generator)
+                continue
             inputs = self.fetch(chosen)
             if self.augmentation is not None:
                 inputs = augment(inputs, self.augmentation, generator)

@@ -1,6 +1,7 @@
 """What a stage is, and how a finished run of one is spoken of; no heavy imports."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,12 @@ class RunRef:
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     reused: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage's work: the run that is open for it, and the folder where what is in hand is kept, which outlives the
+    run unless the stage gets done."""
+
+    run_id: str
+    folder: Path

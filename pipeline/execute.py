@@ -4,19 +4,25 @@
 """
 
 import os
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from pipeline.console import duration, say
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import fingerprint, source_digest
 from pipeline.provenance import git_tags
 from pipeline.recipe import Recipe, flatten
 from pipeline.recipe_file import write_recipe
+from pipeline.store import cache_folder
 
 RECIPE_FILE = "recipe.yaml"
+IN_HAND = "checkpoints"
 SUGGESTED = "suggestion/lr"
 
 
@@ -25,23 +31,37 @@ def run_stage(
     recipe: Recipe,
     chain: Sequence[RunRef],
     inputs: Mapping[str, str],
-    work: Callable[[str], None],
+    work: Callable[[Job], None],
 ) -> RunRef:
     """The finished run of `stage` for this recipe, these upstream runs (nearest first) and further `inputs`.
 
-    Unless `recipe.reuse` says otherwise, a run with the same fingerprint is taken. Else `work` is called with the id
-    of a run that is open, and the run is marked done as the last act.
+    Unless `recipe.reuse` says otherwise, a run with the same fingerprint is taken, after waiting for the process that
+    is making it on this machine, if there is one. Else `work` is called with a run that is open and the folder of what
+    an earlier run had in hand; the run is marked done as the last act, and the folder goes.
     """
-    from pipeline import tracking
-
     sections = {name: getattr(recipe, name).model_dump() for name in stage.sections}
     known = {"upstream": chain[0].fingerprint} if chain else {}
     print_ = fingerprint(stage.name, sections, recipe.seed, {**known, **inputs}, source_digest(f"stages.{stage.name}"))
     found = _find(stage, recipe.reuse, print_)
-    if found is not None:
-        say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)})")
-        _tell_run_of_mlflow_run(stage, found)
-        return found
+    if found is None:
+        with _alone(stage, print_) as folder:
+            found = _find(stage, recipe.reuse, print_)  # another process may have made it while this one waited
+            if found is None:
+                if recipe.reuse == "never":
+                    shutil.rmtree(folder, ignore_errors=True)
+                done = _run(stage, recipe, chain, print_, folder, work)
+                shutil.rmtree(folder, ignore_errors=True)
+                return done
+    say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)})")
+    _tell_run_of_mlflow_run(stage, found)
+    return found
+
+
+def _run(
+    stage: Stage, recipe: Recipe, chain: Sequence[RunRef], print_: str, folder: Path, work: Callable[[Job], None]
+) -> RunRef:
+    from pipeline import tracking
+
     say(f"{stage.name}: started")
     started = time.perf_counter()
     tags = {tracking.STAGE: stage.name, tracking.FINGERPRINT: print_, **git_tags()}
@@ -51,10 +71,27 @@ def run_stage(
     params = {key: value for key, value in flatten(recipe).items() if key.startswith(own)}
     with tracking.open_run(stage.title or stage.name, tags, params) as run_id:
         tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
-        work(run_id)
+        work(Job(run_id, folder))
         done = tracking.mark_done(run_id, time.perf_counter() - started)
     say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
     return done
+
+
+@contextmanager
+def _alone(stage: Stage, print_: str) -> Iterator[Path]:
+    """The folder of what is in hand for this fingerprint, while no other process on this machine works on it."""
+    folder = cache_folder() / IN_HAND / print_
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"{stage.name}: another process is running this very stage; waiting for its result")
+        lock.acquire()
+    try:
+        yield folder
+    finally:
+        lock.release()
 
 
 def chain_of(stage: Stage, upstream: str | None) -> list[RunRef]:

@@ -1,8 +1,8 @@
-"""The training loop: yields one record per epoch and knows of no stage, file or tracking server."""
+"""The training loop: yields one record per epoch, pauses where asked, and knows of no stage, file or server."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from pipeline.console import track
 from pipeline.device import mixed_precision
 from pipeline.errors import UserError
 from pipeline.layer_groups import training_mode
-from pipeline.optim import set_rates
+from pipeline.optim import rates_at, set_rates
 from pipeline.schedule import cosine_factor, position_in_cycle
 
 
@@ -49,6 +49,17 @@ class EpochRecord:
         return self.valid_loss - self.train_loss
 
 
+@dataclass(frozen=True)
+class Position:
+    """How far a fit has come: `epochs` are done, and of the one in hand the batches whose `losses` these are, which
+    took `seconds`. `random_state` is torch's at that moment, by device; an epoch starts with one of its own."""
+
+    epochs: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    random_state: dict[str, Tensor] = field(default_factory=dict)
+
+
 def fit(
     network: nn.Module,
     optimizer: Optimizer,
@@ -61,51 +72,83 @@ def fit(
     label_smoothing: float = 0.0,
     fixed_statistics: bool = False,
     description: str = "training",
-) -> Iterator[EpochRecord]:
+    start: Position | None = None,
+    pauses: Callable[[], bool] = lambda: False,
+) -> Iterator[EpochRecord | Position]:
     """Train through cosine cycles of `cycle_epochs` epochs each, and validate after every epoch.
 
+    Gives a record after every epoch, and the position after every step where `pauses()` is true. A network and an
+    optimizer that are as they were at a position go on from it (`start`) as if there had been no break. Random
+    numbers (order, augmentation, dropout) follow from the seed of `train` and the epoch alone.
+
     `epochs_before` and `steps_before` were done by earlier stages: records count on from there, and the order of
-    the pictures differs from theirs. `fixed_statistics` is that of `training_mode`. Random numbers (order,
-    augmentation, dropout) follow from the seed of `train` and the epoch alone. Raises UserError, with step and rates,
-    when the loss is no longer a number.
+    the pictures differs from theirs. `fixed_statistics` is that of `training_mode`. Raises UserError, with step and
+    rates, when the loss is no longer a number.
     """
     assert train.seed is not None, "training batches have to be shuffled"
-    total = sum(cycle_epochs)
-    for done in range(total):
-        epoch = epochs_before + done
+    start = start or Position()
+    for done in range(start.epochs, sum(cycle_epochs)):
+        epoch, first_step = epochs_before + done, steps_before + done * len(train)
+        factors = [cosine_factor(done * len(train) + index, cycle_epochs, len(train)) for index in range(len(train))]
+        in_hand = start if done == start.epochs else Position(done)
         torch.manual_seed(seed_for(train.seed + 1, epoch))
+        _set_random_state(in_hand.random_state)
         training_mode(network, fixed_statistics)
-        started = time.perf_counter()
-        steps = []
-        losses: list[Tensor] = []
         batches = track(
-            train.epoch(epoch),
-            f"{description}, epoch {done + 1} of {total}",
-            len(train.rows),
+            train.epoch(epoch, len(in_hand.losses)),
+            f"{description}, epoch {done + 1} of {sum(cycle_epochs)}",
+            len(train.rows) - len(in_hand.losses) * train.batch_size,
             "images",
             train.batch_size,
         )
-        for index, (inputs, targets) in enumerate(batches):
-            rates = set_rates(optimizer, cosine_factor(done * len(train) + index, cycle_epochs, len(train)))
-            losses.append(train_step(network, optimizer, inputs, targets, label_smoothing))
-            steps.append((steps_before + done * len(train) + index + 1, rates))
-            if len(losses) % _steps_between_checks(inputs) == 0:
-                _check_finite(losses[-1], *steps[-1])
-        values = torch.stack(losses).tolist()
-        _check_finite(losses[-1], *steps[-1])
-        seconds = time.perf_counter() - started
+        finished = yield from _train_epoch(
+            network, optimizer, batches, factors, first_step, in_hand, train.device, label_smoothing, pauses
+        )
         valid_loss, valid_accuracy = validate(network, valid)
         yield EpochRecord(
             epoch=epoch + 1,
-            step=steps[-1][0],
+            step=first_step + len(train),
             cycle=position_in_cycle(done, cycle_epochs)[0] + 1,
-            train_loss=sum(values) / len(values),
+            train_loss=sum(finished.losses) / len(train),
             valid_loss=valid_loss,
             valid_accuracy=valid_accuracy,
-            seconds=seconds,
-            images_per_second=len(train) * min(train.batch_size, len(train.rows)) / seconds,
-            steps=[StepRecord(step, loss, rates) for (step, rates), loss in zip(steps, values, strict=True)],
+            seconds=finished.seconds,
+            images_per_second=len(train) * min(train.batch_size, len(train.rows)) / finished.seconds,
+            steps=[
+                StepRecord(first_step + index + 1, loss, rates_at(optimizer, factor))
+                for index, (loss, factor) in enumerate(zip(finished.losses, factors, strict=True))
+            ],
         )
+
+
+def _train_epoch(
+    network: nn.Module,
+    optimizer: Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    factors: list[float],
+    first_step: int,
+    in_hand: Position,
+    device: torch.device,
+    label_smoothing: float,
+    pauses: Callable[[], bool],
+) -> Generator[Position, None, Position]:
+    """The rest of an epoch, from `in_hand` on; gives its pauses, and returns its end."""
+    losses = [torch.tensor(loss, device=device) for loss in in_hand.losses]
+    seconds = in_hand.seconds
+    began = time.perf_counter()
+    for factor, (inputs, targets) in zip(factors[len(losses) :], batches, strict=True):
+        rates = set_rates(optimizer, factor)
+        losses.append(train_step(network, optimizer, inputs, targets, label_smoothing))
+        if len(losses) % _steps_between_checks(inputs) == 0:
+            _check_finite(losses[-1], first_step + len(losses), rates)
+        if pauses():
+            _check_finite(losses[-1], first_step + len(losses), rates)
+            seconds += time.perf_counter() - began
+            yield Position(in_hand.epochs, torch.stack(losses).tolist(), seconds, _random_state(device))
+            began = time.perf_counter()
+    values = torch.stack(losses).tolist()
+    _check_finite(losses[-1], first_step + len(losses), rates_at(optimizer, factors[-1]))
+    return Position(in_hand.epochs, values, seconds + time.perf_counter() - began)
 
 
 def train_step(
@@ -136,6 +179,20 @@ def validate(network: nn.Module, batches: Batches) -> tuple[float, float]:
         right += (logits.argmax(1) == targets).sum()
     count = len(batches.rows)
     return float(loss_sum) / count, float(right) / count
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor]) -> None:
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _steps_between_checks(inputs: Tensor) -> int:

@@ -52,8 +52,11 @@ def _undecayed(module: nn.Module) -> set[str]:
 
 def set_rates(optimizer: Optimizer, factor: float) -> dict[str, float]:
     """Give every group `initial_lr` × `factor`; the rates by layer group."""
-    rates = {}
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
-        rates[group["layer_group"]] = group["lr"]
-    return rates
+    return rates_at(optimizer, factor)
+
+
+def rates_at(optimizer: Optimizer, factor: float) -> dict[str, float]:
+    """The rates by layer group that `set_rates` gives for `factor`."""
+    return {group["layer_group"]: group["initial_lr"] * factor for group in optimizer.param_groups}

@@ -51,7 +51,7 @@ def open_or_build(kind: str, parts: Mapping[str, Any], build: Callable[[Path], N
         if is_whole(place):
             return place, True
         shutil.rmtree(place, ignore_errors=True)
-        _build(place, parts, build)
+        publish(place, parts, build)
     return place, False
 
 
@@ -94,7 +94,8 @@ def write_whole(path: Path, content: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _build(place: Path, parts: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+def publish(place: Path, parts: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+    """Let `build` fill a folder, describe it, and put it at `place` in one step."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         build(unfinished)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.command import main
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage
 from pipeline.recipe import Recipe
 
 STAGE = Stage(
@@ -29,7 +29,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     return run_stage(STAGE, recipe, chain, served, partial(work, recipe, chain))
 
 
-def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
+def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     """Predict once, then derive, draw, log and register."""
     from pipeline import tracking
     from pipeline.augment import view_matrices
@@ -51,10 +51,10 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
     evaluation = evaluate(network.to(device), manifest, pixels, views, evaluate_.batch_size, device)
     with TemporaryDirectory() as folder:
         write_evaluation(evaluation, pixels, evaluate_.top_losses, Path(folder))
-        tracking.log_folder(run_id, Path(folder))
+        tracking.log_folder(job.run_id, Path(folder))
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
-    tracking.set_tags(run_id, {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split})
-    tracking.describe_run(run_id, evaluation.summary())
+    tracking.set_tags(job.run_id, {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split})
+    tracking.describe_run(job.run_id, evaluation.summary())
     name = _registered_name(evaluate_.register_as, manifest.name)
     version = tracking.log_classifier(
         SERVED_MODEL,
@@ -66,7 +66,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
         checkpoint.steps,
     )
     if version is not None:
-        tracking.set_tags(run_id, {tracking.MODEL: f"models:/{name}/{version}"})
+        tracking.set_tags(job.run_id, {tracking.MODEL: f"models:/{name}/{version}"})
 
 
 def _registered_name(register_as: str, data: str) -> str:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.command import main
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage
 from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     return run_stage(stage, recipe, chain, {}, partial(work, recipe, chain))
 
 
-def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
+def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     """Test, suggest, log."""
     from pipeline import tracking
     from pipeline.console import say
@@ -51,16 +51,16 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
         curve_table(curve).to_csv(Path(folder) / "curve.csv", index=False)
         (Path(folder) / "figures").mkdir()
         lr_find_figure(curve, found, chosen).savefig(Path(folder) / "figures" / "lr_find.png", dpi=120)
-        tracking.log_folder(run_id, Path(folder))
+        tracking.log_folder(job.run_id, Path(folder))
     points = [("lr_find/loss", float(loss), step) for step, loss in enumerate(curve.smoothed)]
     points += [("lr_find/lr", float(rate), step) for step, rate in enumerate(curve.rates)]
     points += [(f"suggestion/{name}", rate, 0) for name, rate in found.items() if rate is not None]
     rate = found[chosen]
-    tracking.log_points(run_id, points + ([(SUGGESTED, rate, 0)] if rate is not None else []))
+    tracking.log_points(job.run_id, points + ([(SUGGESTED, rate, 0)] if rate is not None else []))
     if rate is None:
         raise UserError(
             f"The loss never falls on the LR finder's curve, so {chosen} suggests nothing; look at figures/lr_find.png "
-            f"of run {run_id}, and set the next stage's lr yourself or change lr_find.start_lr."
+            f"of run {job.run_id}, and set the next stage's lr yourself or change lr_find.start_lr."
         )
     say(f"  suggested rate: {rate:.2e} ({chosen}), found in {len(curve.rates)} batches")
 

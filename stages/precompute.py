@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pipeline.command import main
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage
 from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     return run_stage(STAGE, recipe, [], inputs, partial(work, recipe, manifest, weights))
 
 
-def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", run_id: str) -> None:
+def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> None:
     """Decode, compute, log."""
     import torch
 
@@ -59,10 +59,10 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", run_id: str) 
     with TemporaryDirectory() as folder:
         save_manifest(manifest, Path(folder) / "manifest")
         save_checkpoint(network, checkpoint, Path(folder) / "checkpoint")
-        tracking.log_folder(run_id, Path(folder))
-    tracking.log_folder(run_id, store, "activations")
+        tracking.log_folder(job.run_id, Path(folder))
+    tracking.log_folder(job.run_id, store, "activations")
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, "training")
-    tracking.set_tags(run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})
+    tracking.set_tags(job.run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})
 
 
 if __name__ == "__main__":

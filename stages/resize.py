@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pipeline.command import main
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage
 from pipeline.rates import group_rates
 from pipeline.recipe import Recipe
 
@@ -31,7 +31,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates))
 
 
-def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], run_id: str) -> None:
+def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], job: Job) -> None:
     """Train at the larger size."""
     from pipeline.augment import Augmentation
     from pipeline.device import choose_device
@@ -41,7 +41,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], ru
 
     resize = recipe.resize
     train_on(
-        run_id,
+        job,
         upstream_folder(chain, "manifest", "precompute"),
         upstream_folder(chain, "checkpoint", *TRAINED),
         image_px=resize.image_px,

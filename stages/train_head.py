@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from pipeline.command import main
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage
 from pipeline.recipe import Recipe
 
 STAGE = Stage(
@@ -26,7 +26,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, lr))
 
 
-def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, run_id: str) -> None:
+def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     """Both phases, one after the other, as one run of epochs."""
     import torch
 
@@ -35,11 +35,10 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, run_id: str) -> Non
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
     from pipeline.execute import upstream_folder
-    from pipeline.fit import fit
     from pipeline.manifest import load_manifest
     from pipeline.pixels import open_pixels
     from pipeline.schedule import cycle_lengths
-    from pipeline.training_log import log_epochs, log_trained
+    from pipeline.training_log import Phase, log_trained, train_in_phases
     from pipeline.tune import activation_batches, head_optimizer, pixel_batches, thaw, training_split
 
     train_head, device = recipe.train_head, choose_device(recipe.device)
@@ -49,36 +48,26 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, run_id: str) -> Non
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
     network.to(device)
     split = training_split(manifest, train_head.fraction, recipe.seed)
-    smoothing = train_head.label_smoothing
-    records = []
+    batch_size, smoothing = train_head.batch_size, train_head.label_smoothing
 
-    if train_head.stored_epochs:
+    def on_activations() -> Phase:
         stored = read_activations(upstream_folder(chain, "activations", "precompute"))
-        batches = activation_batches(stored, split, train_head.batch_size, device, recipe.seed)
+        train, valid = activation_batches(stored, split, batch_size, device, recipe.seed)
         optimizer = head_optimizer(network.head, lr, train_head.weight_decay)
-        cycle = [train_head.stored_epochs]
-        epochs = fit(network.head, optimizer, *batches, cycle, label_smoothing=smoothing, description="head, stored")
-        records += log_epochs(run_id, epochs)
+        return Phase(network.head, optimizer, train, valid, [train_head.stored_epochs], smoothing, "head, stored")
 
-    if train_head.cycles:
+    def on_pixels() -> Phase:
         pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
         augmentation = Augmentation(**recipe.augment.model_dump())
-        batches = pixel_batches(pixels, split, augmentation, train_head.batch_size, device, recipe.seed)
+        train, valid = pixel_batches(pixels, split, augmentation, batch_size, device, recipe.seed)
         optimizer = thaw(network, "body", {"head": lr}, train_head.weight_decay)
-        epochs = fit(
-            network,
-            optimizer,
-            *batches,
-            cycle_lengths(train_head.cycles, train_head.cycle_len, train_head.cycle_mult),
-            epochs_before=len(records),
-            steps_before=records[-1].step if records else 0,
-            label_smoothing=smoothing,
-            description="head, augmented",
-        )
-        records += log_epochs(run_id, epochs)
+        lengths = cycle_lengths(train_head.cycles, train_head.cycle_len, train_head.cycle_mult)
+        return Phase(network, optimizer, train, valid, lengths, smoothing, "head, augmented")
 
+    phases = ([on_activations] if train_head.stored_epochs else []) + ([on_pixels] if train_head.cycles else [])
+    records = train_in_phases(job, network, phases)
     checkpoint = replace(checkpoint, hidden=recipe.head.hidden, dropout=recipe.head.dropout)
-    log_trained(run_id, records, network, checkpoint, {"head": lr})
+    log_trained(job.run_id, records, network, checkpoint, {"head": lr})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import execute, pins, tracking
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.execute import chain_of, given_or_suggested, nearest, run_stage, suggested, upstream_folder
 from pipeline.fingerprint import source_digest
@@ -26,9 +26,9 @@ class Work:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, run_id: str) -> None:
+    def __call__(self, job: Job) -> None:
         self.calls += 1
-        tracking.log_text(run_id, str(self.calls), "out.txt")
+        tracking.log_text(job.run_id, str(self.calls), "out.txt")
 
 
 @pytest.fixture
@@ -133,9 +133,9 @@ def test_changed_code_runs_a_stage_again(work, monkeypatch):
 def test_work_that_failed_is_done_again_and_cannot_be_built_on(work, error):
     failed = []
 
-    def failing(run_id: str) -> None:
-        work(run_id)
-        failed.append(run_id)
+    def failing(job: Job) -> None:
+        work(job)
+        failed.append(job.run_id)
         raise error
 
     with pytest.raises(error):
@@ -149,7 +149,7 @@ def test_work_that_failed_is_done_again_and_cannot_be_built_on(work, error):
 @on_a_server
 def test_a_stage_without_its_artifacts_runs_again():
     for _ in range(2):
-        assert not run_stage(RESIZE, Recipe(), [UPSTREAM], INPUTS, lambda run_id: None).reused
+        assert not run_stage(RESIZE, Recipe(), [UPSTREAM], INPUTS, lambda job: None).reused
 
 
 @on_a_server

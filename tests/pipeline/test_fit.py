@@ -1,5 +1,6 @@
 import itertools
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.augment import Augmentation
 from pipeline.batches import Batches, fetch_pixels
 from pipeline.body import build_body
 from pipeline.errors import UserError
-from pipeline.fit import EpochRecord, fit, train_step, validate
+from pipeline.fit import EpochRecord, Position, fit, train_step, validate
 from pipeline.layer_groups import freeze, layer_groups
 from pipeline.network import Network
 from pipeline.optim import build_optimizer
@@ -321,3 +322,66 @@ def test_with_fixed_statistics_a_thawed_body_learns_weights_and_keeps_its_runnin
     buffers = {name for name, _ in network.named_buffers() if not name.startswith("head.")}
     assert still == buffers
     assert any(name.endswith("running_var") for name in still)
+
+
+def toy_pixels() -> tuple[Batches, Batches]:
+    """Noise of two brightnesses as images, the training batches augmented with all that can vary."""
+    images = np.random.default_rng(0).integers(0, 200, (96, 8, 8, 3)).astype(np.uint8) + (TARGETS * 50)[
+        :, None, None, None
+    ].astype(np.uint8)
+    how = Augmentation("all", 20.0, 1.3, 0.8, 0.3, 0.75)
+    fetch = fetch_pixels(images, CPU)
+    return Batches(fetch, TRAIN, TARGETS, 16, CPU, 0, how), Batches(fetch, VALID, TARGETS, 20, CPU)
+
+
+def pixel_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("after_steps", range(1, 13))
+def test_training_that_was_broken_off_after_any_step_goes_on_as_if_it_had_not_been(after_steps: int) -> None:
+    whole = pixel_network()
+    expected = list(fit(whole, toy_optimizer(whole), *toy_pixels(), [1, 2], label_smoothing=0.1))
+
+    network = pixel_network()
+    optimizer = toy_optimizer(network)
+    steps = itertools.count(1)
+    records: list[EpochRecord] = []
+    for moment in fit(network, optimizer, *toy_pixels(), [1, 2], label_smoothing=0.1, pauses=lambda: True):
+        if isinstance(moment, EpochRecord):
+            records.append(moment)
+        elif next(steps) == after_steps:
+            break
+    torch.rand(17)  # what happens in between must not matter
+    start = moment
+    assert isinstance(start, Position)
+    rest = list(fit(network, optimizer, *toy_pixels(), [1, 2], label_smoothing=0.1, start=start))
+    assert same_state(network, whole)
+    assert results([*records, *rest]) == results(expected)
+
+
+def test_training_pauses_only_when_asked_to() -> None:
+    _, records = train_toy([1, 1])
+    assert all(isinstance(record, EpochRecord) for record in records)
+    asked = iter([False, True, False, False, False, False, True, False])
+    network = toy_network()
+    moments = list(fit(network, toy_optimizer(network), *toy_batches(), [1, 1], pauses=lambda: next(asked)))
+    positions = [(one.epochs, len(one.losses)) for one in moments if isinstance(one, Position)]
+    assert positions == [(0, 2), (1, 3)]
+
+
+def test_training_that_starts_at_its_end_has_nothing_left_to_do() -> None:
+    network = toy_network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert not list(fit(network, toy_optimizer(network), *toy_batches(), [1, 1], start=Position(2)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_time_spent_in_a_pause_is_not_time_spent_training() -> None:
+    network = toy_network()
+    for moment in fit(network, toy_optimizer(network), *toy_batches(), [1], pauses=lambda: True):
+        if isinstance(moment, Position):
+            time.sleep(0.1)
+        else:
+            assert moment.seconds < 0.2
