@@ -17,6 +17,7 @@ from pipeline.console import warn
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import PROJECT
+from pipeline.processes import end_with_parent
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import check_overrides, help_text, override_recipe, read_recipe
 from pipeline.sources import list_source
@@ -35,6 +36,8 @@ def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | Non
     # Read by OpenMP when torch is loaded. Threads that wait give up the core: where anything else runs on it, waiting
     # in a loop makes training on the CPU several times slower, and where nothing does it gains nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if os.environ.get("MLFLOW_RUN_ID"):
+        end_with_parent()  # `mlflow run` itself, when it is ended or killed, leaves its process running
     try:
         recipe, upstream = _read(stage, doc, sys.argv[1:] if arguments is None else arguments)
         run(recipe, upstream)

@@ -144,8 +144,10 @@ def _say_where_it_goes_on(job: Job, kept: InHand) -> None:
     from pipeline import tracking
 
     within = len(kept.position.losses)
-    where = f"epoch {len(kept.records) + 1}" + (f", batch {within + 1}" if within else "")
-    say(f"  going on at {where}, where run {kept.run_id} was stopped")
+    where = " and ".join(
+        ([f"epoch {kept.records[-1].epoch}"] if kept.records else []) + ([f"{within} batches"] if within else [])
+    )
+    say(f"  going on after {where}, from what run {kept.run_id} kept")
     tracking.set_tags(job.run_id, {tracking.RESUMED: kept.run_id})
 
 

@@ -13,7 +13,9 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
-from pipeline.tracking.names import DONE, FINGERPRINT, REASON, REUSED, SECONDS, STAGE, UPSTREAM, first_line
+from pipeline.processes import identity
+from pipeline.tracking.abandoned import close_abandoned
+from pipeline.tracking.names import DONE, FINGERPRINT, PROCESS, REASON, REUSED, SECONDS, STAGE, UPSTREAM, first_line
 from pipeline.tracking.values import log_metrics, log_params, set_tags
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
@@ -28,12 +30,14 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
     It ends as FINISHED; as KILLED by Ctrl-C or SIGTERM; as FAILED, with the reason as a tag, by any error.
     """
     # Taken out of the environment, so that a run opened within this one does not adopt it once more.
-    handed = os.environ.pop("MLFLOW_RUN_ID", None) if mlflow.active_run() is None else None
+    outermost = mlflow.active_run() is None
+    handed = os.environ.pop("MLFLOW_RUN_ID", None) if outermost else None
     try:
         run = mlflow.start_run(
             run_id=handed,
             run_name=None if handed else name,
-            nested=mlflow.active_run() is not None,
+            nested=not outermost,
+            tags={PROCESS: identity()},
             log_system_metrics=True,
         )
     except MlflowException as error:
@@ -42,6 +46,8 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
     try:
         log_params(run_id, params)
         set_tags(run_id, tags)
+        if outermost:
+            close_abandoned(run.info.experiment_id)
         yield run_id
     except KeyboardInterrupt:
         _end(run_id, "KILLED", "stopped by Ctrl-C or SIGTERM")

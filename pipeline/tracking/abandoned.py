@@ -1,0 +1,55 @@
+"""Runs whose process was killed, or whose machine went away, before it could end them."""
+
+import time
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pipeline.console import say
+from pipeline.processes import is_alive, may_belong_to_one_alive
+from pipeline.tracking.names import PROCESS, REASON
+from pipeline.tracking.values import set_tags
+
+ENTRY_POINT = "mlflow.project.entryPoint"
+# System metrics come every ten seconds; a machine that has been silent for so long is taken to be gone. Should it
+# come back, its process ends its runs itself, and what it says counts.
+SILENT_SECONDS = 600.0
+LONGEST_START_SECONDS = 3600.0
+
+
+def close_abandoned(experiment_id: str) -> None:
+    """End, as KILLED, every run of the experiment that is RUNNING and that no process works on any more."""
+    client = MlflowClient()
+    abandoned = [
+        run
+        for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
+        if _is_abandoned(client, run)
+    ]
+    for run in abandoned:
+        set_tags(run.info.run_id, {REASON: "its process ended without a word: killed, or its machine went away"})
+        client.set_terminated(run.info.run_id, "KILLED")
+    if abandoned:
+        say(f"closed {len(abandoned)} run(s) that a process had left open when it was killed")
+
+
+def _is_abandoned(client: MlflowClient, run: Run) -> bool:
+    age_seconds = time.time() - run.info.start_time / 1000
+    process = run.data.tags.get(PROCESS)
+    if process is not None:
+        alive = is_alive(process)
+        if alive is not None:
+            return not alive
+        return min(age_seconds, _silence_seconds(client, run)) > SILENT_SECONDS
+    if ENTRY_POINT not in run.data.tags:
+        return False
+    if mlflow.get_tracking_uri().startswith("sqlite:"):  # one machine's own
+        return not may_belong_to_one_alive(run.info.run_id, run.info.start_time / 1000)
+    return age_seconds > LONGEST_START_SECONDS
+
+
+def _silence_seconds(client: MlflowClient, run: Run) -> float:
+    """How long ago the run's system metrics came last."""
+    names = [name for name in run.data.metrics if name.startswith("system/")]
+    latest = [point.timestamp for name in names[:1] for point in client.get_metric_history(run.info.run_id, name)]
+    return time.time() - max(latest, default=run.info.start_time) / 1000
