@@ -17,7 +17,7 @@ from pipeline.console import warn
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import PROJECT
-from pipeline.processes import end_with_parent
+from pipeline.processes import end_mlflow_run, end_with_parent
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import check_overrides, help_text, override_recipe, read_recipe
 from pipeline.sources import list_source
@@ -33,10 +33,12 @@ def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | Non
     """Run a stage from the command line and exit: 0 when done, 2 for a mistake of the user's, told in a sentence,
     130 when stopped."""
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     # Read by OpenMP when torch is loaded. Threads that wait give up the core: where anything else runs on it, waiting
     # in a loop makes training on the CPU several times slower, and where nothing does it gains nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    if os.environ.get("MLFLOW_RUN_ID"):
+    by_mlflow_run = bool(os.environ.get("MLFLOW_RUN_ID"))
+    if by_mlflow_run:
         end_with_parent()  # `mlflow run` itself, when it is ended or killed, leaves its process running
     try:
         recipe, upstream = _read(stage, doc, sys.argv[1:] if arguments is None else arguments)
@@ -46,7 +48,9 @@ def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | Non
         _tag_reason(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        warn(f"{stage.name} was stopped; its run is marked KILLED.")
+        warn(f"{stage.name} was stopped; its run is marked KILLED. The same command goes on from what was kept.")
+        if by_mlflow_run:
+            end_mlflow_run()
         sys.exit(130)
     sys.exit(0)
 
@@ -133,4 +137,6 @@ def _tag_reason(reason: str) -> None:
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
+    # MLflow's command sends a SIGTERM after the Ctrl-C that both have seen; it must not break off what ends the run.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt

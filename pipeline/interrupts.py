@@ -31,11 +31,14 @@ def put_off() -> Iterator[Callable[[], bool]]:
             os.write(STANDARD_ERROR, b"Stopping as soon as this step is kept; Ctrl-C once more stops at once.\n")
         noted.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(number): signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(noted)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if noted:
+        handler = before[noted[0]]
+        if callable(handler):
+            handler(noted[0], None)
         raise KeyboardInterrupt

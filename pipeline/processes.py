@@ -57,6 +57,17 @@ def end_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def end_mlflow_run() -> None:
+    """End the `mlflow run` that started this process.
+
+    It would go on to mark the run FAILED, whatever status its process gave it: MLflow 3.17 compares the status, a text,
+    with numbers, and takes every run for one that is still running.
+    """
+    for process in psutil.Process().parents()[:2]:  # there may be a shell in between
+        if _is_mlflow_run(process.cmdline()):
+            process.terminate()
+
+
 def _is_mlflow_run(words: list[str]) -> bool:
     """Whether a command line is `mlflow run …`, started as a script or as a module."""
     names = [word.rsplit("/", 1)[-1] for word in words]

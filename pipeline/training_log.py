@@ -137,7 +137,7 @@ def _train_phase(
             else:
                 checkpoints.keep(network, phase.optimizer, number, moment, len(records))
             if stopped():
-                raise KeyboardInterrupt
+                return  # out of the block, at whose end it acts
 
 
 def _say_where_it_goes_on(job: Job, kept: InHand) -> None:

@@ -34,22 +34,23 @@ def close_abandoned(experiment_id: str) -> None:
 
 
 def _is_abandoned(client: MlflowClient, run: Run) -> bool:
-    age_seconds = time.time() - run.info.start_time / 1000
+    started_seconds = float(run.info.start_time) / 1000
+    age_seconds = time.time() - started_seconds
     process = run.data.tags.get(PROCESS)
     if process is not None:
         alive = is_alive(process)
         if alive is not None:
             return not alive
-        return min(age_seconds, _silence_seconds(client, run)) > SILENT_SECONDS
+        return min(age_seconds, _silent_seconds(client, run)) > SILENT_SECONDS
     if ENTRY_POINT not in run.data.tags:
         return False
     if mlflow.get_tracking_uri().startswith("sqlite:"):  # one machine's own
-        return not may_belong_to_one_alive(run.info.run_id, run.info.start_time / 1000)
+        return not may_belong_to_one_alive(run.info.run_id, started_seconds)
     return age_seconds > LONGEST_START_SECONDS
 
 
-def _silence_seconds(client: MlflowClient, run: Run) -> float:
+def _silent_seconds(client: MlflowClient, run: Run) -> float:
     """How long ago the run's system metrics came last."""
     names = [name for name in run.data.metrics if name.startswith("system/")]
-    latest = [point.timestamp for name in names[:1] for point in client.get_metric_history(run.info.run_id, name)]
-    return time.time() - max(latest, default=run.info.start_time) / 1000
+    times = [int(point.timestamp) for name in names[:1] for point in client.get_metric_history(run.info.run_id, name)]
+    return time.time() - max(times, default=int(run.info.start_time)) / 1000

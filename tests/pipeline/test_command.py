@@ -186,7 +186,9 @@ def test_a_stage_that_is_stopped_says_so(capsys, number):
         time.sleep(5)
 
     assert start(run=run)[0] == 130
-    assert capsys.readouterr().err == "first was stopped; its run is marked KILLED.\n"
+    assert capsys.readouterr().err == (
+        "first was stopped; its run is marked KILLED. The same command goes on from what was kept.\n"
+    )
 
 
 def test_an_error_of_ours_is_not_hidden():
