@@ -115,7 +115,7 @@ def test_what_was_needed_and_what_is_free_are_told(small_disk):
 
 
 def test_a_quota_counts_as_a_full_disk(tmp_path):
-    with pytest.raises(UserError, match="^The quota is used up on the disk of"), told_when_full("numbers", tmp_path):
+    with pytest.raises(UserError, match=r"^The quota is used up on the disk of"), told_when_full("numbers", tmp_path):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
@@ -146,8 +146,8 @@ def test_the_free_space_of_a_folder_yet_to_be_made_is_that_of_its_disk(small_dis
 
 
 def leftovers(cache):
-    """Whatever is in the cache but sidecars, markers and what was there before."""
-    return [path for path in cache.glob("*/*") if path.is_dir()] + [path for path in cache.rglob("*.npy")]
+    """Folders and arrays in the cache."""
+    return [path for path in cache.glob("*/*") if path.is_dir()] + list(cache.rglob("*.npy"))
 
 
 @pytest.mark.parametrize("kind", ["pixels", "activations", "artifacts"])
