@@ -64,8 +64,7 @@ def open_or_build(kind: str, parts: Mapping[str, Any], build: Callable[[Path], N
     cache = cache_folder()
     place = cache / kind / content_key(parts)
     with told_when_full(_title(place), place.parent, MAKE_ROOM):
-        for since in bury_dead(cache):
-            _suspect(cache, since)
+        suspect_after_kills(cache)
         with locked(place):
             damage = _damage_on_opening(place) if place.exists() else ""
             if damage:
@@ -128,6 +127,16 @@ def locked(place: Path) -> Iterator[None]:
         lock.release()
 
 
+def suspect_after_kills(cache: Path) -> None:
+    """For each process that was killed, mark every store that was published or opened since it started: its content is
+    looked at when it is opened next."""
+    for since in bury_dead(cache):
+        for description in cache.glob(f"*/*/{DESCRIPTION}"):
+            place = description.parent
+            if any(file.exists() and file.stat().st_mtime >= since for file in (description, beside(place, USES))):
+                beside(place, SUSPECT).touch()
+
+
 def is_whole(folder: Path, contents: bool = False) -> bool:
     """Whether `find_damage` finds none."""
     return not find_damage(folder, contents)
@@ -175,14 +184,6 @@ def write_whole(path: Path, content: bytes) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _suspect(cache: Path, since: float) -> None:
-    """Mark every store that was published or opened since (seconds since 1970): its content is looked at next time."""
-    for description in cache.glob(f"*/*/{DESCRIPTION}"):
-        place = description.parent
-        if any(file.exists() and file.stat().st_mtime >= since for file in (description, beside(place, USES))):
-            beside(place, SUSPECT).touch()
 
 
 def _damage_on_opening(place: Path) -> str:
