@@ -11,12 +11,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.format import open_memmap
 
 from pipeline.batches import fetch_pixels
 from pipeline.console import track
 from pipeline.decode import Fit, Pixels
 from pipeline.device import mixed_precision
+from pipeline.disk import allocate_array
 from pipeline.network import Network
 from pipeline.splits import Rows
 from pipeline.store import content_key, open_or_build
@@ -52,7 +52,7 @@ def open_activations(
 
     def build(folder: Path) -> None:
         shape = (len(pixels), network.width)
-        stored = open_memmap(folder / FILE, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        stored = allocate_array(folder / FILE, shape, dtype)
         starts = range(0, len(pixels), batch_size)
         for start in track(starts, "precomputing activations", len(pixels), "images", batch_size):
             rows = np.arange(start, min(start + batch_size, len(pixels)), dtype=np.int64)

@@ -15,6 +15,7 @@ from typing import NoReturn
 from pipeline.backbones import check_backbone, find_weights
 from pipeline.console import warn
 from pipeline.contract import RunRef, Stage
+from pipeline.disk import told_when_full
 from pipeline.errors import UserError
 from pipeline.fingerprint import PROJECT
 from pipeline.processes import end_mlflow_run, end_with_parent
@@ -42,7 +43,8 @@ def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | Non
         end_with_parent()  # `mlflow run` itself, when it is ended or killed, leaves its process running
     try:
         recipe, upstream = _read(stage, doc, sys.argv[1:] if arguments is None else arguments)
-        run(recipe, upstream)
+        with told_when_full("what the run has made"):
+            run(recipe, upstream)
     except UserError as error:
         warn(str(error))
         _tag_reason(str(error))

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.console import duration, say
 from pipeline.contract import Job, RunRef, Stage
+from pipeline.disk import told_when_full
 from pipeline.errors import UserError
 from pipeline.fingerprint import fingerprint, source_digest
 from pipeline.provenance import git_tags
@@ -71,7 +72,8 @@ def _run(
     params = {key: value for key, value in flatten(recipe).items() if key.startswith(own)}
     with tracking.open_run(stage.title or stage.name, tags, params) as run_id:
         tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
-        work(Job(run_id, folder))
+        with told_when_full(f"what {stage.name} has made"):
+            work(Job(run_id, folder))
         done = tracking.mark_done(run_id, time.perf_counter() - started)
     say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
     return done

@@ -1,21 +1,41 @@
 """What every test has: a cache of its own; and for those that ask, a tracking database of their own."""
 
+import gc
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pipeline.cache_users import leave
 
 # As the commands do: see pipeline/command.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "cache"
     monkeypatch.setenv("THAW_CACHE", str(folder))
-    return folder
+    yield folder
+    leave()
+
+
+@pytest.fixture
+def small_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of 4 MiB with the test's cache on it."""
+    disk = cache.parent / "small disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here: it takes root")
+    monkeypatch.setenv("THAW_CACHE", str(disk / "cache"))
+    yield disk
+    leave()
+    gc.collect()  # memory maps keep a disk busy
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ CHAINS_STAGES = {"stages.main", "stages.sweep"}
 IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
 HEAVY = {"torch", "torchvision", "timm", "mlflow", "matplotlib", "sklearn", "pandas", "optuna"}
 LONGEST_FILE = 325
-TESTED_WITHIN_OTHERS = {"__init__", "errors", "contract", "device", "training_log"}
+TESTED_WITHIN_OTHERS = {"__init__", "__main__", "errors", "contract", "device", "training_log"}
 IN_PYPI = {"PIL": "pillow"}
 
 

@@ -177,8 +177,8 @@ def test_a_build_stopped_half_way_is_never_opened(
     np.testing.assert_allclose(read_activations(folder), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("damage", ["no description", "cut short"])
-def test_a_half_written_folder_in_the_stores_place_is_built_again(damage: str) -> None:
+@pytest.mark.parametrize("damage", ["no description", "cut short", "missing", "a bit flipped"])
+def test_a_damaged_store_is_computed_again_and_said(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     network, pixels = shaken(), pictures()
     folder = open_activations(network, pixels, parts(), 4, CPU, "float32")
     whole = np.array(read_activations(folder))
@@ -186,8 +186,13 @@ def test_a_half_written_folder_in_the_stores_place_is_built_again(damage: str) -
     if damage == "no description":
         (folder / "store.json").unlink()
         (folder / FILE).write_bytes(bytes(len(content)))
-    else:
+    elif damage == "cut short":
         (folder / FILE).write_bytes(content[:-4])
+    elif damage == "missing":
+        (folder / FILE).unlink()
+    else:
+        (folder / FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     again = open_activations(network, pixels, parts(), 4, CPU, "float32")
     assert again == folder
     assert np.array_equal(read_activations(again), whole)
+    assert f"Damaged: the activation store {folder} (" in capsys.readouterr().out

@@ -3,11 +3,26 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.store import cache_folder, content_key, describe, file_checksum, is_whole, open_or_build, write_whole
+from pipeline.cache_users import FOLDER
+from pipeline.sidecars import beside, half_done, last_used, note_use, used_by
+from pipeline.store import (
+    cache_folder,
+    content_key,
+    describe,
+    file_checksum,
+    find_damage,
+    is_whole,
+    locked,
+    open_or_build,
+    publish,
+    remove,
+    write_whole,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 PARTS = {"size_px": 8}
@@ -93,7 +108,7 @@ def test_whoever_looks_at_any_moment_sees_all_of_a_store_or_none(cache):
     assert all(seen)
 
 
-def remove(store):
+def remove_file(store):
     (store / "text.txt").unlink()
 
 
@@ -127,7 +142,7 @@ def replace_description(store):
 
 
 DAMAGES = [
-    remove,
+    remove_file,
     truncate,
     lengthen,
     lose_description,
@@ -138,22 +153,232 @@ DAMAGES = [
 ]
 
 
+def flip_a_bit(store):
+    path = store / "deep" / "numbers.bin"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+def flip_a_bit_silently(store):
+    """As a failing disk would: the time of modification stays."""
+    path = store / "deep" / "numbers.bin"
+    modified_ns = path.stat().st_mtime_ns
+    flip_a_bit(store)
+    os.utime(path, ns=(modified_ns, modified_ns))
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_store_is_found_and_built_again(store, damage):
+def test_sizes_are_always_looked_at(store, damage):
     assert is_whole(store)
     damage(store)
     assert not is_whole(store)
     assert not is_whole(store, contents=True)
-    assert open_or_build("kind", PARTS, build) == (store, False)
-    assert built(store)
 
 
-def test_a_flipped_bit_is_found_by_the_checksum(store):
-    content = bytearray((store / "deep" / "numbers.bin").read_bytes())
-    content[100] ^= 1
-    (store / "deep" / "numbers.bin").write_bytes(content)
+@pytest.mark.parametrize("flip", [flip_a_bit, flip_a_bit_silently])
+def test_contents_are_looked_at_on_demand(store, flip):
+    flip(store)
     assert is_whole(store)
-    assert not is_whole(store, contents=True)
+    assert find_damage(store, contents=True) == "the content of deep/numbers.bin has changed"
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, flip_a_bit])
+@pytest.mark.parametrize("kind", ["pixels", "activations", "artifacts", "kind"])
+def test_a_damaged_store_is_found_said_and_built_again(kind, damage, capsys):
+    store, _ = open_or_build(kind, PARTS, build)
+    damage(store)
+    assert capsys.readouterr().out == ""
+    assert open_or_build(kind, PARTS, build) == (store, False)
+    said = capsys.readouterr().out
+    assert said.startswith("Damaged: ")
+    assert f"{store} (" in said
+    assert said.endswith("); it is removed and built again.\n")
+    assert said.count("\n") == 1
+    assert built(store)
+    assert half_done(store) == []
+    assert open_or_build(kind, PARTS, never) == (store, True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (remove_file, "text.txt is missing"),
+        (truncate, "deep/numbers.bin has 255 of 256 bytes"),
+        (flip_a_bit, "the content of deep/numbers.bin has changed"),
+        (lose_description, "its store.json is missing or cannot be read"),
+    ],
+)
+def test_it_is_said_what_is_wrong_with_a_store(store, damage, words):
+    damage(store)
+    assert find_damage(store, contents=True) == words
+
+
+def test_a_file_that_was_only_touched_is_looked_at_once(store, monkeypatch):
+    (store / "text.txt").touch()
+    assert open_or_build("kind", PARTS, never) == (store, True)
+    flip_a_bit_silently(store)  # in another file, which nothing points at
+    os.utime(store / "deep" / "numbers.bin", (0, 0))
+    assert open_or_build("kind", PARTS, never) == (store, True)
+    assert (store / "text.txt").stat().st_mtime_ns == (store / "store.json").stat().st_mtime_ns
+
+
+KILLED_READER = """
+import os, sys, time
+from pipeline.store import open_or_build
+
+def build(folder):
+    (folder / "own.txt").write_text("of the one that is killed")
+
+open_or_build("kind", {"size_px": 9}, build)
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def interrupt():
+    """Another process that uses the cache, and is killed."""
+    reader = process(KILLED_READER)
+    assert reader.stdout.readline() == "open\n"
+    reader.kill()
+    reader.communicate(timeout=20)
+
+
+def age(store):
+    """As if it had been published and used long ago."""
+    for path in (*store.rglob("*"), beside(store, ".uses")):
+        os.utime(path, (1000, 1000))
+
+
+def test_after_a_process_was_killed_contents_are_looked_at_once(store, capsys):
+    flip_a_bit_silently(store)
+    assert open_or_build("kind", PARTS, never) == (store, True)
+    interrupt()
+    beside(store, ".uses").touch()  # it was in use while that process was at work
+    assert open_or_build("kind", PARTS, build) == (store, False)
+    assert "the content of deep/numbers.bin has changed" in capsys.readouterr().out
+    assert built(store)
+    flip_a_bit_silently(store)
+    assert open_or_build("kind", PARTS, never) == (store, True)
+
+
+def test_a_process_that_was_killed_throws_no_doubt_on_what_was_not_used_since_it_started(store):
+    flip_a_bit_silently(store)
+    age(store)
+    interrupt()
+    assert open_or_build("kind", PARTS, never) == (store, True)
+
+
+def test_stores_published_while_a_killed_process_ran_are_looked_at(cache):
+    reader = process(KILLED_READER)
+    assert reader.stdout.readline() == "open\n"
+    store, _ = open_or_build("kind", PARTS, build)
+    reader.kill()
+    reader.communicate(timeout=20)
+    flip_a_bit_silently(store)
+    assert open_or_build("other", PARTS, build)[1] is False  # whoever comes first marks the stores
+    assert beside(store, ".suspect").exists()
+    assert open_or_build("kind", PARTS, build) == (store, False)
+    assert not beside(store, ".suspect").exists()
+
+
+def test_a_store_that_is_sound_after_all_is_suspect_no_more(store):
+    beside(store, ".suspect").touch()
+    assert open_or_build("kind", PARTS, never) == (store, True)
+    assert not beside(store, ".suspect").exists()
+
+
+def test_this_process_says_that_it_has_opened_a_store(store, cache):
+    marker = next(path for path in (cache / FOLDER).iterdir() if not path.name.startswith("."))
+    assert f"kind/{store.name}" in marker.read_text().splitlines()
+
+
+def test_to_open_a_store_is_to_use_it(store):
+    note_use(store, "run")
+    os.utime(beside(store, ".uses"), (1000, 1000))
+    assert last_used(store) == 1000
+    open_or_build("kind", PARTS, never)
+    assert last_used(store) == pytest.approx(time.time(), abs=10)
+    assert used_by(store) == ["run"]
+
+
+def test_a_store_that_is_built_again_remembers_who_used_it(store):
+    note_use(store, "run")
+    truncate(store)
+    open_or_build("kind", PARTS, build)
+    assert used_by(store) == ["run"]
+
+
+def test_a_folder_is_published_whole_wherever_it_shall_be(tmp_path):
+    place = tmp_path / "deep" / "place"
+    publish(place, {"epoch": 1}, build)
+    assert built(place)
+    assert json.loads((place / "store.json").read_text())["made_from"] == {"epoch": 1}
+    assert list(place.parent.iterdir()) == [place]
+    publish(place, {"epoch": 2}, lambda folder: (folder / "text.txt").write_text("another"))
+    assert sorted(path.name for path in place.iterdir()) == ["store.json", "text.txt"]
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_what_was_published_stays_until_the_next_is_ready(tmp_path):
+    place = tmp_path / "place"
+    publish(place, {"epoch": 1}, build)
+
+    def fail(folder):
+        assert built(place)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        publish(place, {"epoch": 2}, fail)
+    assert built(place)
+    assert half_done(place) == []
+
+
+def test_all_is_on_the_disk_before_it_is_in_its_place(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    synced = []
+    sync = os.fsync
+
+    def note(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, place.exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    publish(place, {}, build)
+    inside = [place, place / "store.json", place / "text.txt", place / "deep", place / "deep" / "numbers.bin"]
+    assert {(path.stat().st_ino, False) for path in inside} <= set(synced)
+    assert synced[-1] == (tmp_path.stat().st_ino, True)
+
+
+def test_a_store_that_is_removed_is_gone_at_once(store):
+    beside(store, ".suspect").touch()
+    remove(store)
+    assert not store.exists()
+    assert not beside(store, ".suspect").exists()
+    assert half_done(store) == []
+    remove(store)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pipeline.store import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(2.5)
+"""
+
+
+def test_it_is_said_that_another_process_is_waited_for(cache, capsys):
+    place = cache / "pixels" / "abc"
+    holder = process(HOLDER, place)
+    assert holder.stdout.readline() == "held\n"
+    with locked(place):
+        pass
+    holder.communicate(timeout=20)
+    assert capsys.readouterr().out == f"Waiting for another process that is writing the pixel store {place}.\n"
 
 
 def test_a_folder_that_is_not_there_is_not_whole(tmp_path):
@@ -190,10 +415,15 @@ print(was_there)
 """
 
 
-def test_processes_that_want_the_same_store_build_it_once(tmp_path):
-    processes = [process(SLOW_BUILDER, tmp_path / "log") for _ in range(3)]
-    said = sorted(one.communicate(timeout=20)[0].strip() for one in processes)
-    assert said == ["False", "True", "True"]
+@pytest.mark.parametrize("damaged", [False, True])
+def test_four_processes_that_want_the_same_store_build_it_once(tmp_path, damaged):
+    if damaged:
+        store, _ = open_or_build("kind", PARTS, build)
+        truncate(store)
+    processes = [process(SLOW_BUILDER, tmp_path / "log") for _ in range(4)]
+    said = [one.communicate(timeout=60)[0].splitlines() for one in processes]
+    assert sorted(lines[-1] for lines in said) == ["False", "True", "True", "True"]
+    assert sum("Damaged: the kind store" in line for lines in said for line in lines) == damaged
     assert (tmp_path / "log").read_text() == "built\n"
 
 
@@ -215,10 +445,13 @@ def test_a_builder_that_was_killed_leaves_neither_a_store_nor_a_lock(cache):
     assert builder.stdout.readline() == "building\n"
     builder.kill()
     builder.communicate(timeout=20)
-    assert not (cache / "kind" / content_key(PARTS)).exists()
+    place = cache / "kind" / content_key(PARTS)
+    assert not place.exists()
+    assert len(half_done(place)) == 1
     folder, was_there = open_or_build("kind", PARTS, build)
     assert not was_there
     assert built(folder)
+    assert half_done(place) == []
 
 
 def test_a_reader_never_sees_half_of_a_file(tmp_path):
