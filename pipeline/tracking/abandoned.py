@@ -9,7 +9,6 @@ from mlflow.tracking import MlflowClient
 from pipeline.console import say
 from pipeline.processes import is_alive, may_belong_to_one_alive
 from pipeline.tracking.names import PROCESS, REASON
-from pipeline.tracking.values import set_tags
 
 ENTRY_POINT = "mlflow.project.entryPoint"
 # System metrics come every ten seconds; a machine that has been silent for so long is taken to be gone. Should it
@@ -18,16 +17,17 @@ SILENT_SECONDS = 600.0
 LONGEST_START_SECONDS = 3600.0
 
 
-def close_abandoned(experiment_id: str) -> None:
-    """End, as KILLED, every run of the experiment that is RUNNING and that no process works on any more."""
+def close_abandoned(own_run_id: str) -> None:
+    """End, as KILLED, every run beside `own_run_id` that is RUNNING and that no process works on any more."""
     client = MlflowClient()
+    experiment_id = client.get_run(own_run_id).info.experiment_id
     abandoned = [
         run
         for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
         if _is_abandoned(client, run)
     ]
     for run in abandoned:
-        set_tags(run.info.run_id, {REASON: "its process ended without a word: killed, or its machine went away"})
+        client.set_tag(run.info.run_id, REASON, "its process ended without a word: killed, or its machine went away")
         client.set_terminated(run.info.run_id, "KILLED")
     if abandoned:
         say(f"closed {len(abandoned)} run(s) that a process had left open when it was killed")

@@ -11,16 +11,17 @@ from mlflow.utils.uri import is_local_uri
 from pipeline.errors import UserError
 from pipeline.store import open_or_build
 from pipeline.tracking.names import first_line
+from pipeline.tracking.sender import ask, flush, put
 
 
 def log_folder(run_id: str, folder: Path, place: str | None = None) -> None:
     """Keep all files of `folder` as artifacts, below `place`."""
-    MlflowClient().log_artifacts(run_id, str(folder), place)
+    put(run_id, "folder", {"place": place}, copied=folder)
 
 
 def log_text(run_id: str, text: str, place: str) -> None:
     """Keep `text` as the artifact file `place`."""
-    MlflowClient().log_text(run_id, text, place)
+    put(run_id, "text", {"text": text, "place": place})
 
 
 def artifact(run_id: str, place: str) -> Path:
@@ -28,13 +29,14 @@ def artifact(run_id: str, place: str) -> Path:
 
     Artifacts on this machine are read where they lie; others are fetched once and kept in the cache.
     """
-    local = _local_path(run_id)
+    flush(run_id)
+    local = ask(lambda: _local_path(run_id))
     if local is not None and (local / place).exists():
         return local / place
 
     def fetch(folder: Path) -> None:
         try:
-            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=place, dst_path=str(folder))
+            ask(lambda: mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=place, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
             raise UserError(
                 f"The artifact {place} of run {run_id} cannot be had ({first_line(error)}); run that stage again."

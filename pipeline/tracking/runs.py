@@ -2,21 +2,43 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.fluent import _active_run_stack
 
+from pipeline.console import warn
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.processes import identity
 from pipeline.tracking.abandoned import close_abandoned
-from pipeline.tracking.names import DONE, FINGERPRINT, PROCESS, REASON, REUSED, SECONDS, STAGE, UPSTREAM, first_line
-from pipeline.tracking.values import log_metrics, log_params, set_tags
+from pipeline.tracking.contact import meet_server
+from pipeline.tracking.names import (
+    DONE,
+    FINGERPRINT,
+    OPENING,
+    PROCESS,
+    REASON,
+    REUSED,
+    SECONDS,
+    STAGE,
+    UPSTREAM,
+    first_line,
+)
+from pipeline.tracking.sender import Sender, ask, flush, sending
+from pipeline.tracking.server import Unreachable, patience_seconds, shown
+from pipeline.tracking.system_metrics import system_metrics
+from pipeline.tracking.values import LONGEST_TAG, log_metrics, log_params, set_tags
+
+SECONDS_TO_LEAVE = 5.0
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -27,56 +49,113 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
     """The id of a run that is open within the block: the one that `mlflow run` made, where it made one, else a new
     one, nested if another is open.
 
-    It ends as FINISHED; as KILLED by Ctrl-C or SIGTERM; as FAILED, with the reason as a tag, by any error.
+    It ends as FINISHED; as KILLED by Ctrl-C or SIGTERM; as FAILED, with the reason as a tag, by any error. Raises
+    UserError where there is no server to be had; one that goes away later is waited for when it has to answer.
     """
+    meet_server()
+    outer = mlflow.active_run()
     # Taken out of the environment, so that a run opened within this one does not adopt it once more.
-    outermost = mlflow.active_run() is None
-    handed = os.environ.pop("MLFLOW_RUN_ID", None) if outermost else None
-    try:
+    handed = os.environ.pop("MLFLOW_RUN_ID", None) if outer is None else None
+    run_id, first_step = _start(handed, name)
+    with _active(), sending(run_id, outer.info.run_id if outer is not None else None) as sender:
+        try:
+            log_params(run_id, params)
+            set_tags(run_id, tags)
+            if outer is None:
+                ask(lambda: close_abandoned(run_id))
+            with system_metrics(run_id, partial(log_metrics, run_id), first_step):
+                yield run_id
+        except KeyboardInterrupt:
+            _end(sender, run_id, "KILLED", "stopped by Ctrl-C or SIGTERM")
+            raise
+        except Unreachable as error:
+            whole = error.done == run_id  # and only has to be sent
+            if not whole:
+                set_tags(run_id, {REASON: str(error)})
+            _put_status(sender, run_id, "FINISHED" if whole else "FAILED")
+            raise
+        except BaseException as error:
+            _end(sender, run_id, "FAILED", str(error) or type(error).__name__)
+            raise
+        _put_status(sender, run_id, "FINISHED")
+        sender.flush(patience_seconds())
+
+
+def _start(handed: str | None, name: str) -> tuple[str, int]:
+    """Start a run, once: its id, and the step that its next system metrics have."""
+    opening = uuid4().hex
+
+    def start() -> tuple[str, int]:
+        # Where the server was away before it answered, it may have made the run all the same.
+        known = handed or (_opened_by(opening) if tried else None)
+        tried.append(True)
         run = mlflow.start_run(
-            run_id=handed,
-            run_name=None if handed else name,
-            nested=not outermost,
-            tags={PROCESS: identity()},
-            log_system_metrics=True,
+            run_id=known,
+            run_name=None if known else name,
+            nested=mlflow.active_run() is not None,
+            tags={PROCESS: identity()} | ({} if known else {OPENING: opening}),
+            log_system_metrics=False,
         )
+        return run.info.run_id, _system_steps(run)
+
+    tried: list[bool] = []
+    try:
+        return ask(start)
     except MlflowException as error:
         raise _no_run(error) from None
-    run_id: str = run.info.run_id
+
+
+def _opened_by(opening: str) -> str | None:
+    query = f"tags.`{OPENING}` = '{opening}'"
+    found = MlflowClient().search_runs([_experiment_id() or "0"], query, max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def _system_steps(run: Run) -> int:
+    """How many points of system metrics a run has that was open before."""
+    names = [name for name in run.data.metrics if name.startswith("system/")]
+    return len(MlflowClient().get_metric_history(run.info.run_id, names[0])) if names else 0
+
+
+@contextmanager
+def _active() -> Iterator[None]:
+    """At the end the run is the active one no longer. `mlflow.end_run` would wait for the server."""
     try:
-        log_params(run_id, params)
-        set_tags(run_id, tags)
-        if outermost:
-            close_abandoned(run.info.experiment_id)
-        yield run_id
-    except KeyboardInterrupt:
-        _end(run_id, "KILLED", "stopped by Ctrl-C or SIGTERM")
-        raise
-    except BaseException as error:
-        _end(run_id, "FAILED", str(error) or type(error).__name__)
-        raise
-    mlflow.end_run()
+        yield
+    finally:
+        _active_run_stack.get().pop()  # type: ignore[no-untyped-call]
 
 
-def _end(run_id: str, status: str, reason: str) -> None:
-    try_tag(run_id, reason)
-    mlflow.end_run(status)
+def _end(sender: Sender, run_id: str, status: str, reason: str) -> None:
+    """End a run that broke off, without keeping the user waiting where the server is away."""
+    set_tags(run_id, {REASON: reason})
+    _put_status(sender, run_id, status)
+    try:
+        sender.flush(SECONDS_TO_LEAVE)
+    except Unreachable as error:
+        warn(str(error))
+
+
+def _put_status(sender: Sender, run_id: str, status: str) -> None:
+    sender.put(run_id, "status", {"status": status, "end_time_ms": int(time.time() * 1000)})
 
 
 def _no_run(error: MlflowException) -> UserError:
     return UserError(
-        f"The tracking server at {mlflow.get_tracking_uri()} gives no run ({first_line(error)}); "
+        f"The tracking server at {shown(mlflow.get_tracking_uri())} gives no run ({first_line(error)}); "
         "check MLFLOW_TRACKING_URI, which has to be absolute if the project lies in another folder."
     )
 
 
 def run_of(run_id: str) -> RunRef:
     """The stage run with this id, or the one that was reused in its stead; UserError if there is no such run."""
+    meet_server()
+    flush(run_id)
     try:
-        run = MlflowClient().get_run(run_id)
+        run = ask(lambda: MlflowClient().get_run(run_id))
     except MlflowException:
         raise UserError(
-            f"There is no run {run_id} on the tracking server at {mlflow.get_tracking_uri()}; copy the id of an "
+            f"There is no run {run_id} on the tracking server at {shown(mlflow.get_tracking_uri())}; copy the id of an "
             "upstream run from its page."
         ) from None
     tags = run.data.tags
@@ -92,6 +171,11 @@ def run_of(run_id: str) -> RunRef:
 def find_done(fingerprint: str, stage: Stage, within: str | None = None) -> RunRef | None:
     """The latest FINISHED run with this fingerprint that was marked done and still has its artifacts; with
     `within`, only that run or one nested in it."""
+    meet_server()
+    return ask(lambda: _find_done(fingerprint, stage, within))
+
+
+def _find_done(fingerprint: str, stage: Stage, within: str | None) -> RunRef | None:
     query = f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{DONE}` = 'true' and attributes.status = 'FINISHED'"
     client = MlflowClient()
     experiment_id = _experiment_id()
@@ -111,7 +195,12 @@ def mark_done(run_id: str, seconds: float) -> RunRef:
     """The last act of a stage's run: from now on it may be taken instead of running the stage again."""
     log_metrics(run_id, {SECONDS: seconds}, step=0)
     set_tags(run_id, {DONE: "true"})
-    return _as_ref(MlflowClient().get_run(run_id), reused=False)
+    try:
+        flush(run_id)
+        return _as_ref(ask(lambda: MlflowClient().get_run(run_id)), reused=False)
+    except Unreachable as error:
+        error.done = run_id
+        raise
 
 
 def is_open() -> bool:
@@ -120,11 +209,10 @@ def is_open() -> bool:
 
 
 def try_tag(run_id: str, reason: str) -> None:
-    """Say on the page of a run why it ended, if its server can be reached."""
-    try:
-        set_tags(run_id, {REASON: reason})
-    except MlflowException:
-        return
+    """Say on the page of a run why it ended; where its server is away, that is left in the outbox."""
+    with sending(run_id) as sender, suppress(Unreachable):
+        sender.put(run_id, "values", {"tags": {REASON: reason[:LONGEST_TAG]}})
+        sender.flush(0.0)
 
 
 def _experiment_id() -> str | None:

@@ -3,20 +3,22 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking.names import DESCRIPTION
+from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
+from pipeline.tracking.sender import ask, flush, put
 
-METRICS_PER_CALL = 1000
-PARAMS_PER_CALL = 100
 LONGEST_TAG = 5000
+
+Point = tuple[str, float, int, int]  # name, value, time in milliseconds, step
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags, cut to the length that the server takes."""
-    entities = [RunTag(key, value[:LONGEST_TAG]) for key, value in tags.items()]
-    MlflowClient().log_batch(run_id, tags=entities)
+    items = [(key, value[:LONGEST_TAG]) for key, value in tags.items()]
+    for start in range(0, len(items), TAGS_PER_CALL):
+        put(run_id, "values", {"tags": dict(items[start : start + TAGS_PER_CALL])})
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:
@@ -25,16 +27,15 @@ def log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:
 
 
 def log_points(run_id: str, points: Iterable[tuple[str, float, int]]) -> None:
-    """Many (name, value, step), in as few calls as the server allows."""
+    """Many (name, value, step), all with the time of this call."""
     now = int(time.time() * 1000)
-    _log_all(run_id, [Metric(name, value, now, step) for name, value, step in points])
+    _log_all(run_id, [(name, float(value), now, int(step)) for name, value, step in points])
 
 
 def copy_curves(source_run_id: str, target_run_id: str, prefixes: Sequence[str]) -> None:
     """Put every point of the source's metrics whose names start with one of `prefixes` into the target too."""
-    client = MlflowClient()
-    names = [name for name in client.get_run(source_run_id).data.metrics if name.startswith(tuple(prefixes))]
-    _log_all(target_run_id, [point for name in names for point in client.get_metric_history(source_run_id, name)])
+    flush(source_run_id)
+    _log_all(target_run_id, ask(lambda: _curves(source_run_id, prefixes)))
 
 
 def describe_run(run_id: str, markdown: str) -> None:
@@ -42,16 +43,21 @@ def describe_run(run_id: str, markdown: str) -> None:
     set_tags(run_id, {DESCRIPTION: markdown})
 
 
-def _log_all(run_id: str, metrics: Sequence[Metric]) -> None:
-    client = MlflowClient()
-    for start in range(0, len(metrics), METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
-
-
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
     """Params cannot be changed: those that `mlflow run` has logged, as they were typed, stay as they are."""
-    client = MlflowClient()
-    there = client.get_run(run_id).data.params
-    new = [Param(name, str(value)) for name, value in params.items() if name not in there]
+    there = ask(lambda: MlflowClient().get_run(run_id)).data.params
+    new = [(name, str(value)) for name, value in params.items() if name not in there]
     for start in range(0, len(new), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=new[start : start + PARAMS_PER_CALL])
+        put(run_id, "values", {"params": dict(new[start : start + PARAMS_PER_CALL])})
+
+
+def _curves(run_id: str, prefixes: Sequence[str]) -> list[Point]:
+    client = MlflowClient()
+    names = [name for name in client.get_run(run_id).data.metrics if name.startswith(tuple(prefixes))]
+    points = [point for name in names for point in client.get_metric_history(run_id, name)]
+    return [(point.key, point.value, point.timestamp, point.step) for point in points]
+
+
+def _log_all(run_id: str, points: Sequence[Point]) -> None:
+    for start in range(0, len(points), METRICS_PER_CALL):
+        put(run_id, "values", {"metrics": points[start : start + METRICS_PER_CALL]})

@@ -29,13 +29,18 @@ def running(tags: dict[str, str], minutes_ago: float = 0) -> str:
     return MlflowClient().create_run(experiment(), start_time=started, tags=tags).info.run_id
 
 
+def close() -> None:
+    """What a process that starts a run does."""
+    close_abandoned(running({tracking.PROCESS: identity()}))
+
+
 def status(run_id: str) -> str:
     return MlflowClient().get_run(run_id).info.status
 
 
 def test_the_run_of_a_killed_process_is_closed_as_killed_and_says_why(capsys):
     run_id = running({tracking.PROCESS: DEAD})
-    close_abandoned(experiment())
+    close()
     run = MlflowClient().get_run(run_id)
     assert run.info.status == "KILLED"
     assert "killed" in run.data.tags[tracking.REASON]
@@ -44,13 +49,13 @@ def test_the_run_of_a_killed_process_is_closed_as_killed_and_says_why(capsys):
 
 def test_the_run_of_a_process_that_works_on_it_stays_open():
     run_id = running({tracking.PROCESS: identity()})
-    close_abandoned(experiment())
+    close()
     assert status(run_id) == "RUNNING"
 
 
 def test_runs_of_others_that_have_nothing_to_do_with_a_stage_stay_open():
     run_id = running({}, minutes_ago=10_000)
-    close_abandoned(experiment())
+    close()
     assert status(run_id) == "RUNNING"
 
 
@@ -59,17 +64,17 @@ def test_a_run_of_another_machine_is_closed_when_it_has_been_silent_for_long(min
     run_id = running({tracking.PROCESS: ELSEWHERE}, minutes_ago=90)
     at = int(time.time() * 1000 - minutes * MINUTE_MS)
     MlflowClient().log_batch(run_id, metrics=[Metric("system/memory", 1.0, at, 0), Metric("train/loss", 1.0, 0, 0)])
-    close_abandoned(experiment())
+    close()
     assert status(run_id) == expected
 
 
 def test_a_run_that_mlflow_run_made_and_nobody_took_up_is_closed(monkeypatch):
     run_id = running({abandoned.ENTRY_POINT: "main"})
     monkeypatch.setattr(abandoned, "may_belong_to_one_alive", lambda *_: True)
-    close_abandoned(experiment())
+    close()
     assert status(run_id) == "RUNNING"
     monkeypatch.setattr(abandoned, "may_belong_to_one_alive", lambda *_: False)
-    close_abandoned(experiment())
+    close()
     assert status(run_id) == "KILLED"
 
 

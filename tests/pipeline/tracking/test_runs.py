@@ -306,7 +306,7 @@ def test_artifacts_on_this_machine_are_read_where_they_lie(cache, tmp_path):
     assert folder == artifacts_of(run_id) / "checkpoint"
     assert (folder / "inner" / "facts.json").read_text() == "[1]"
     assert tracking.artifact(run_id, "recipe.yaml").read_text() == "seed: 0"
-    assert not cache.exists()
+    assert not (cache / "artifacts").exists()
 
 
 def test_artifacts_elsewhere_are_fetched_once_and_kept(monkeypatch, cache):
@@ -323,7 +323,7 @@ def test_an_artifact_that_is_gone_is_told_in_a_sentence_and_leaves_nothing_behin
     run_id = make_run(artifacts=())
     with pytest.raises(UserError, match=f"The artifact checkpoint of run {run_id} cannot be had .*; run that stage"):
         tracking.artifact(run_id, "checkpoint")
-    assert [path.suffix for path in cache.rglob("*") if path.is_file()] in ([], [".lock"])
+    assert [path.suffix for path in (cache / "artifacts").rglob("*") if path.is_file()] in ([], [".lock"])
 
 
 def test_a_reason_is_tagged_where_it_can_be_and_is_no_error_where_it_cannot():

@@ -1,0 +1,213 @@
+"""What was logged and is not yet at the server: for each run a folder of numbered entries in the cache.
+
+An entry is a small JSON file, published by a rename and deleted once the server has taken what it says, so that a
+process that is killed loses nothing. Sending one twice does no harm: the server keeps one of two equal points.
+"""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from pipeline.store import cache_folder
+from pipeline.tracking.server import absolute
+
+WRITER = "writer.json"
+REFUSED = "refused"
+METRICS_PER_CALL = 1000
+PARAMS_PER_CALL = 100
+TAGS_PER_CALL = 100
+VALUES_PER_CALL = 1000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something to be said of a run: `values` (metrics, params, tags), a `text` or a `folder` of artifacts, or a
+    `status`."""
+
+    number: int
+    kind: str
+    content: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its file's name, in the order of writing."""
+        return f"{self.number:08d}"
+
+
+class Outbox:
+    """The entries of one run on disk. One process at a time may have it: see `hold`."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.folder = outbox_folder() / run_id
+        self._last = 0
+
+    def next_number(self) -> int:
+        """A number that no entry has had."""
+        self._last += 1
+        return self._last
+
+    def write(self, entry: Entry, copied: Path | None = None) -> None:
+        """Keep an entry, and for a folder of artifacts a copy of it."""
+        if copied is not None:
+            shutil.copytree(copied, self.folder / entry.name, copy_function=_link_or_copy)
+        text = json.dumps({"kind": entry.kind, "content": entry.content})
+        unfinished = self.folder / f".{entry.name}"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(self.folder / f"{entry.name}.json")
+
+    def read(self) -> list[Entry]:
+        """All entries, in order; one that cannot be read is set aside."""
+        entries = []
+        for number, path in sorted(self._files()):
+            try:
+                said = json.loads(path.read_text(encoding="utf-8"))
+                entries.append(Entry(number, said["kind"], said["content"]))
+            except (ValueError, KeyError, TypeError):
+                self.set_aside(Entry(number, "unreadable", {}))
+        return entries
+
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry that the server has taken."""
+        (self.folder / f"{entry.name}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / entry.name, ignore_errors=True)
+
+    def set_aside(self, entry: Entry) -> Path:
+        """Put an entry that the server refuses where it is in nobody's way, and give that place."""
+        place = self.folder / REFUSED
+        place.mkdir(exist_ok=True)
+        for name in (f"{entry.name}.json", entry.name):
+            if (self.folder / name).exists():
+                (self.folder / name).replace(place / name)
+        return place / f"{entry.name}.json"
+
+    def take_back_refused(self) -> None:
+        """Let entries that were set aside be sent once more."""
+        for path in (self.folder / REFUSED).glob("*"):
+            path.replace(self.folder / path.name)
+
+    def send(self, client: MlflowClient, group: list[Entry]) -> None:
+        """Say one entry, or several of values at once, to the server."""
+        first = group[0].content
+        if group[0].kind == "values":
+            points = [point for entry in group for point in entry.content.get("metrics", ())]
+            params = {key: value for entry in group for key, value in entry.content.get("params", {}).items()}
+            tags = {key: value for entry in group for key, value in entry.content.get("tags", {}).items()}
+            client.log_batch(
+                self.run_id,
+                metrics=[Metric(name, value, time_ms, step) for name, value, time_ms, step in points],
+                params=[Param(key, value) for key, value in params.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+            )
+        elif group[0].kind == "text":
+            client.log_text(self.run_id, first["text"], first["place"])
+        elif group[0].kind == "folder":
+            client.log_artifacts(self.run_id, str(self.folder / group[0].name), first["place"])
+        else:
+            client.set_terminated(self.run_id, first["status"], first["end_time_ms"])
+
+    @contextmanager
+    def hold(self, uri: str, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Be the one process that has this outbox. It disappears at the end, if nothing is left in it.
+
+        Raises filelock.Timeout if another process has it for longer than `wait_seconds`.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_suffix(".lock"), timeout=wait_seconds, thread_local=False):
+            self.folder.mkdir(exist_ok=True)
+            self._tidy()
+            me = psutil.Process()
+            facts = {"uri": absolute(uri), "host": socket.gethostname()}
+            self._write_writer(facts | {"pid": me.pid, "started": me.create_time()})
+            try:
+                yield
+            finally:
+                if self.is_empty():
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    self.folder.with_suffix(".lock").unlink(missing_ok=True)
+                else:
+                    self._write_writer(facts)
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent, and nothing was refused."""
+        return not any(self._files()) and not any((self.folder / REFUSED).glob("*"))
+
+    def writer(self) -> dict[str, Any]:
+        """Whose entries these are: `uri` of the server, `host`, and, of one that may still write, `pid`, `started`."""
+        try:
+            return dict(json.loads((self.folder / WRITER).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    def _write_writer(self, facts: Mapping[str, Any]) -> None:
+        unfinished = self.folder / f".{WRITER}"
+        unfinished.write_text(json.dumps(facts), encoding="utf-8")
+        unfinished.replace(self.folder / WRITER)
+
+    def _tidy(self) -> None:
+        """Remove what a process that was killed had half written, and go on counting after what is there."""
+        whole = {path.stem for _, path in self._files()}
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name not in (REFUSED, *whole):
+                shutil.rmtree(path)
+        refused = (path.stem for path in (self.folder / REFUSED).glob("*.json"))
+        self._last = max((int(name) for name in (*whole, *refused)), default=0)
+
+    def _files(self) -> Iterator[tuple[int, Path]]:
+        for path in self.folder.glob("[0-9]*.json"):
+            yield int(path.stem), path
+
+
+def outbox_folder() -> Path:
+    """Where the outboxes of all runs lie."""
+    return cache_folder() / "outbox"
+
+
+def first_group(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries from the first one on that can be sent in one call, in order."""
+    group: list[Entry] = []
+    said: set[tuple[str, str]] = set()
+    counts = {"metrics": 0, "params": 0, "tags": 0}
+    limits = {"metrics": METRICS_PER_CALL, "params": PARAMS_PER_CALL, "tags": TAGS_PER_CALL}
+    for entry in entries:
+        if entry.kind != "values":
+            return group or [entry]
+        keys = {(kind, key) for kind in ("params", "tags") for key in entry.content.get(kind, ())}
+        counts = {kind: count + len(entry.content.get(kind, ())) for kind, count in counts.items()}
+        full = sum(counts.values()) > VALUES_PER_CALL or any(counts[kind] > limits[kind] for kind in counts)
+        if group and (full or keys & said):
+            return group
+        group.append(entry)
+        said |= keys
+    return group
+
+
+def is_alive(writer: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote an outbox still runs on this machine."""
+    try:
+        started = psutil.Process(writer["pid"]).create_time()
+        return bool(writer["host"] == socket.gethostname() and abs(started - writer["started"]) < 2)
+    except (KeyError, psutil.Error):
+        return False
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """Stores never change once they are published, so that what lies in one need not be copied."""
+    if Path(source).resolve().is_relative_to(cache_folder().resolve()):
+        try:
+            os.link(source, target)
+            return target
+        except OSError:
+            pass
+    return str(shutil.copy2(source, target))
