@@ -26,11 +26,8 @@ def fingerprint(
 def source_digest(module: str) -> str:
     """A hash of the source of `module` (such as "stages.resize") and of all of the project that it imports,
     directly or through others; comments and blank lines do not count."""
-    digest = hashlib.sha256()
-    for name in sorted(imported_modules(module)):
-        tree = ast.parse(_path(name).read_text(encoding="utf-8"))
-        digest.update(f"{name}\n{ast.dump(tree)}\n".encode())
-    return digest.hexdigest()
+    digests = "".join(f"{name} {_read_module(name)[0]}\n" for name in sorted(imported_modules(module)))
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def imported_modules(module: str) -> set[str]:
@@ -45,16 +42,23 @@ def imported_modules(module: str) -> set[str]:
     return seen
 
 
-@cache
 def direct_imports(module: str) -> frozenset[str]:
     """The project's modules that `module` names in its own import statements."""
+    return _read_module(module)[1]
+
+
+@cache
+def _read_module(module: str) -> tuple[str, frozenset[str]]:
+    """(a hash of the module's source without comments, the project's modules that it imports)."""
+    tree = ast.parse(_path(module).read_text(encoding="utf-8"))
     named: set[str] = set()
-    for node in ast.walk(ast.parse(_path(module).read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             named |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(name for name in named if name.split(".")[0] in PACKAGES and _path(name).is_file())
+    ours = frozenset(name for name in named if name.split(".")[0] in PACKAGES and _path(name).is_file())
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), ours
 
 
 def _path(module: str) -> Path:

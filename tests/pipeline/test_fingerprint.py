@@ -76,20 +76,20 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in module.PACKAGES:
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PROJECT", tmp_path)
-    direct_imports.cache_clear()
+    module._read_module.cache_clear()
     yield tmp_path
-    direct_imports.cache_clear()
+    module._read_module.cache_clear()
 
 
 def add(path: Path, text: str) -> None:
     path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
-    direct_imports.cache_clear()
+    module._read_module.cache_clear()
 
 
 def test_where_the_project_lies_does_not_matter(copy, monkeypatch):
     here = source_digest("stages.resize")
     monkeypatch.setattr(module, "PROJECT", PROJECT)
-    direct_imports.cache_clear()
+    module._read_module.cache_clear()
     assert source_digest("stages.resize") == here
 
 
