@@ -72,7 +72,7 @@ def verify(remove_damaged: bool = False) -> Iterator[tuple[Entry, str]]:
     """
     for entry in list_entries():
         with _lock_if_free(entry.place) as is_free:
-            if not is_free or entry.state not in (WHOLE, DAMAGED):
+            if not is_free or entry.state not in (WHOLE, DAMAGED) or not entry.path.exists():
                 continue
             damages = (find_damage(store, contents=True) for store in _stores(entry.path))
             damage = next(filter(None, damages), "")

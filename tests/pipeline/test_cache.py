@@ -107,6 +107,8 @@ def test_states_are_told_apart(cache):
     (half / "store.json").unlink()
     leftover = whole.parent / f".{whole.name}.building-1234"
     leftover.mkdir()
+    unfinished = whole.parent / f".{whole.name}.uses.12.34"
+    unfinished.write_text("a file that was being written")
     (cache / "outbox" / "run").mkdir(parents=True)
     (cache / "inspected.sqlite").write_bytes(b"1234")
     states = {entry.path: entry.state for entry in list_entries()}
@@ -115,6 +117,7 @@ def test_states_are_told_apart(cache):
         damaged: "damaged",
         half: "half-built",
         leftover: "half-built",
+        unfinished: "half-built",
         cache / "outbox" / "run": "not sent",
         cache / "inspected.sqlite": "remembered",
     }
@@ -222,6 +225,7 @@ def test_what_is_half_built_or_stale_always_goes(cache, worker, options):
     (cache / "activations" / "0123.lock").touch()
     (cache / "activations" / "0123.uses").touch()
     (cache / "activations" / ".0123.discarded-9").mkdir()
+    (cache / "activations" / ".0123.uses.12.34").touch()
     list(clear(**options))
     assert left(cache) == []
     assert [path.name for path in (cache / FOLDER).iterdir()] == [".lock"]

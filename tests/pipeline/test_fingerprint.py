@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import fingerprint as module
-from pipeline.fingerprint import PROJECT, direct_imports, fingerprint, imported_modules, source_digest
+from pipeline.fingerprint import PROJECT, fingerprint, imported_modules, source_digest
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import build_recipe
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -237,10 +238,12 @@ time.sleep(60)
 """
 
 
-def interrupt():
-    """Another process that uses the cache, and is killed."""
+@contextmanager
+def killed_reader():
+    """Another process that uses the cache meanwhile, and is killed in the end."""
     reader = process(KILLED_READER)
     assert reader.stdout.readline() == "open\n"
+    yield
     reader.kill()
     reader.communicate(timeout=20)
 
@@ -253,9 +256,8 @@ def age(store):
 
 def test_after_a_process_was_killed_contents_are_looked_at_once(store, capsys):
     flip_a_bit_silently(store)
-    assert open_or_build("kind", PARTS, never) == (store, True)
-    interrupt()
-    beside(store, ".uses").touch()  # it was in use while that process was at work
+    with killed_reader():
+        assert open_or_build("kind", PARTS, never) == (store, True)
     assert open_or_build("kind", PARTS, build) == (store, False)
     assert "the content of deep/numbers.bin has changed" in capsys.readouterr().out
     assert built(store)
@@ -266,18 +268,16 @@ def test_after_a_process_was_killed_contents_are_looked_at_once(store, capsys):
 def test_a_process_that_was_killed_throws_no_doubt_on_what_was_not_used_since_it_started(store):
     flip_a_bit_silently(store)
     age(store)
-    interrupt()
+    with killed_reader():
+        pass
     assert open_or_build("kind", PARTS, never) == (store, True)
 
 
-def test_stores_published_while_a_killed_process_ran_are_looked_at(cache):
-    reader = process(KILLED_READER)
-    assert reader.stdout.readline() == "open\n"
-    store, _ = open_or_build("kind", PARTS, build)
-    reader.kill()
-    reader.communicate(timeout=20)
+def test_stores_published_while_a_killed_process_ran_are_looked_at():
+    with killed_reader():
+        store, _ = open_or_build("kind", PARTS, build)
     flip_a_bit_silently(store)
-    assert open_or_build("other", PARTS, build)[1] is False  # whoever comes first marks the stores
+    assert not open_or_build("other", PARTS, build)[1]  # whoever comes first marks the stores
     assert beside(store, ".suspect").exists()
     assert open_or_build("kind", PARTS, build) == (store, False)
     assert not beside(store, ".suspect").exists()
