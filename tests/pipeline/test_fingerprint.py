@@ -81,9 +81,14 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     module._read_module.cache_clear()
 
 
-def add(path: Path, text: str) -> None:
-    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+def put(path: Path, text: str) -> None:
+    """Write a file, which is read anew, as by another process."""
+    path.write_text(text, encoding="utf-8")
     module._read_module.cache_clear()
+
+
+def add(path: Path, text: str) -> None:
+    put(path, path.read_text(encoding="utf-8") + text)
 
 
 def test_where_the_project_lies_does_not_matter(copy, monkeypatch):
@@ -97,7 +102,7 @@ def test_where_the_project_lies_does_not_matter(copy, monkeypatch):
 def test_comments_and_blank_lines_do_not_change_the_digest(copy, place):
     before = source_digest("stages.resize")
     text = (copy / place).read_text(encoding="utf-8")
-    (copy / place).write_text("# said better\n" + text.replace("\n\n\ndef ", "\n\n\n\n# and here\ndef "))
+    put(copy / place, "# said better\n" + text.replace("\n\n\ndef ", "\n\n\n\n# and here\ndef "))
     assert source_digest("stages.resize") == before
 
 
@@ -108,7 +113,7 @@ def test_code_that_a_stage_runs_changes_its_digest(copy, place):
     before = source_digest("stages.resize")
     add(copy / place, "\nMORE = 1\n")
     after = source_digest("stages.resize")
-    (copy / place).write_text((copy / place).read_text(encoding="utf-8").replace("MORE = 1", "MORE = 2"))
+    put(copy / place, (copy / place).read_text(encoding="utf-8").replace("MORE = 1", "MORE = 2"))
     assert len({before, after, source_digest("stages.resize")}) == 3
 
 
@@ -120,15 +125,15 @@ def test_code_that_a_stage_does_not_run_leaves_its_digest_alone(copy):
 
 
 def test_the_same_code_in_another_module_is_other_code(copy):
-    (copy / "stages" / "twin.py").write_text((copy / "stages" / "resize.py").read_text(encoding="utf-8"))
+    put(copy / "stages" / "twin.py", (copy / "stages" / "resize.py").read_text(encoding="utf-8"))
     assert source_digest("stages.twin") != source_digest("stages.resize")
 
 
 def test_imports_of_every_kind_and_within_functions_count(copy):
-    (copy / "pipeline" / "far.py").write_text("FAR = 1\n")
-    (copy / "pipeline" / "near.py").write_text("def f():\n    import pipeline.far\n    return pipeline.far\n")
-    (copy / "stages" / "one.py").write_text("import os\ndef g():\n    from pipeline import near\n    return near, os\n")
-    (copy / "stages" / "two.py").write_text("from pipeline.near import f\n")
+    put(copy / "pipeline" / "far.py", "FAR = 1\n")
+    put(copy / "pipeline" / "near.py", "def f():\n    import pipeline.far\n    return pipeline.far\n")
+    put(copy / "stages" / "one.py", "import os\ndef g():\n    from pipeline import near\n    return near, os\n")
+    put(copy / "stages" / "two.py", "from pipeline.near import f\n")
     for stage in ("stages.one", "stages.two"):
         found = imported_modules(stage)
         assert {stage, "pipeline.near", "pipeline.far"} <= found
@@ -139,6 +144,6 @@ def test_imports_of_every_kind_and_within_functions_count(copy):
 
 
 def test_modules_that_import_each_other_are_walked_once(copy):
-    (copy / "pipeline" / "hen.py").write_text("import pipeline.egg\n")
-    (copy / "pipeline" / "egg.py").write_text("import pipeline.hen\n")
+    put(copy / "pipeline" / "hen.py", "import pipeline.egg\n")
+    put(copy / "pipeline" / "egg.py", "import pipeline.hen\n")
     assert {"pipeline.hen", "pipeline.egg"} == imported_modules("pipeline.hen") - {"pipeline"}
