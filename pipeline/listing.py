@@ -39,7 +39,7 @@ def check_listing(listing: Listing, source: str, how: str) -> None:
     if not given or "" in given:
         return
     if "train" not in given:
-        raise UserError(f"data.source is {source}, where pictures are given to {min(given)} and none to train; add some.")
+        raise UserError(f"data.source is {source}, which gives pictures to {min(given)} and none to train; add some.")
     present = set(zip(listing.labels, listing.splits or [], strict=True))
     for split, place in (("train", "train/"), ("valid", "the validation folder")):
         missing = next((label for label in classes if (label, split) not in present), None)

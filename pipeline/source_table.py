@@ -109,7 +109,7 @@ def _read_csv(table: Path) -> tuple[list[str], Iterator[list[str]]]:
     except UnicodeDecodeError:
         raise _unreadable(table, "it is not UTF-8") from None
     except OSError as error:
-        raise _unreadable(table, error.strerror) from None
+        raise _unreadable(table, error.strerror or str(error)) from None
     separator = max(SEPARATORS, key=lambda one: len(set(NEEDED) & {name.strip().lower() for name in line.split(one)}))
     rows = _csv_rows(table, encoding, separator)
     return next(rows, []), rows
