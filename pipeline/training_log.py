@@ -36,12 +36,13 @@ def train_on(
     fixed_statistics: bool,
     augmentation: Augmentation,
     device: torch.device,
+    max_store_gib: float,
     seed: int,
 ) -> None:
     """Go on training the network of a checkpoint, at `image_px` or at its own size, and log the result."""
     manifest = load_manifest(manifest_folder)
     network, checkpoint = load_checkpoint(checkpoint_folder, image_px)
-    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
+    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit, max_store_gib)
     split = training_split(manifest, fraction, seed)
     train, valid = pixel_batches(pixels, split, augmentation, batch_size, device, seed)
     optimizer = thaw(network.to(device), frozen, rates, weight_decay)

@@ -46,7 +46,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
     checkpoint_folder = upstream_folder(chain, "checkpoint", chain[0].stage)
     network, checkpoint = load_checkpoint(checkpoint_folder)
-    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
+    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit, recipe.data.max_store_gib)
     views = view_matrices(recipe.augment.flip, recipe.augment.crop, evaluate_.tta_views)
     evaluation = evaluate(network.to(device), manifest, pixels, views, evaluate_.batch_size, device)
     with TemporaryDirectory() as folder:

@@ -52,6 +52,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], ru
         fixed_statistics=fine_tune.batchnorm == "fixed",
         augmentation=Augmentation(**recipe.augment.model_dump()),
         device=choose_device(recipe.device),
+        max_store_gib=recipe.data.max_store_gib,
         seed=recipe.seed,
     )
 

@@ -104,7 +104,7 @@ def _on_pixels(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
     network, checkpoint = load_checkpoint(upstream_folder(chain, "checkpoint", chain[0].stage))
     network.to(device)
-    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
+    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit, recipe.data.max_store_gib)
     split = training_split(manifest, 1.0, recipe.seed)
     augmentation = Augmentation(**recipe.augment.model_dump())
     train, _ = pixel_batches(pixels, split, augmentation, find.batch_size, device, recipe.seed)

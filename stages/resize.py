@@ -55,6 +55,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], ru
         fixed_statistics=resize.batchnorm == "fixed",
         augmentation=Augmentation(**recipe.augment.model_dump()),
         device=choose_device(recipe.device),
+        max_store_gib=recipe.data.max_store_gib,
         seed=recipe.seed,
     )
 

@@ -61,7 +61,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, run_id: str) -> Non
         records += log_epochs(run_id, epochs)
 
     if train_head.cycles:
-        pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
+        pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit, recipe.data.max_store_gib)
         augmentation = Augmentation(**recipe.augment.model_dump())
         batches = pixel_batches(pixels, split, augmentation, train_head.batch_size, device, recipe.seed)
         optimizer = thaw(network, "body", {"head": lr}, train_head.weight_decay)
