@@ -36,9 +36,8 @@ BatchNorm = Annotated[
         "each batch and learns new ones)"
     ),
 ]
-PICTURE_ENDINGS = (
-    ".jpg .jpeg .png .apng .gif .bmp .webp .avif .heic .heif .jp2 .tif .tiff .ppm .pgm".split()
-)  # HEIC is set aside with a word on the package that it needs
+# HEIC, which needs a package, is among them, so that it is not passed over but set aside with a word on that.
+PICTURE_ENDINGS = ".jpg .jpeg .png .apng .gif .bmp .webp .avif .heic .heif .jp2 .tif .tiff .ppm .pgm".split()
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 
 
@@ -155,10 +154,7 @@ class TrainHead(Section):
     batch_size: BatchSize = 32
     lr: OneRate = "auto"
     weight_decay: WeightDecay = 0.01
-    label_smoothing: PICTURE_ENDINGS = (
-    ".jpg .jpeg .png .apng .gif .bmp .webp .avif .heic .heif .jp2 .tif .tiff .ppm .pgm".split()
-)  # HEIC is set aside with a word on the package that it needs
-Smoothing = 0.0
+    label_smoothing: Smoothing = 0.0
     stored_epochs: int = Field(5, ge=0, description="a whole number from 0 up: epochs on stored activations")
     cycles: int = Field(1, ge=0, description="a whole number from 0 up: cycles with augmentation on")
     cycle_len: Count = 1
@@ -174,10 +170,7 @@ class FineTune(Section):
     lr_ratio: LearningRateRatio = 10.0
     batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
-    label_smoothing: PICTURE_ENDINGS = (
-    ".jpg .jpeg .png .apng .gif .bmp .webp .avif .heic .heif .jp2 .tif .tiff .ppm .pgm".split()
-)  # HEIC is set aside with a word on the package that it needs
-Smoothing = 0.0
+    label_smoothing: Smoothing = 0.0
     cycles: Count = 2
     cycle_len: Count = 1
     cycle_mult: Count = 2
@@ -200,10 +193,7 @@ class Resize(Section):
     lr_ratio: LearningRateRatio = 10.0
     batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
-    label_smoothing: PICTURE_ENDINGS = (
-    ".jpg .jpeg .png .apng .gif .bmp .webp .avif .heic .heif .jp2 .tif .tiff .ppm .pgm".split()
-)  # HEIC is set aside with a word on the package that it needs
-Smoothing = 0.0
+    label_smoothing: Smoothing = 0.0
     cycles: Count = 1
     cycle_len: Count = 2
     cycle_mult: Count = 1
