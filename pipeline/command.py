@@ -25,7 +25,7 @@ from pipeline.sources import list_source
 
 DEFAULT_RECIPE = PROJECT / "recipes" / "elpv.yaml"
 # Keys that say how to run and not what comes out, so that a run may set them anew on any upstream.
-FREE_KEYS = ("device", "reuse")
+FREE_KEYS = ("device", "reuse", "data.max_store_gib", "data.max_logged_gib")
 
 Run = Callable[[Recipe, str | None], RunRef]
 
@@ -98,7 +98,7 @@ def _on_upstream(stage: Stage, recipe_file: str, upstream: str, overrides: dict[
     """The upstream run's recipe, with this stage's sections from the file, where one is given, and the overrides."""
     check_overrides(overrides)
     for key in overrides:
-        if key.split(".")[0] not in (*stage.sections, *FREE_KEYS):
+        if key.split(".")[0] not in stage.sections and key not in FREE_KEYS:
             raise UserError(
                 f"{key} is fixed by the upstream run {upstream}; leave it out, or start again from a stage before it."
             )

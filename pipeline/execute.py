@@ -8,7 +8,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +23,10 @@ from pipeline.provenance import git_tags
 from pipeline.recipe import Recipe, flatten
 from pipeline.recipe_file import write_recipe
 from pipeline.store import cache_folder
+
+if TYPE_CHECKING:
+    from pipeline.decode import Fit, Pixels
+    from pipeline.manifest import Manifest
 
 RECIPE_FILE = "recipe.yaml"
 IN_HAND = "checkpoints"
@@ -130,6 +136,16 @@ def upstream_folder(chain: Sequence[RunRef], place: str, *stages: str) -> Path:
     from pipeline import tracking
 
     return tracking.artifact(nearest(chain, *stages).run_id, place)
+
+
+def pixels_opener(
+    chain: Sequence[RunRef], job: Job, max_store_gib: float, max_logged_gib: float
+) -> Callable[["Manifest", int, "Fit"], "Pixels"]:
+    """`open_run_pixels` for a job on these upstream runs; what is left to be given is (manifest, size_px, fit)."""
+    from pipeline.run_pixels import open_run_pixels
+
+    precompute_run = nearest(chain, "precompute").run_id
+    return partial(open_run_pixels, precompute_run, job.run_id, max_store_gib, max_logged_gib)
 
 
 def given_or_suggested(lr: float | Sequence[float] | str, chain: Sequence[RunRef], key: str) -> float | Sequence[float]:

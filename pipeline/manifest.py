@@ -3,40 +3,55 @@
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from array import array
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipeline.assignment import MOVED_COLUMNS, assign_splits, contradictions
 from pipeline.decode import GREY_MODES
 from pipeline.errors import UserError
 from pipeline.inspection import inspect_all
-from pipeline.sources import Listing
-from pipeline.splits import stratified_split
+from pipeline.listing import Listing
 
 MOST_NAMED = 10
-COLUMNS = ["path", "label", "split", "hash", "width_px", "height_px", "mode"]
+COLUMNS = ["path", "label", "split", "hash", "width_px", "height_px", "mode", "group", "weight"]
+TEXT_COLUMNS = ("path", "label", "split", "hash", "mode", "group")
+ROWS_AT_ONCE = 10_000
+
+Duplicates: TypeAlias = Literal["move", "stop"]
+
+
+def _nothing_moved() -> pd.DataFrame:
+    return pd.DataFrame(columns=MOVED_COLUMNS, dtype=str)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """`table` has a row per picture (see COLUMNS; paths are below `root`), `classes` the labels in the order of
-    the network's outputs, `set_aside` the files left out (`path`, `reason`)."""
+    the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were given to
+    another split than their own (`path`, `moved_from`, `moved_to`, `same_as`)."""
 
     name: str
     root: Path
     classes: list[str]
     table: pd.DataFrame
     set_aside: pd.DataFrame
+    moved: pd.DataFrame = field(default_factory=_nothing_moved)
 
     @property
     def digest(self) -> str:
-        """A hash of the pictures' contents, order, labels and splits; where they lie does not matter."""
-        text = json.dumps([self.classes, self.table[["hash", "label", "split"]].to_numpy().tolist()])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A hash of the pictures' contents, order, labels, splits and weights; where they lie does not matter."""
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for start in range(0, len(self.table), ROWS_AT_ONCE):
+            part = self.table[["hash", "label", "split", "weight"]].iloc[start : start + ROWS_AT_ONCE]
+            digest.update(json.dumps(part.to_numpy().tolist()).encode())
+        return digest.hexdigest()
 
     @property
     def is_grey(self) -> bool:
@@ -51,8 +66,8 @@ class Manifest:
     @property
     def targets(self) -> npt.NDArray[np.int64]:
         """Each picture's class, as its index in `classes`."""
-        index = {label: number for number, label in enumerate(self.classes)}
-        return np.array([index[label] for label in self.table["label"]], dtype=np.int64)
+        codes = pd.Categorical(self.table["label"], categories=self.classes).codes
+        return codes.astype(np.int64)
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Row numbers of one split."""
@@ -60,48 +75,50 @@ class Manifest:
 
 
 def build_manifest(
-    listing: Listing, valid_fraction: float, test_fraction: float, max_bad: float, seed: int
+    listing: Listing,
+    valid_fraction: float,
+    test_fraction: float,
+    max_bad: float,
+    seed: int,
+    duplicates: Duplicates = "move",
 ) -> Manifest:
     """Open every picture of `listing`, set the bad ones aside, and split the rest where it is not split.
 
-    A listing with a train but no valid split gives `valid_fraction` of its training pictures to validation.
-    Raises UserError if more than `max_bad` of the pictures are bad, or a class has too few good ones.
+    A picture whose content lies in two classes is bad. Copies that are given to two splits are moved to one. Raises
+    UserError if more than `max_bad` of the pictures are bad, a class has too few good ones, or, where `duplicates` is
+    "stop", content lies in two classes or splits.
     """
-    inspected = inspect_all([listing.root / path for path in listing.paths])
-    table = pd.DataFrame(
-        {
-            "path": listing.paths,
-            "label": listing.labels,
-            "split": listing.splits if listing.splits is not None else "",
-            "hash": [one.hash for one in inspected],
-            "width_px": [one.width_px for one in inspected],
-            "height_px": [one.height_px for one in inspected],
-            "mode": [one.mode for one in inspected],
-            "error": [one.error for one in inspected],
-        }
-    )
-    bad = table[table["error"] != ""]
+    table, errors = _inspected(listing)
+    several_classes = contradictions(table[errors == ""])
+    errors.loc[list(several_classes)] = list(several_classes.values())
+    bad = table.loc[errors != "", ["path"]].assign(reason=errors[errors != ""])
+    if several_classes and duplicates == "stop":
+        _stop_at_copies(table["path"].iloc[next(iter(several_classes))], next(iter(several_classes.values())))
     if len(bad) > max_bad * len(table):
         first = bad.iloc[0]
         raise UserError(
             f"{len(bad)} of {len(table)} pictures in {listing.root} cannot be used, more than data.max_bad = "
-            f"{max_bad:g} allows; the first is {first['path']}, which {first['error']}. Mend or remove them."
+            f"{max_bad:g} allows; the first is {first['path']}, which {first['reason']}. Mend or remove them."
         )
-    good = table[table["error"] == ""].reset_index(drop=True)
-    set_aside = [*listing.set_aside, *bad[["path", "error"]].itertuples(index=False, name=None)]
-    good["split"] = _splits(good, listing.splits is not None, valid_fraction, test_fraction, seed)
-    classes = sorted(set(good["label"]))
+    good = table[errors == ""].reset_index(drop=True) if len(bad) else table
+    good["split"], moved = assign_splits(good, valid_fraction, test_fraction, seed)
+    if len(moved) and duplicates == "stop":
+        first = moved.iloc[0]
+        _stop_at_copies(
+            first["path"], f"of {first['moved_from']} belongs with {first['same_as']}, of {first['moved_to']}"
+        )
     _check_enough(good, sorted(set(listing.labels)), listing.root)
-    return Manifest(
-        listing.name, listing.root, classes, good[COLUMNS], pd.DataFrame(set_aside, columns=["path", "reason"])
-    )
+    set_aside = pd.DataFrame(listing.set_aside, columns=["path", "reason"])
+    set_aside = pd.concat([set_aside, bad], ignore_index=True) if len(bad) else set_aside
+    return Manifest(listing.name, listing.root, sorted(set(good["label"])), good[COLUMNS], set_aside, moved)
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write `manifest.csv`, `set_aside.csv` and `manifest.json` into `folder`."""
+    """Write `manifest.csv`, `set_aside.csv`, `duplicates.csv` and `manifest.json` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest.table.to_csv(folder / "manifest.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
-    manifest.set_aside.to_csv(folder / "set_aside.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    tables = {"manifest": manifest.table, "set_aside": manifest.set_aside, "duplicates": manifest.moved}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
     facts = {
         "name": manifest.name,
         "root": str(manifest.root),
@@ -113,17 +130,20 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
 
 def load_manifest(folder: Path) -> Manifest:
     """What `save_manifest` wrote; UserError if it is damaged, is not what was written, or leaves its root."""
-    as_text = {"path": str, "label": str, "split": str, "hash": str, "mode": str}
+    as_text = dict.fromkeys(TEXT_COLUMNS, str)
     try:
         facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         table = pd.read_csv(folder / "manifest.csv", dtype=as_text, keep_default_na=False)
-        set_aside = pd.read_csv(folder / "set_aside.csv", dtype=str, keep_default_na=False)
-        manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, set_aside)
+        others = [
+            pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+            for name in ("set_aside", "duplicates")
+        ]
+        manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, *others)
         is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
-        paths = [Path(path) for path in table["path"]]
+        paths = (Path(path) for path in table["path"])
+        escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The manifest in {folder} cannot be read ({error}); run precompute again.") from None
-    escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
     if escaping is not None:
         raise UserError(f"The manifest in {folder} names {escaping}, outside its folder; run precompute again.")
     if not is_whole:
@@ -137,6 +157,12 @@ def describe_manifest(manifest: Manifest) -> str:
     counts = counts[[split for split in ("train", "valid", "test") if split in counts]]
     counts.index.name = counts.columns.name = None
     lines = [f"  {line}" for line in counts.to_string().splitlines()]
+    if len(manifest.moved):
+        first = manifest.moved.iloc[0]
+        lines.append(
+            f"  copies moved to another split: {len(manifest.moved)}, such as {first['path']} from "
+            f"{first['moved_from']} to {first['moved_to']}, where {first['same_as']} is; manifest/duplicates.csv"
+        )
     if len(manifest.set_aside):
         lines.append(f"  set aside: {len(manifest.set_aside)}")
     for path, reason in manifest.set_aside.head(MOST_NAMED).itertuples(index=False, name=None):
@@ -146,24 +172,36 @@ def describe_manifest(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _splits(
-    table: pd.DataFrame, is_given: bool, valid_fraction: float, test_fraction: float, seed: int
-) -> Sequence[str]:
-    labels = [int(code) for code in pd.factorize(table["label"], sort=True)[0]]
-    hashes = list(table["hash"])
-    if not is_given:
-        fractions = {"test": test_fraction, "valid": valid_fraction}
-        return stratified_split(labels, hashes, fractions, "train", seed)
-    splits = list(table["split"])
-    if "valid" in splits:
-        return splits
-    train = [row for row, split in enumerate(splits) if split == "train"]
-    parts = stratified_split(
-        [labels[row] for row in train], [hashes[row] for row in train], {"valid": valid_fraction}, "train", seed
+def _inspected(listing: Listing) -> tuple[pd.DataFrame, pd.Series]:
+    """A table of all pictures (COLUMNS), and why each cannot be used, or ""."""
+    hashes, widths, heights, modes, errors = [], array("l"), array("l"), [], []
+    for one in inspect_all(listing.root, listing.paths):
+        hashes.append(one.hash)
+        widths.append(one.width_px)
+        heights.append(one.height_px)
+        modes.append(sys.intern(one.mode))
+        errors.append(one.error)
+    table = pd.DataFrame(
+        {
+            "path": listing.paths,
+            "label": listing.labels,
+            "split": listing.splits or "",
+            "hash": hashes,
+            "width_px": np.array(widths),
+            "height_px": np.array(heights),
+            "mode": modes,
+            "group": listing.groups or "",
+            "weight": listing.weights or 1.0,
+        }
     )
-    for row, part in zip(train, parts, strict=True):
-        splits[row] = part
-    return splits
+    return table, pd.Series(errors, dtype=str)
+
+
+def _stop_at_copies(path: str, what: str) -> None:
+    raise UserError(
+        f"{path} {what}; remove one of them, or set data.duplicates to move, which moves copies to one split and sets "
+        "aside those of two classes."
+    )
 
 
 def _check_enough(table: pd.DataFrame, labels: list[str], root: Path) -> None:
@@ -173,5 +211,5 @@ def _check_enough(table: pd.DataFrame, labels: list[str], root: Path) -> None:
             if counts.get(label, 0) == 0:
                 raise UserError(
                     f"The class {label} has no good picture left to {'train' if split == 'train' else 'validate'} with "
-                    f"in {root}; add pictures, or raise data.valid_fraction."
+                    f"in {root}; add pictures (of other groups, where there are groups), or raise data.valid_fraction."
                 )

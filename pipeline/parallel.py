@@ -1,7 +1,8 @@
 """Work on many files by several threads at once, with a bounded number of results waiting."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from os import cpu_count
 from typing import TypeVar
 
@@ -11,8 +12,19 @@ Result = TypeVar("Result")
 MOST_WAITING = 512
 
 
-def in_parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """`work` done on every item, in their order, by as many threads as there are cores."""
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for start in range(0, len(items), MOST_WAITING):
-            yield from pool.map(work, items[start : start + MOST_WAITING])
+def in_parallel(
+    work: Callable[[Item], Result], items: Sequence[Item], most_waiting: int | None = None
+) -> Iterator[Result]:
+    """`work` done on every item, in their order, by as many threads as there are cores. At most `most_waiting` results
+    (MOST_WAITING, where it is None) are begun or wait to be taken."""
+    pool = ThreadPoolExecutor(cpu_count())
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) == (most_waiting or MOST_WAITING):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,65 +1,202 @@
-"""The pixel store: every picture of a manifest decoded and made square once, memory-mapped."""
+"""The pixels of a manifest's pictures, each made square: from a store, where it may be that large, else decoded anew
+each time they are asked for. Both give the same bytes for the same rows."""
 
+import errno
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+import math
+import mmap
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import read_array_header_1_0, read_magic
 
-from pipeline.console import track
+from pipeline.console import say, track
 from pipeline.decode import Fit, Pixels, decode_square
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
 from pipeline.parallel import in_parallel
-from pipeline.store import content_key, open_or_build
+from pipeline.pixel_file import FILE, write_rows
+from pipeline.store import DESCRIPTION, cache_folder, content_key, open_or_build
 
-FILE = "pixels.npy"
 # Goes into the store's key: to be counted up when `decode` starts to give other pixels.
 DECODER_VERSION = 1
+# Pages of the store that were read are let go of after so much, and decoded squares wait in no more.
+MAPPED_BYTES, WAITING_BYTES = 32 * 2**20, 64 * 2**20
+GIB = 2**30
 
 
-def open_pixels(manifest: Manifest, size_px: int, fit: Fit) -> Pixels:
-    """All pictures of `manifest`, in its order, as a read-only memory map (images, size, size, channels) of uint8;
+def open_pixels(
+    manifest: Manifest,
+    size_px: int,
+    fit: Fit,
+    max_store_gib: float = math.inf,
+    fetch: Callable[[Path], bool] = lambda folder: False,
+) -> Pixels:
+    """All pictures of `manifest`, in its order, as (images, size, size, channels) of uint8, to be read by row numbers;
     one channel where all pictures are grey.
 
-    Raises UserError if a picture is no longer what it was when the manifest was made.
+    They lie in a memory-mapped store, which is built where it is not there, by `fetch` if that says that it has filled
+    the folder it is given with a store made from the same. Where that would take more than `max_store_gib`, or
+    than the disk has, they are decoded whenever they are asked for. Raises UserError if a picture is no longer what it
+    was when the manifest was made.
     """
-    grey = manifest.is_grey
-    hashes = list(manifest.table["hash"])
+    source = DecodedPixels(manifest, size_px, fit)
+    gib = math.prod(source.shape) / GIB
+    if gib > max_store_gib:
+        return _streamed(source, f"more than data.max_store_gib = {max_store_gib:g}")
     parts = {
-        "pictures": content_key({"hashes": hashes}),
+        "pictures": content_key({"hashes": manifest.table["hash"].tolist()}),
         "size_px": size_px,
         "fit": fit,
-        "grey": grey,
+        "grey": manifest.is_grey,
         "decoder_version": DECODER_VERSION,
     }
+    # Beside the store, whose lock is its own.
+    unfinished = cache_folder() / "pixels" / f".{content_key(parts)}.partial"
 
     def build(folder: Path) -> None:
-        shape = (len(hashes), size_px, size_px, 1 if grey else 3)
-        pixels = open_memmap(folder / FILE, mode="w+", dtype=np.uint8, shape=shape)
-        for row, square in enumerate(_decode_in_parallel(manifest.paths, hashes, size_px, fit, grey)):
-            pixels[row] = square
-        pixels.flush()
+        if not (fetch(folder) and _made_from(folder) == parts):
+            _build(source, unfinished, folder)
 
-    folder, _ = open_or_build("pixels", parts, build)
-    pixels: Pixels = np.load(folder / FILE, mmap_mode="r", allow_pickle=False)
-    return pixels
+    try:
+        folder, _ = open_or_build("pixels", parts, build)
+    except _NoRoomError as error:
+        return _streamed(source, str(error))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return cast(Pixels, StoredPixels(folder))
 
 
-def _decode_in_parallel(
-    paths: Sequence[Path], hashes: Sequence[str], size_px: int, fit: Fit, grey: bool
-) -> Iterator[Pixels]:
-    def decode(path_and_hash: tuple[Path, str]) -> Pixels:
-        path, content_hash = path_and_hash
+class StoredPixels:
+    """An array of uint8 in a .npy file, memory-mapped, that is read by whatever index numpy takes for the first axis.
+
+    What it gives are copies, and pages that were read are given back now and then, so that memory stays flat however
+    large the file is.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with (folder / FILE).open("rb") as file:
+            read_magic(file)
+            self.shape: tuple[int, ...] = read_array_header_1_0(file)[0]
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._array = np.frombuffer(self._map, np.uint8, offset=file.tell()).reshape(self.shape)
+        self._read_bytes = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all of it."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, rows: Any) -> Pixels:
+        chosen: Pixels = self._array[rows]
+        if chosen.base is not None:
+            chosen = chosen.copy()
+        self._read_bytes += chosen.nbytes
+        if self._read_bytes > MAPPED_BYTES:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._read_bytes = 0
+        return chosen
+
+
+class DecodedPixels:
+    """What StoredPixels gives, decoded from the pictures' files by as many threads as there are cores, each time."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, manifest: Manifest, size_px: int, fit: Fit) -> None:
+        self._root, self._fit, self._size_px, self._grey = manifest.root, fit, size_px, manifest.is_grey
+        self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
+        self._pool: ThreadPoolExecutor | None = None
+        self.shape: tuple[int, int, int, int] = (len(manifest.table), size_px, size_px, 1 if self._grey else 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Pixels:
+        chosen = np.arange(len(self))[rows]
+        if chosen.ndim == 0:
+            return self.decode(int(chosen))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(os.cpu_count())
+        pixels = np.empty((len(chosen), *self.shape[1:]), dtype=np.uint8)
+        for place, square in enumerate(self._pool.map(self.decode, chosen.tolist())):
+            pixels[place] = square
+        return pixels
+
+    def decode(self, row: int) -> Pixels:
+        """One picture's square."""
+        path = self._root / self._paths[row]
         try:
             content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() == content_hash:
-                return decode_square(content, size_px, fit, grey)
+            if hashlib.sha256(content).hexdigest() == self._hashes[row]:
+                return decode_square(content, self._size_px, self._fit, self._grey)
             reason = "its content has changed"
         except (OSError, ValueError, SyntaxError) as error:
             reason = str(error)
+        if not self._root.exists():
+            raise UserError(
+                f"The pictures lie in {self._root}, which is not on this machine, and their pixels at "
+                f"{self._size_px} px are not among the files of the precompute run; run it where the pictures are."
+            )
         raise UserError(f"The picture {path} is not what it was ({reason}); run precompute again on what is there.")
 
-    files = list(zip(paths, hashes, strict=True))
-    return track(in_parallel(decode, files), f"decoding to {size_px} px", len(files), "images")
+
+class _NoRoomError(Exception):
+    """The disk has too little room for the store."""
+
+
+def _streamed(source: DecodedPixels, reason: str) -> Pixels:
+    gib = math.prod(source.shape) / GIB
+    say(
+        f"  pixels at {source.shape[1]} px would take {gib:,.1f} GiB, {reason}: pictures are decoded as they are needed"
+    )
+    return cast(Pixels, source)
+
+
+def _made_from(folder: Path) -> Any:
+    """What a store that was fetched says of itself; its description then gives way to a new one."""
+    try:
+        return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["made_from"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
+    written = (unfinished / FILE).stat().st_size if (unfinished / FILE).is_file() else 0
+    free = shutil.disk_usage(folder).free + written
+    if math.prod(source.shape) > free:
+        raise _NoRoomError(f"more than the {free / GIB:,.1f} GiB that are free in {cache_folder()}")
+
+    def rows_from(start: int) -> Iterator[Pixels]:
+        if start:
+            say(f"  decoding goes on after the {start:,} pictures that were done before")
+        rows = range(start, len(source))
+        most_waiting = max(WAITING_BYTES // math.prod(source.shape[1:]), 2 * (os.cpu_count() or 1))
+        squares = in_parallel(source.decode, rows, most_waiting)
+        return track(squares, f"decoding to {source.shape[1]} px", len(rows), "images")
+
+    try:
+        file = write_rows(unfinished, source.shape, rows_from)
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
+        shutil.rmtree(unfinished, ignore_errors=True)  # pictures that have changed are another store next time
+        if isinstance(error, OSError):
+            raise _NoRoomError(f"more than there is room for in {cache_folder()}") from None
+        raise
+    try:
+        # A second name for the file, so that being killed before it is published costs nothing.
+        os.link(file, folder / FILE)
+    except OSError:  # where a file system has no such names
+        file.rename(folder / FILE)

@@ -36,6 +36,24 @@ BatchNorm = Annotated[
         "each batch and learns new ones)"
     ),
 ]
+# HEIC, which needs a package, is among them, so that it is not passed over but set aside with a word on that.
+PICTURE_ENDINGS = [
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".apng",
+    ".gif",
+    ".bmp",
+    ".webp",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+]
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 
 
@@ -51,8 +69,9 @@ class Data(Section):
     source: str = Field(
         "elpv",
         min_length=1,
-        description="elpv (the packaged solar cells), a folder of class folders, or a folder with train/, "
-        "valid/ or val/, and maybe test/",
+        description="elpv (the packaged solar cells), a folder of class folders, a folder with train/, "
+        "valid/ or val/, and maybe test/, or a table (.csv, .tsv, .parquet) with the columns path and label, and maybe "
+        "split, group and weight",
     )
     valid_fraction: HeldOutShare = 0.15
     test_fraction: HeldOutShare = 0.25
@@ -60,11 +79,31 @@ class Data(Section):
         "crop", description="crop, pad or squish: how a picture is made square"
     )
     extensions: list[str] = Field(
-        [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"],
-        description="a list of file endings such as [.jpg, .png]; other files are set aside",
+        PICTURE_ENDINGS,
+        description="a list of file endings such as [.jpg, .png]; other files of a folder are set aside",
     )
     max_bad: float = Field(
-        0.01, ge=0, le=1, description="a share from 0 to 1: with more corrupt pictures than that the run stops"
+        0.01,
+        ge=0,
+        le=1,
+        description="a share from 0 to 1: with more pictures than that that cannot be used the run stops",
+    )
+    duplicates: Literal["move", "stop"] = Field(
+        "move",
+        description="move (copies of a picture that come in two splits all go to the first of train, valid and test, "
+        "and what lies in two classes is set aside) or stop (the run does)",
+    )
+    max_store_gib: float = Field(
+        20.0,
+        ge=0,
+        description="a number of GiB from 0 up: pictures whose decoded pixels would take more disk are decoded anew "
+        "whenever they are needed",
+    )
+    max_logged_gib: float = Field(
+        2.0,
+        ge=0,
+        description="a number of GiB from 0 up: decoded pixels that take no more are kept among the files of "
+        "precompute's run, for machines that have not the pictures",
     )
 
 

@@ -6,6 +6,7 @@ file names nor on their order, and a picture that is added later moves few other
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,6 +37,46 @@ def stratified_split(
                 names[row] = name
             start = end
     return names
+
+
+def grouped_split(
+    labels: Sequence[int], groups: Sequence[str], fractions: dict[str, float], rest: str, seed: int
+) -> list[str]:
+    """The name of each picture's split: about `fractions` of every class, and `rest`, with no group in two of them.
+
+    Groups are given out one by one, large before small and else by seed, each to the split that is then furthest
+    behind its share of the group's classes, as scikit-learn's StratifiedGroupKFold does. A class of more groups than
+    there are splits has one or more in each of them where that is possible.
+    """
+    shares = {rest: 1 - sum(fractions.values())} | {name: share for name, share in fractions.items() if share > 0}
+    class_totals = Counter(labels)
+    members: dict[str, Counter[int]] = {}
+    for label, group in zip(labels, groups, strict=True):
+        members.setdefault(group, Counter())[label] += 1
+    still_to_come = Counter(label for counts in members.values() for label in counts)
+    given = {name: Counter[int]() for name in shares}
+    chosen: dict[str, str] = {}
+
+    def misfit(name: str, counts: Counter[int]) -> tuple[int, float]:
+        """How ill it is to give `counts` to the split `name`: classes that another split would then go without, and
+        by how much more than before the split would differ from its share, squared."""
+        left_out, change = 0, 0.0
+        for label, count in counts.items():
+            empty = sum(given[other][label] == 0 for other in shares)
+            left_out += given[name][label] > 0 and still_to_come[label] <= empty
+            wanted = shares[name] * class_totals[label]
+            change += count * (2 * (given[name][label] - wanted) + count) / wanted
+        return left_out, change
+
+    def turn(group: str) -> tuple[int, str]:
+        return -members[group].total().bit_length(), hashlib.sha256(f"group/{seed}/{group}".encode()).hexdigest()
+
+    for group in sorted(members, key=turn):
+        counts = members[group]
+        chosen[group] = min(shares, key=lambda name: misfit(name, counts))
+        given[chosen[group]].update(counts)
+        still_to_come.subtract(counts.keys())
+    return [chosen[group] for group in groups]
 
 
 def stratified_fraction(labels: Sequence[int], hashes: Sequence[str], fraction: float, seed: int) -> Rows:

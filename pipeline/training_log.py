@@ -14,15 +14,15 @@ from pipeline.batches import Batches
 from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.console import say
 from pipeline.contract import Job
+from pipeline.decode import Fit, Pixels
 from pipeline.figures import training_figure
 from pipeline.fit import EpochRecord, Position, fit
 from pipeline.history import best_metrics, describe_epoch, epoch_points, epoch_table, step_table
 from pipeline.in_hand import Checkpoints, InHand
 from pipeline.interrupts import put_off
 from pipeline.layer_groups import Frozen
-from pipeline.manifest import load_manifest
+from pipeline.manifest import Manifest, load_manifest
 from pipeline.network import Network
-from pipeline.pixels import open_pixels
 from pipeline.tune import pixel_batches, thaw, training_split
 
 
@@ -45,6 +45,7 @@ def train_on(
     job: Job,
     manifest_folder: Path,
     checkpoint_folder: Path,
+    open_pixels: Callable[[Manifest, int, Fit], Pixels],
     *,
     image_px: int | None,
     frozen: Frozen,

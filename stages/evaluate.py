@@ -36,16 +36,16 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
     from pipeline.evaluation import evaluate, write_evaluation
-    from pipeline.execute import upstream_folder
+    from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.manifest import load_manifest
     from pipeline.pins import SERVED_MODEL, pinned
-    from pipeline.pixels import open_pixels
 
     evaluate_ = recipe.evaluate
     device = choose_device(recipe.device)
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
     checkpoint_folder = upstream_folder(chain, "checkpoint", chain[0].stage)
     network, checkpoint = load_checkpoint(checkpoint_folder)
+    open_pixels = pixels_opener(chain, job, recipe.data.max_store_gib, recipe.data.max_logged_gib)
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     views = view_matrices(recipe.augment.flip, recipe.augment.crop, evaluate_.tta_views)
     evaluation = evaluate(network.to(device), manifest, pixels, views, evaluate_.batch_size, device)

@@ -32,15 +32,17 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], jo
     """Train all layers."""
     from pipeline.augment import Augmentation
     from pipeline.device import choose_device
-    from pipeline.execute import upstream_folder
+    from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.schedule import cycle_lengths
     from pipeline.training_log import train_on
 
-    fine_tune = recipe.fine_tune
+    fine_tune, data = recipe.fine_tune, recipe.data
+    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
     train_on(
         job,
         upstream_folder(chain, "manifest", "precompute"),
         upstream_folder(chain, "checkpoint", *TRAINED),
+        open_pixels,
         image_px=None,
         frozen="none",
         rates=rates,

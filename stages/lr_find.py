@@ -45,7 +45,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.suggest import suggestions
 
     chosen = recipe.lr_find.suggestion
-    curve = _on_activations(recipe, chain) if chain[0].stage == "precompute" else _on_pixels(recipe, chain)
+    curve = _on_activations(recipe, chain) if chain[0].stage == "precompute" else _on_pixels(recipe, chain, job)
     found = suggestions(curve.rates, curve.smoothed)
     with TemporaryDirectory() as folder:
         curve_table(curve).to_csv(Path(folder) / "curve.csv", index=False)
@@ -89,21 +89,21 @@ def _on_activations(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
     return range_test(head, optimizer, train, find.start_lr, find.end_lr, find.iterations)
 
 
-def _on_pixels(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
+def _on_pixels(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> "Curve":
     from pipeline.augment import Augmentation
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
-    from pipeline.execute import upstream_folder
+    from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.lr_finder import range_test
     from pipeline.manifest import load_manifest
-    from pipeline.pixels import open_pixels
     from pipeline.rates import group_rates
     from pipeline.tune import pixel_batches, thaw, training_split
 
-    find, device = recipe.lr_find, choose_device(recipe.device)
+    find, data, device = recipe.lr_find, recipe.data, choose_device(recipe.device)
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
     network, checkpoint = load_checkpoint(upstream_folder(chain, "checkpoint", chain[0].stage))
     network.to(device)
+    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     split = training_split(manifest, 1.0, recipe.seed)
     augmentation = Augmentation(**recipe.augment.model_dump())

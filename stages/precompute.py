@@ -25,7 +25,9 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
 
     data, model = recipe.data, recipe.model
     listing = list_source(data.source, data.extensions)
-    manifest = build_manifest(listing, data.valid_fraction, data.test_fraction, data.max_bad, recipe.seed)
+    manifest = build_manifest(
+        listing, data.valid_fraction, data.test_fraction, data.max_bad, recipe.seed, data.duplicates
+    )
     weights = find_weights(model.backbone, model.weights, recipe.seed)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
     return run_stage(STAGE, recipe, [], inputs, partial(work, recipe, manifest, weights))
@@ -42,13 +44,14 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
     from pipeline.console import say
     from pipeline.device import choose_device
     from pipeline.manifest import describe_manifest, save_manifest
-    from pipeline.pixels import open_pixels
+    from pipeline.run_pixels import open_run_pixels
 
     say(describe_manifest(manifest))
     head, fit, grey = recipe.head, recipe.data.fit, manifest.is_grey
     backbone, image_px, dtype = recipe.model.backbone, recipe.precompute.image_px, recipe.precompute.dtype
     hashes = list(manifest.table["hash"])
-    pixels = open_pixels(manifest, image_px, fit)
+    limits = recipe.data.max_store_gib, recipe.data.max_logged_gib
+    pixels = open_run_pixels(job.run_id, job.run_id, *limits, manifest, image_px, fit)
     torch.manual_seed(recipe.seed)
     checkpoint = Checkpoint(backbone, manifest.classes, head.hidden, head.dropout, image_px, fit, grey)
     network = build_network(checkpoint)

@@ -34,14 +34,13 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     from pipeline.augment import Augmentation
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
-    from pipeline.execute import upstream_folder
+    from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.manifest import load_manifest
-    from pipeline.pixels import open_pixels
     from pipeline.schedule import cycle_lengths
     from pipeline.training_log import Phase, log_trained, train_in_phases
     from pipeline.tune import activation_batches, head_optimizer, pixel_batches, thaw, training_split
 
-    train_head, device = recipe.train_head, choose_device(recipe.device)
+    train_head, data, device = recipe.train_head, recipe.data, choose_device(recipe.device)
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
     network, checkpoint = load_checkpoint(upstream_folder(chain, "checkpoint", "precompute"))
     torch.manual_seed(recipe.seed)
@@ -49,6 +48,8 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     network.to(device)
     split = training_split(manifest, train_head.fraction, recipe.seed)
     batch_size, smoothing = train_head.batch_size, train_head.label_smoothing
+
+    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
 
     def on_activations() -> Phase:
         stored = read_activations(upstream_folder(chain, "activations", "precompute"))

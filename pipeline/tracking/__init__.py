@@ -1,7 +1,7 @@
 """All that is said to the tracking server: runs, values, artifacts, models. Nothing else imports mlflow, but the
 served model's own file."""
 
-from pipeline.tracking.artifacts import artifact, log_folder, log_text
+from pipeline.tracking.artifacts import artifact, has_artifact, log_folder, log_text
 from pipeline.tracking.models import log_classifier, log_dataset, show_result
 from pipeline.tracking.names import (
     DESCRIPTION,
@@ -39,6 +39,7 @@ __all__ = [
     "copy_curves",
     "describe_run",
     "find_done",
+    "has_artifact",
     "is_open",
     "log_classifier",
     "log_dataset",

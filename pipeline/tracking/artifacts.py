@@ -8,8 +8,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
+from pipeline.disk import told_when_full
 from pipeline.errors import UserError
-from pipeline.store import open_or_build
+from pipeline.store import MAKE_ROOM, open_or_build
 from pipeline.tracking.names import first_line
 from pipeline.tracking.sender import ask, flush, put
 
@@ -24,6 +25,13 @@ def log_text(run_id: str, text: str, place: str) -> None:
     put(run_id, "text", {"text": text, "place": place})
 
 
+def has_artifact(run_id: str, place: str) -> bool:
+    """Whether the run has a file or folder `place`."""
+    flush(run_id)
+    parent = place.rpartition("/")[0] or None
+    return any(item.path == place for item in ask(lambda: MlflowClient().list_artifacts(run_id, parent)))
+
+
 def artifact(run_id: str, place: str) -> Path:
     """A local copy of a finished run's artifact file or folder `place`; UserError if it is gone.
 
@@ -36,7 +44,12 @@ def artifact(run_id: str, place: str) -> Path:
 
     def fetch(folder: Path) -> None:
         try:
-            ask(lambda: mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=place, dst_path=str(folder)))
+            with told_when_full("a run's fetched artifacts", folder.parent, MAKE_ROOM):
+                ask(
+                    lambda: mlflow.artifacts.download_artifacts(
+                        run_id=run_id, artifact_path=place, dst_path=str(folder)
+                    )
+                )
         except (MlflowException, OSError) as error:
             raise UserError(
                 f"The artifact {place} of run {run_id} cannot be had ({first_line(error)}); run that stage again."

@@ -10,14 +10,14 @@ from pipeline.manifest import build_manifest, describe_manifest, load_manifest, 
 from pipeline.sources import list_source
 
 
-def make_pictures(root, *folders, count=10, mode="RGB"):
-    """`count` pictures in each of these folders, no two of a folder alike even in black and white."""
-    for place, folder in enumerate(folders):
+def make_pictures(root, *folders, count=10, mode="RGB", first=0):
+    """`count` pictures in each of these folders, no two of three folders alike even in black and white."""
+    for place, folder in enumerate(folders, first):
         (root / folder).mkdir(parents=True)
         for number in range(count):
             colour = (place, number, len(folder))
             picture = Image.new("RGB", (8, 6), colour)
-            picture.putpixel((number % 8, number // 8), (255, 255, 255))
+            picture.putpixel((number % 8, (number // 8 + 2 * place) % 6), (255, 255, 255))
             picture.convert(mode).save(root / folder / f"{number}.png")
     return root
 
@@ -41,7 +41,9 @@ def counts(manifest):
 
 def test_every_picture_has_its_row(root):
     manifest = manifest_of(root)
-    assert list(manifest.table.columns) == ["path", "label", "split", "hash", "width_px", "height_px", "mode"]
+    assert list(manifest.table.columns) == [
+        "path", "label", "split", "hash", "width_px", "height_px", "mode", "group", "weight",
+    ]  # fmt: skip
     assert list(manifest.table["path"]) == [f"{label}/{number}.png" for label in ("cat", "dog") for number in range(10)]
     assert set(zip(manifest.table["width_px"], manifest.table["height_px"], strict=True)) == {(8, 6)}
     assert manifest.classes == ["cat", "dog"]
@@ -288,7 +290,7 @@ def test_the_split_goes_by_content_and_not_by_name(root, tmp_path):
 @pytest.mark.parametrize(("modes", "is_grey"), [(("L", "L"), True), (("L", "1"), True), (("L", "RGB"), False)])
 def test_a_set_is_grey_where_all_of_its_pictures_are(tmp_path, modes, is_grey):
     for number, mode in enumerate(modes):
-        make_pictures(tmp_path / "photos", f"class {number}", mode=mode)
+        make_pictures(tmp_path / "photos", f"class {number}", mode=mode, first=number)
     assert manifest_of(tmp_path / "photos").is_grey is is_grey
 
 
