@@ -69,8 +69,9 @@ def is_lasting(error: Exception) -> bool:
 
 def cause(error: Exception) -> str:
     """The last and plainest words of a chain of errors: `Connection refused`, `Name or service not known`."""
-    words = first_line(error).rstrip(")'\"")
-    return words.rpartition("] ")[2] if "] " in words else words.rpartition(": ")[2]
+    words = first_line(error).partition(" (read timeout")[0].rstrip(")'\"")
+    mark = next((mark for mark in ("] ", "('", '("', ": ") if mark in words), "")
+    return words.rpartition(mark)[2] if mark else words
 
 
 def shown(uri: str) -> str:
