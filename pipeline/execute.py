@@ -93,6 +93,13 @@ def upstream_folder(chain: Sequence[RunRef], place: str, *stages: str) -> Path:
     return tracking.artifact(nearest(chain, *stages).run_id, place)
 
 
+def upstream_files(chain: Sequence[RunRef], place: str, *stages: str) -> list[tuple[RunRef, Path]]:
+    """The artifact file `place` of every upstream run of one of `stages`, the oldest run first."""
+    from pipeline import tracking
+
+    return [(ref, tracking.artifact(ref.run_id, place)) for ref in reversed(chain) if ref.stage in stages]
+
+
 def given_or_suggested(lr: float | Sequence[float] | str, chain: Sequence[RunRef], key: str) -> float | Sequence[float]:
     """The rate, or rates, in the recipe; for "auto" what the upstream run of lr_find suggests.
 

@@ -1,0 +1,25 @@
+"""A map of pictures: their activations on the two directions in which they differ most."""
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+MOST_PICTURES = 5000
+
+
+def embedding_map(activations: npt.NDArray[np.floating], seed: int) -> tuple[npt.NDArray[np.float64], float]:
+    """The first two principal components of `activations` (pictures, activations), each activation brought to unit
+    variance first, as (pictures, 2); and the share of the variance that they explain.
+
+    The directions are found on at most 5,000 pictures. Fewer than two pictures all lie at the origin.
+    """
+    if len(activations) < 2:
+        return np.zeros((len(activations), 2)), 0.0
+    rows = np.random.default_rng(seed).permutation(len(activations))[:MOST_PICTURES]
+    scaler = StandardScaler().fit(activations[rows].astype(np.float32))
+    pca = PCA(2, svd_solver="covariance_eigh" if len(rows) > activations.shape[1] else "full", random_state=seed)
+    pca.fit(scaler.transform(activations[rows].astype(np.float32)))
+    places = pca.transform(scaler.transform(activations.astype(np.float32))).astype(np.float64)
+    explained = float(np.nan_to_num(pca.explained_variance_ratio_).sum())
+    return places, explained
