@@ -71,10 +71,13 @@ def diagnose(
     return Verdict("good", f"No over-fitting to speak of: {numbers}.")
 
 
-def judge_balance(training_counts: pd.Series, recalls: pd.Series, accuracy: float) -> Verdict | None:
+def judge_balance(
+    training_counts: pd.Series, recalls: pd.Series, accuracy: float, positive: str | None
+) -> Verdict | None:
     """Class imbalance, where a rarer class pays for it: it is found more seldom than the model is right in all.
 
-    `training_counts` and `recalls` (NaN for a class that is not judged) are by class.
+    `training_counts` and `recalls` (NaN for a class that is not judged) are by class; `positive` is the class whose
+    operating points are listed already.
     """
     largest = str(training_counts.idxmax())
     rare = training_counts[training_counts * IMBALANCE_RATIO <= training_counts.max()].index
@@ -89,7 +92,7 @@ def judge_balance(training_counts: pd.Series, recalls: pd.Series, accuracy: floa
         f"{worst} has {training_counts[worst]} training pictures where {largest} has {training_counts[largest]}, and "
         f"only {missed.iloc[0]:.0%} of its pictures are found{others}, at an accuracy of {accuracy:.1%} in all. Add "
         "pictures of it, or choose a threshold that finds more of them from its operating points.",
-        {"evaluate.positive_class": worst},
+        {} if worst == positive else {"evaluate.positive_class": worst},
     )
 
 

@@ -161,7 +161,7 @@ def evaluate(
         _judge_leakage(judged, twins, split),
         _judge_split_gap(metrics, len(valid), split, seed),
         *judge_rates(epochs),
-        _judge_balance(judged, manifest.classes, training_counts, metrics[f"{split}/accuracy"]),
+        _judge_balance(judged, manifest.classes, training_counts, metrics[f"{split}/accuracy"], positive_),
         judge_size(
             training_counts,
             split,
@@ -254,10 +254,10 @@ def _judge_split_gap(metrics: dict[str, float], valid_pictures: int, split: str,
 
 
 def _judge_balance(
-    judged: pd.DataFrame, classes: Sequence[str], training_counts: pd.Series, accuracy: float
+    judged: pd.DataFrame, classes: Sequence[str], training_counts: pd.Series, accuracy: float, positive: str | None
 ) -> Verdict | None:
     by_class = class_metrics(judged, classes).set_index("class")
-    return judge_balance(training_counts, by_class["recall"].where(by_class["pictures"] > 0), accuracy)
+    return judge_balance(training_counts, by_class["recall"].where(by_class["pictures"] > 0), accuracy, positive)
 
 
 def _chance_loss(training_counts: pd.Series) -> float:

@@ -55,6 +55,7 @@ MOST_SUSPECTS = 24
 MOST_ROWS = 15
 FEW_CLASSES = 8
 DPI = 110
+GOOD = "good"
 
 Heats = Mapping[int, npt.NDArray[np.float32]]
 
@@ -85,10 +86,10 @@ def write_evaluation(
         Section("Where it fails", [*_failures(evaluation, folder), *pictures]),
         Section("Over-fitting", _overfitting(evaluation, folder)),
         Section("Calibration", _calibration(evaluation, folder)),
-        Section("Thresholds", _thresholds(evaluation, folder)),
-        Section("Test-time augmentation", _tta(evaluation)),
         Section("Labels that are likely wrong", _label_errors(evaluation, pixels, folder)),
         Section("Near-duplicates across splits", _near_duplicates(evaluation, pixels, folder)),
+        Section("Thresholds", _thresholds(evaluation, folder)),
+        Section("Test-time augmentation", _tta(evaluation)),
         Section("A map of the validation pictures", _map(evaluation, seed, folder)),
     ]
     title = f"{evaluation.name}: what came out"
@@ -140,15 +141,19 @@ def _first(evaluation: Evaluation) -> list[Part]:
 
 
 def _next(evaluation: Evaluation, command: Callable[[Mapping[str, object]], str]) -> list[Part]:
-    return [
+    verdict = evaluation.verdict
+    parts: list[Part] = [
         Advice(one.name, one.words, command(one.changes) if one.changes else "")
-        for one in sorted((evaluation.verdict, *evaluation.verdicts), key=lambda one: one.name == "good")
+        for one in (verdict, *evaluation.verdicts)
+        if one.name != GOOD
     ]
+    return [*parts, Advice("no over-fitting", verdict.words, is_good=True)] if verdict.name == GOOD else parts
 
 
 def _failures(evaluation: Evaluation, folder: Path) -> list[Part]:
     judged, classes, split = evaluation.judged, evaluation.classes, evaluation.split
     counts, by_class = confusion(judged, classes), class_metrics(judged, classes)
+    by_class = by_class.rename(columns={"f1": "F1", "roc_auc": "ROC-AUC", "average_precision": "average precision"})
     drawn = drawn_names(classes)
     if drawn != classes:
         by_class.insert(0, "in figures", drawn)
@@ -161,7 +166,7 @@ def _failures(evaluation: Evaluation, folder: Path) -> list[Part]:
     matrices = [Figures(paths, alt)] if len(classes) <= FEW_CLASSES else [Figures([path], alt) for path in paths]
     return [
         Words("A row per class, the lowest F1 first.", "By class"),
-        by_class.sort_values("f1", kind="stable"),
+        by_class.sort_values("F1", kind="stable"),
         Words("" if len(pairs) else "None.", "Most confused pairs"),
         *([pairs.head(MOST_ROWS)] if len(pairs) else []),
         Words("", "Confusion matrix"),
@@ -174,16 +179,15 @@ def _pictures(
 ) -> list[Part]:
     judged = evaluation.judged
 
-    def group(name: str, heading: str, rows: pd.DataFrame, heats: Heats | None = None) -> Pictures:
-        return _group(name, heading, show_predictions(rows, pixels, heats), folder)
+    def group(name: str, heading: str, rows: pd.DataFrame) -> Pictures:
+        return _group(name, heading, show_predictions(rows, pixels), folder)
 
-    top = group("top_losses", "Highest losses", worst, heats)
+    where = "Beside each picture, Grad-CAM: the brighter, the more it spoke for the class that was predicted."
+    with_heat = show_predictions(worst, pixels, heats)
     wrong = group("confidently_wrong", "Most confidently wrong", confidently_wrong(judged, PICTURES_EACH))
-    where = "Beside each picture, Grad-CAM: what in it spoke for the class that was predicted."
     same = "With two classes, the most confidently wrong are the highest losses above."
     return [
-        top,
-        Words(NO_MAP if heats is None else where),
+        _group("top_losses", "Highest losses", with_heat, folder, NO_MAP if heats is None else where),
         *([Words(same)] if len(evaluation.classes) == 2 else [wrong]),
         group("most_uncertain", "Most uncertain", most_uncertain(judged, PICTURES_EACH)),
         group("some_right", "Some that are right, drawn at random", some_right(judged, PICTURES_EACH, seed)),
@@ -289,8 +293,8 @@ def _map(evaluation: Evaluation, seed: int, folder: Path) -> list[Part]:
     return [Words(words), Figures([_save(figure, folder, "embedding")], "Principal components of the activations")]
 
 
-def _group(name: str, heading: str, shown: list[Shown], folder: Path) -> Pictures:
-    return Pictures(heading, shown, _save(pictures_figure(shown, heading), folder, name))
+def _group(name: str, heading: str, shown: list[Shown], folder: Path, note: str = "") -> Pictures:
+    return Pictures(heading, shown, _save(pictures_figure(shown, heading), folder, name), note)
 
 
 def _save(figure: Figure, folder: Path, name: str) -> Path:

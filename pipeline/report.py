@@ -29,7 +29,8 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .9rem } a { 
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
 th:first-child, td:first-child, td.text, th.text { text-align: left } td.text { max-width: 26rem; min-width: 3rem }
-.scroll { overflow-x: auto } img { max-width: 100% } .row { display: flex; flex-wrap: wrap; gap: 1rem }
+.scroll { overflow-x: auto } img { max-width: 100% } .row, .plot { margin: 1rem 0 }
+.row { display: flex; flex-wrap: wrap; gap: 1rem }
 .row > img { max-width: calc(50% - .5rem); object-fit: contain; align-self: flex-start }
 .note { color: #555; max-width: 52rem } .numbers { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 }
 .number { border: 1px solid #ddd; border-radius: 8px; padding: .5rem 1rem } .number b { display: block;
@@ -61,11 +62,13 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Advice:
-    """A verdict: its `name`, its `words`, and the `command` to try next, where there is one."""
+    """A verdict: its `name`, its `words`, and the `command` to try next, where there is one; `is_good` where there is
+    nothing to mend."""
 
     name: str
     words: str
     command: str = ""
+    is_good: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures under a small heading; `path` is the figure that shows the same outside the HTML page."""
+    """Pictures under a small heading and a `note`; `path` is the figure that shows the same outside the HTML page."""
 
     heading: str
     shown: Sequence[Shown]
     path: Path
+    note: str = ""
 
 
 Part: TypeAlias = Words | Numbers | Advice | Figures | Pictures | pd.DataFrame
@@ -142,15 +146,15 @@ def _part_in_html(part: Part) -> str:
         return f'<div class="numbers">{"".join(boxes)}</div>'
     if isinstance(part, Advice):
         command = f"<p>Try: <code>{html.escape(part.command)}</code></p>" if part.command else ""
-        kind = "verdict good" if part.name == "good" else "verdict"
+        kind = "verdict good" if part.is_good else "verdict"
         return f'<div class="{kind}"><h3>{html.escape(part.name)}</h3><p>{html.escape(part.words)}</p>{command}</div>'
     if isinstance(part, Figures):
         images = "".join(_image(path.read_bytes(), "png", part.alt) for path in part.paths)
-        return f'<div class="row">{images}</div>' if len(part.paths) > 1 else images
+        return f'<div class="{"row" if len(part.paths) > 1 else "plot"}">{images}</div>'
     is_wide = any(len(one.pictures) > 1 for one in part.shown)
     cards = "".join(_card(one) for one in part.shown)
     grid = f'<div class="pictures{" pairs" if is_wide else ""}">{cards}</div>' if cards else "<p>None.</p>"
-    return f"<h3>{html.escape(part.heading)}</h3>{grid}"
+    return _part_in_html(Words(part.note, part.heading)) + grid
 
 
 def _part_in_markdown(part: Part, folder: Path) -> str:
@@ -168,7 +172,7 @@ def _part_in_markdown(part: Part, folder: Path) -> str:
     if isinstance(part, Figures):
         return "\n".join(f"![{_plain(part.alt)}]({path.relative_to(folder).as_posix()})" for path in part.paths)
     picture = f"![{_plain(part.heading)}]({part.path.relative_to(folder).as_posix()})" if part.shown else "None."
-    return f"### {_plain(part.heading)}\n\n{picture}"
+    return "\n\n".join([_part_in_markdown(Words(part.note, part.heading), folder), picture])
 
 
 def _card(one: Shown) -> str:
