@@ -31,6 +31,8 @@ from pipeline.rate_diagnosis import judge_rates
 from pipeline.report import markdown_table
 
 WORST_CLASSES = 8
+# With fewer pictures of a class its recall says little.
+FEWEST_JUDGED = 10
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,9 @@ def _judge_balance(
     judged: pd.DataFrame, classes: Sequence[str], training_counts: pd.Series, accuracy: float, positive: str | None
 ) -> Verdict | None:
     by_class = class_metrics(judged, classes).set_index("class")
-    return judge_balance(training_counts, by_class["recall"].where(by_class["pictures"] > 0), accuracy, positive)
+    return judge_balance(
+        training_counts, by_class["recall"].where(by_class["pictures"] >= FEWEST_JUDGED), accuracy, positive
+    )
 
 
 def _chance_loss(training_counts: pd.Series) -> float:

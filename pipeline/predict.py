@@ -83,8 +83,8 @@ def predictions_table(
         table[f"{prefix}predicted"] = names[probabilities.argmax(1)]
         table[f"{prefix}loss"] = losses(of_label)
         table[f"{prefix}confidence"] = probabilities.max(1)
-        for index, label in enumerate(classes):
-            table[f"{prefix}probability/{label}"] = probabilities[:, index]
+        columns = [f"{prefix}probability/{label}" for label in classes]
+        table = pd.concat([table, pd.DataFrame(probabilities, index=table.index, columns=columns)], axis=1)
     return table
 
 

@@ -24,7 +24,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1160px; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.7rem; margin-bottom: .3rem } h2 { font-size: 1.35rem; margin: 3rem 0 .6rem;
 border-top: 2px solid #eee; padding-top: 1.2rem } h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem }
-h1, h2, h3, p, td, th { overflow-wrap: anywhere }
+h1, h2, h3, p, td.text { overflow-wrap: anywhere }
+td { white-space: nowrap } td.text { white-space: normal }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .9rem } a { color: #1a5fb4; text-decoration: none }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
