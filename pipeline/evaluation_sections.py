@@ -173,7 +173,7 @@ def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     if not shown:
         return [Words(f"The {evaluation.split} split holds one class alone, so that there is nothing to tell apart.")]
     title = f"Each class against the rest, {evaluation.split} split"
-    path = _save(curves_figure(shown, title), folder, "curves")
+    path = _save(curves_figure(shown, classes, title), folder, "curves")
     parts: list[Part] = [Figures([path], "ROC and precision-recall curves")]
     if evaluation.positive is None:
         ask = "Name a class in evaluate.positive_class, and the precision and recall of each threshold are listed here."
@@ -183,7 +183,7 @@ def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
         f"What comes of flagging as {evaluation.positive} every picture with at least this calibrated probability of "
         f"it, on the {evaluation.split} split."
     )
-    figure = operating_figure(points, evaluation.positive)
+    figure = operating_figure(points, evaluation.positive, classes)
     path = _save(figure, folder, "operating_points")
     return [*parts, Words(words, "Operating points"), Figures([path], "Precision and recall by threshold"), points]
 

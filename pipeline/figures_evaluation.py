@@ -47,8 +47,8 @@ def confusion_figure(counts: pd.DataFrame, title: str, shares: bool = False) -> 
     return figure
 
 
-def curves_figure(curves: Sequence[ClassCurves], title: str) -> Figure:
-    """ROC and precision-recall curves side by side. Of more than 10 classes the five with the lowest average
+def curves_figure(curves: Sequence[ClassCurves], classes: Sequence[str], title: str) -> Figure:
+    """ROC and precision-recall curves side by side, of some of the `classes`. Of more than 10 classes the five with the lowest average
     precision are named, the others grey."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     figure.suptitle(title)
@@ -61,7 +61,7 @@ def curves_figure(curves: Sequence[ClassCurves], title: str) -> Figure:
         if one.label not in kept:
             roc.plot(one.false_positive_rates, one.true_positive_rates, color="#bbbbbb", linewidth=0.8)
             precision_recall.plot(one.recalls, one.precisions, color="#bbbbbb", linewidth=0.8, drawstyle="steps-post")
-    names = dict(zip((one.label for one in curves), drawn_names([one.label for one in curves]), strict=True))
+    names = dict(zip(classes, drawn_names(classes), strict=True))
     for number, one in enumerate(named):
         colour, name = colormaps["tab10"](number % 10), names[one.label]
         roc.plot(one.false_positive_rates, one.true_positive_rates, color=colour, label=f"{name}: {one.roc_auc:.3f}")
@@ -104,13 +104,13 @@ def reliability_figure(before: pd.DataFrame, after: pd.DataFrame, eces: tuple[fl
     return figure
 
 
-def operating_figure(points: pd.DataFrame, label: str) -> Figure:
-    """Precision, recall and the share of pictures flagged over the threshold on one class's probability."""
+def operating_figure(points: pd.DataFrame, label: str, classes: Sequence[str]) -> Figure:
+    """Precision, recall and the share of pictures flagged over the threshold on the probability of `label`."""
     figure, axes = new_figure(8, 4.2)
     for column, colour, style in (("precision", AFTER, "-"), ("recall", VALID, "-"), ("flagged", TRAIN, "--")):
         shown = "share flagged" if column == "flagged" else column
         axes.plot(points["threshold"], points[column], color=colour, linestyle=style, marker="o", ms=4, label=shown)
-    (name,) = drawn_names([label])
+    name = drawn_names(classes)[list(classes).index(label)]
     axes.set_xlabel(f"threshold: flag from this calibrated probability of {name} up", parse_math=False)
     axes.set(ylim=(0, 1.02), xlim=(0, 1))
     axes.legend(fontsize=9)
