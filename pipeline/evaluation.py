@@ -259,9 +259,8 @@ def _judge_balance(
     judged: pd.DataFrame, classes: Sequence[str], training_counts: pd.Series, accuracy: float, positive: str | None
 ) -> Verdict | None:
     by_class = class_metrics(judged, classes).set_index("class")
-    return judge_balance(
-        training_counts, by_class["recall"].where(by_class["pictures"] >= FEWEST_JUDGED), accuracy, positive
-    )
+    recalls = by_class["recall"].where(by_class["pictures"] >= FEWEST_JUDGED)
+    return judge_balance(training_counts, recalls, accuracy, positive)
 
 
 def _chance_loss(training_counts: pd.Series) -> float:

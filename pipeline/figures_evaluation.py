@@ -48,8 +48,8 @@ def confusion_figure(counts: pd.DataFrame, title: str, shares: bool = False) -> 
 
 
 def curves_figure(curves: Sequence[ClassCurves], classes: Sequence[str], title: str) -> Figure:
-    """ROC and precision-recall curves side by side, of some of the `classes`. Of more than 10 classes the five with the lowest average
-    precision are named, the others grey."""
+    """ROC and precision-recall curves side by side, of some of the `classes`. Of more than 10 curves the five with the
+    lowest average precision are named, the others grey."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     figure.suptitle(title)
     roc, precision_recall = figure.subplots(1, 2)
