@@ -12,14 +12,13 @@ def embedding_map(activations: npt.NDArray[np.floating], seed: int) -> tuple[npt
     """The first two principal components of `activations` (pictures, activations), each activation brought to unit
     variance first, as (pictures, 2); and the share of the variance that they explain.
 
-    The directions are found on at most 5,000 pictures. Fewer than two pictures all lie at the origin.
+    The directions are found on at most 5,000 pictures. Pictures that are all alike lie at the origin.
     """
-    if len(activations) < 2:
+    if len(activations) < 2 or (activations == activations[0]).all():
         return np.zeros((len(activations), 2)), 0.0
     rows = np.random.default_rng(seed).permutation(len(activations))[:MOST_PICTURES]
     scaler = StandardScaler().fit(activations[rows].astype(np.float32))
     pca = PCA(2, svd_solver="covariance_eigh" if len(rows) > activations.shape[1] else "full", random_state=seed)
     pca.fit(scaler.transform(activations[rows].astype(np.float32)))
     places = pca.transform(scaler.transform(activations.astype(np.float32))).astype(np.float64)
-    explained = float(np.nan_to_num(pca.explained_variance_ratio_).sum())
-    return places, explained
+    return places, float(pca.explained_variance_ratio_.sum())

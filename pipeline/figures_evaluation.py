@@ -109,7 +109,8 @@ def operating_figure(points: pd.DataFrame, label: str, classes: Sequence[str]) -
     figure, axes = new_figure(8, 4.2)
     for column, colour, style in (("precision", AFTER, "-"), ("recall", VALID, "-"), ("flagged", TRAIN, "--")):
         shown = "share flagged" if column == "flagged" else column
-        axes.plot(points["threshold"], points[column], color=colour, linestyle=style, marker="o", ms=4, label=shown)
+        there = points.dropna(subset=[column])
+        axes.plot(there["threshold"], there[column], color=colour, linestyle=style, marker="o", ms=4, label=shown)
     name = drawn_names(classes)[list(classes).index(label)]
     axes.set_xlabel(f"threshold: flag from this calibrated probability of {name} up", parse_math=False)
     axes.set(ylim=(0, 1.02), xlim=(0, 1))

@@ -36,10 +36,10 @@ def in_colour(picture: Pixels) -> Pixels:
 
 
 def _lines(caption: Sequence[str], wide: int) -> list[str]:
-    """At most two lines for each line of the caption, in letters that the font has."""
+    """The caption's lines, cut and wrapped to fit, in letters that the font has."""
     lines = []
     for line in caption:
         (drawn,) = drawn_names([line], LONGEST_LINE * wide)
         shown = line.encode("ascii", "replace").decode() if drawn.startswith("no. ") else drawn
-        lines += textwrap.wrap(shown, CAPTION_LETTERS * wide)[:2]
+        lines += textwrap.wrap(shown, CAPTION_LETTERS * wide)
     return lines
