@@ -216,4 +216,4 @@ def _spell(value: object) -> str:
 
 def _plain(text: object) -> str:
     """Text that Markdown shows as it is, in one line."""
-    return re.sub(r"[\\`*\[\]<>|$#~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(str(text).split()))
+    return re.sub(r"[\\`*\[\]<>|$#~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(str(text).split()))
