@@ -4,7 +4,16 @@ import pytest
 
 from pipeline.diagnosis import Verdict
 from pipeline.evaluation import Evaluation
-from pipeline.evaluation_sections import advice_parts, failure_parts, first_parts, overfitting_parts, threshold_parts
+from pipeline.evaluation_sections import (
+    advice_parts,
+    calibration_parts,
+    failure_parts,
+    first_parts,
+    overfitting_parts,
+    picture_parts,
+    threshold_parts,
+)
+from pipeline.grad_cam import NO_MAP
 from pipeline.report import Advice, Figures, Words
 from tests.pipeline.evaluated import small_evaluation, small_network
 
@@ -68,3 +77,18 @@ def test_without_epochs_there_are_no_curves(evaluation, folder):
 def test_without_a_positive_class_the_reader_is_told_how_to_name_one(evaluation, folder):
     assert "evaluate.positive_class" in threshold_parts(evaluation, folder)[-1].text
     assert not any(isinstance(part, Words) and part.small_heading for part in threshold_parts(evaluation, folder))
+
+
+def test_without_a_test_split_the_reader_is_told_on_what_the_model_was_judged(folder):
+    evaluation, _ = small_evaluation(small_network(CLASSES), CLASSES, ["train"] * 9 + ["valid"] * 9)
+    assert first_parts(evaluation)[-1].text == "There is no test split: the model is judged on validation pictures."
+    assert "These are the same pictures" in calibration_parts(evaluation, folder)[0].text
+
+
+def test_without_heat_the_reader_is_told_why_and_asking_for_too_many_pictures_is_no_error(folder):
+    evaluation, pixels = small_evaluation(small_network(CLASSES), CLASSES, SPLITS)
+    top, wrong, uncertain, right = picture_parts(evaluation, pixels, evaluation.judged, None, 0, folder)
+    assert top.note == NO_MAP
+    assert len(top.shown) == len(evaluation.judged)
+    assert len(wrong.shown) == (evaluation.judged["label"] != evaluation.judged["predicted"]).sum()
+    assert all(part.path.is_file() for part in (top, wrong, uncertain, right))

@@ -7,7 +7,15 @@ from mlflow import MlflowClient
 from pipeline import execute, pins, tracking
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
-from pipeline.execute import chain_of, given_or_suggested, nearest, run_stage, suggested, upstream_folder
+from pipeline.execute import (
+    chain_of,
+    given_or_suggested,
+    nearest,
+    run_stage,
+    suggested,
+    upstream_files,
+    upstream_folder,
+)
 from pipeline.fingerprint import source_digest
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import override_recipe, read_recipe

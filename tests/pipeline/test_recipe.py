@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.recipe import Recipe, Section, command_line, flatten
+from pipeline.recipe_file import override_recipe
 
 SECTIONS = [name for name, value in Recipe() if isinstance(value, Section)]
 
@@ -110,7 +111,6 @@ def test_the_command_names_what_differs_from_the_defaults_and_then_what_changes(
 
 
 def test_the_command_leads_back_to_the_recipe():
-    from pipeline.recipe_file import override_recipe
 
     recipe = Recipe.model_validate(
         {"seed": 3, "fine_tune": {"lr": [1e-5, 1e-4, 1e-3]}, "evaluate": {"register_as": ""}}
