@@ -20,5 +20,6 @@ def embedding_map(activations: npt.NDArray[np.floating], seed: int) -> tuple[npt
     scaler = StandardScaler().fit(activations[rows].astype(np.float32))
     pca = PCA(2, svd_solver="covariance_eigh" if len(rows) > activations.shape[1] else "full", random_state=seed)
     pca.fit(scaler.transform(activations[rows].astype(np.float32)))
-    places = pca.transform(scaler.transform(activations.astype(np.float32))).astype(np.float64)
-    return places, float(pca.explained_variance_ratio_.sum())
+    chunks = (activations[start : start + MOST_PICTURES] for start in range(0, len(activations), MOST_PICTURES))
+    places = np.concatenate([pca.transform(scaler.transform(chunk.astype(np.float32))) for chunk in chunks])
+    return places.astype(np.float64), float(pca.explained_variance_ratio_.sum())
