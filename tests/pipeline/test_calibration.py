@@ -84,3 +84,8 @@ def test_scaling_mends_a_model_that_is_too_sure():
 
 def test_a_confidence_of_one_falls_into_the_last_bin():
     assert reliability(np.array([[1.0, 0.0]]), np.array([0]))["pictures"].tolist() == [0] * 14 + [1]
+
+
+def test_a_bin_holds_its_upper_edge_and_not_its_lower_one():
+    bins = reliability(np.array([[0.8, 0.2]]), np.array([0]))
+    assert bins.loc[bins["pictures"] == 1, ["low", "high"]].to_numpy() == pytest.approx(np.array([[11 / 15, 0.8]]))

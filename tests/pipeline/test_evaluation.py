@@ -197,6 +197,15 @@ def test_a_rate_that_was_too_high_and_a_twin_in_training_join_the_verdicts(netwo
     assert f"on the others {without:.4f}" in leakage.words
 
 
+def test_a_twin_that_was_not_trained_on_is_no_leakage(network):
+    manifest = manifest_of(WITH_TEST)
+    stored = ACTIVATIONS.copy()
+    stored[manifest.rows("test")[0]] = stored[manifest.rows("valid")[0]]
+    found = look(network, manifest, stored=stored)
+    assert len(found.near_duplicates) == 1
+    assert "leakage" not in {one.name for one in found.verdicts}
+
+
 def test_what_is_in_order_is_not_told(tested):
     assert {one.name for one in tested.verdicts} == {"too few pictures"}
     assert tested.near_duplicates.empty
