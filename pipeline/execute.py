@@ -148,6 +148,13 @@ def pixels_opener(
     return partial(open_run_pixels, precompute_run, job.run_id, max_store_gib, max_logged_gib)
 
 
+def upstream_files(chain: Sequence[RunRef], place: str, *stages: str) -> list[tuple[RunRef, Path]]:
+    """The artifact file `place` of every upstream run of one of `stages`, the oldest run first."""
+    from pipeline import tracking
+
+    return [(ref, tracking.artifact(ref.run_id, place)) for ref in reversed(chain) if ref.stage in stages]
+
+
 def given_or_suggested(lr: float | Sequence[float] | str, chain: Sequence[RunRef], key: str) -> float | Sequence[float]:
     """The rate, or rates, in the recipe; for "auto" what the upstream run of lr_find suggests.
 

@@ -1,6 +1,6 @@
-"""Pictures where people look rather than read. Each function gives a figure and draws nothing on a screen."""
+"""Figures of training. Each function gives a figure and draws nothing on a screen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,18 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.decode import Pixels
 from pipeline.lr_finder import Curve
 
 TRAIN, VALID = "#7a7a7a", "#d1495b"
 RULE_COLOURS = {"valley": "#1b9e77", "steep": "#d95f02", "slide": "#7570b3", "minimum": "#e7298a"}
-MOST_WITH_COUNTS, MOST_WITH_SHARES = 30, 12
 GROUP_COLOURS = {"early": "#2c7fb8", "late": "#41b6c4", "head": "#253494"}
 
 
 def lr_find_figure(curve: Curve, suggestions: Mapping[str, float | None], chosen: str) -> Figure:
     """Loss over rate, with every suggestion marked and the chosen one named in the legend."""
-    figure, axes = _figure(8, 4.5)
+    figure, axes = new_figure(8, 4.5)
     axes.plot(curve.rates, curve.losses, color=TRAIN, alpha=0.3, linewidth=1, label="batch loss")
     axes.plot(curve.rates, curve.smoothed, color="black", linewidth=1.8, label="smoothed")
     for name, rate in suggestions.items():
@@ -67,54 +65,48 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
     rates.xaxis.set_major_locator(MaxNLocator(integer=True))
     rates.legend(fontsize=8, title="layer group")
     for axes in (losses, rates):
-        _plain(axes)
+        plain(axes)
     return figure
 
 
-def confusion_figure(counts: pd.DataFrame, title: str) -> Figure:
-    """True against predicted: shares of each true class as colour, counts as text."""
-    classes = list(counts.index)
-    side = min(3 + 0.6 * len(classes), 18)
-    figure, axes = _figure(side + 0.8, side)
-    numbers = counts.to_numpy()
-    shares = numbers / np.maximum(numbers.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*shares.shape) if len(classes) <= MOST_WITH_COUNTS else ():
-        share = f"\n{shares[row, column]:.0%}" if len(classes) <= MOST_WITH_SHARES else ""
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{numbers[row, column]}{share}", ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(classes)), classes, rotation=45 if len(classes) > 3 else 0)
-    axes.set_yticks(range(len(classes)), classes)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(title)
-    axes.spines[:].set_visible(False)
+def learning_figure(epochs: pd.DataFrame) -> Figure:
+    """Training and validation loss by epoch over all stages, above the validation accuracy.
+
+    `epochs` is the table of `history.join_epochs`.
+    """
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    losses, accuracies = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    for column, colour, label in (("train_loss", TRAIN, "train"), ("valid_loss", VALID, "valid")):
+        losses.plot(epochs["epoch"], epochs[column], color=colour, marker="o", label=label)
+    accuracies.plot(epochs["epoch"], epochs["valid_accuracy"], color=VALID, marker="o")
+    for (stage, phase), part in epochs.groupby(["stage", "phase"], sort=False):
+        start = part["epoch"].min() - 0.5
+        name = f"{stage}, {phase}" if phase else str(stage)
+        losses.annotate(
+            name, (start, 1), (4, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8
+        )
+        for axes in (losses, accuracies):
+            axes.axvline(start, color="#cccccc", linewidth=1, zorder=0)
+    losses.set_ylim(0, 1.1 * epochs[["train_loss", "valid_loss"]].to_numpy().max())
+    losses.set_ylabel("loss")
+    losses.legend(fontsize=9)
+    accuracies.set_ylabel("valid accuracy")
+    accuracies.set_xlabel("epoch (training losses are on augmented pictures, but for stored activations)")
+    accuracies.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (losses, accuracies):
+        plain(axes)
     return figure
 
 
-def pictures_figure(pixels: Sequence[Pixels], captions: Sequence[str], title: str) -> Figure:
-    """Pictures (height, width, 1 or 3) in a grid of four columns, each under its caption."""
-    columns = min(4, max(len(pixels), 1))
-    rows = max(-(-len(pixels) // columns), 1)
-    figure = Figure(figsize=(2.6 * columns, 3.0 * rows + 0.4), layout="constrained")
-    figure.suptitle(title)
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
-        axes.axis("off")
-    for axes, picture, caption in zip(figure.axes, pixels, captions, strict=False):
-        axes.imshow(picture.repeat(3, axis=-1) if picture.shape[-1] == 1 else picture)
-        axes.set_title(caption, fontsize=9, parse_math=False)
-    return figure
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of this many inches with one pair of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain(axes)
     return figure, axes
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Take away what shows no data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(False)

@@ -1,12 +1,16 @@
 """Epoch records as metrics, under the same names in every stage, and as a table."""
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from pipeline.contract import RunRef
 from pipeline.fit import EpochRecord
 
 POINTS_PER_EPOCH = 40
+EPOCH_COLUMNS = ["epoch", "step", "cycle", "train_loss", "valid_loss", "valid_accuracy", "seconds", "images_per_second"]
 
 
 def epoch_points(record: EpochRecord) -> list[tuple[str, float, int]]:
@@ -36,8 +40,23 @@ def best_metrics(records: Sequence[EpochRecord]) -> dict[str, float]:
 
 def epoch_table(records: Sequence[EpochRecord]) -> pd.DataFrame:
     """A row per epoch."""
-    columns = ["epoch", "step", "cycle", "train_loss", "valid_loss", "valid_accuracy", "seconds", "images_per_second"]
-    return pd.DataFrame([{name: getattr(record, name) for name in columns} for record in records], columns=columns)
+    rows = [{name: getattr(record, name) for name in EPOCH_COLUMNS} for record in records]
+    return pd.DataFrame(rows, columns=EPOCH_COLUMNS)
+
+
+def join_epochs(tables: Sequence[tuple[RunRef, Path]], stored_epochs: int) -> pd.DataFrame:
+    """The epoch tables of several training runs, in order, as one: each epoch with the `run_id`, the `stage` and the
+    top `rate` of its run, and its `phase`: "stored" for the first `stored_epochs` of train_head, else empty."""
+    parts = []
+    for ref, path in tables:
+        part = pd.read_csv(path)
+        is_stored = [ref.stage == "train_head" and place < stored_epochs for place in range(len(part))]
+        phase = ["stored" if one else "" for one in is_stored]
+        rate = ref.metrics.get("rate/head", math.nan)
+        parts.append(part.assign(run_id=ref.run_id, stage=ref.stage, rate=rate, phase=phase))
+    if not parts:
+        return pd.DataFrame(columns=[*EPOCH_COLUMNS, "run_id", "stage", "rate", "phase"])
+    return pd.concat(parts, ignore_index=True)
 
 
 def step_table(records: Sequence[EpochRecord]) -> pd.DataFrame:

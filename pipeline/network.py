@@ -30,10 +30,13 @@ class Network(nn.Module):
         assert isinstance(last, nn.Linear)
         self.head = build_head(self.width, last.out_features, hidden, dropout)
 
+    def normalise(self, images: Tensor) -> Tensor:
+        """What the body is fed: three channels, with the mean and spread that it was pretrained on."""
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
     def activations(self, images: Tensor) -> Tensor:
         """The body's last activations (N, activations): what the head sees."""
-        normalised = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        activations: Tensor = self.body(normalised)
+        activations: Tensor = self.body(self.normalise(images))
         return activations
 
     def forward(self, images: Tensor) -> Tensor:

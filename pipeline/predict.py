@@ -1,6 +1,6 @@
 """One pass over the pictures to one table of predictions; all that is said of a model is read from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,17 +34,35 @@ def predict(
     """Class probabilities (rows, classes), in eval mode; with `views` (number, 2, 3), the mean of the probabilities
     over these fixed views of each picture (see `augment.view_matrices`)."""
     network.eval()
-    fetch = fetch_pixels(pixels, device)
     parts = []
-    starts = range(0, len(rows), batch_size)
-    for start in track(starts, description, len(rows), "images", batch_size):
-        images = fetch(rows[start : start + batch_size])
+    for images in _images(pixels, rows, batch_size, device, description):
         if views is None:
             parts.append(_probabilities(network, images))
         else:
             seen = [_probabilities(network, _view(images, matrix)) for matrix in views]
             parts.append(torch.stack(seen).mean(0))
     return torch.cat(parts).cpu().numpy()
+
+
+@torch.no_grad()
+def predict_with_activations(
+    network: Network,
+    pixels: Pixels,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    description: str = "predicting",
+) -> tuple[Probabilities, npt.NDArray[np.float16]]:
+    """What `predict` gives, and from the same pass the activations (rows, activations) that the head saw."""
+    network.eval()
+    parts, seen = [], []
+    for images in _images(pixels, rows, batch_size, device, description):
+        with mixed_precision(device):
+            activations = network.activations(images)
+            logits = network.head(activations)
+        parts.append(logits.double().softmax(1))
+        seen.append(activations.half().cpu())
+    return torch.cat(parts).cpu().numpy(), torch.cat(seen).numpy()
 
 
 def predictions_table(
@@ -63,11 +81,24 @@ def predictions_table(
     for prefix, probabilities in (("", plain), ("tta_", tta)):
         of_label = probabilities[np.arange(len(targets)), targets]
         table[f"{prefix}predicted"] = names[probabilities.argmax(1)]
-        table[f"{prefix}loss"] = -np.log(np.maximum(of_label, SMALLEST))
+        table[f"{prefix}loss"] = losses(of_label)
         table[f"{prefix}confidence"] = probabilities.max(1)
-        for index, label in enumerate(classes):
-            table[f"{prefix}probability/{label}"] = probabilities[:, index]
+        columns = [f"{prefix}probability/{label}" for label in classes]
+        table = pd.concat([table, pd.DataFrame(probabilities, index=table.index, columns=columns)], axis=1)
     return table
+
+
+def losses(of_label: Probabilities) -> Probabilities:
+    """The cross-entropies of pictures whose true labels have these probabilities; that of 0 stays finite."""
+    finite: Probabilities = -np.log(np.maximum(of_label, SMALLEST))
+    return finite
+
+
+def _images(pixels: Pixels, rows: Rows, batch_size: int, device: torch.device, description: str) -> Iterator[Tensor]:
+    fetch = fetch_pixels(pixels, device)
+    starts = range(0, len(rows), batch_size)
+    for start in track(starts, description, len(rows), "images", batch_size):
+        yield fetch(rows[start : start + batch_size])
 
 
 def _probabilities(network: Network, images: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ A field's description says what the key takes, and is what a user reads after a 
 Reading and overriding is in `recipe_file`; nothing here imports torch.
 """
 
+import shlex
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -227,6 +229,18 @@ class Evaluate(Section):
     batch_size: BatchSize = 16
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
     top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
+    positive_class: str = Field(
+        "",
+        description="the class that operating points are listed for, or empty: of two classes the rarer one in "
+        "training, of more none",
+    )
+    duplicate_similarity: float = Field(
+        0.97,
+        gt=0,
+        le=1,
+        description="a number above 0, up to 1: pictures of different splits whose activations are at least as similar "
+        "are listed as near-duplicates",
+    )
     register_as: str = Field(
         "auto",
         pattern=r"^[^/:]*$",
@@ -254,6 +268,15 @@ class Recipe(Section):
     fine_tune: FineTune = FineTune()
     resize: Resize = Resize()
     evaluate: Evaluate = Evaluate()
+
+
+def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
+    """The `mlflow run` that follows `recipe` with these keys changed; keys at their defaults are left out."""
+    defaults = flatten(Recipe()) | {"reuse": recipe.reuse}
+    settings = {key: value for key, value in flatten(recipe).items() if value != defaults[key]} | dict(changes)
+    words = ["data" if key == "data.source" else key for key in settings]
+    pairs = [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, settings.values(), strict=True)]
+    return " ".join(["mlflow run . --env-manager local", *pairs])
 
 
 def flatten(recipe: Recipe) -> dict[str, object]:

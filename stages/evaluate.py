@@ -8,14 +8,15 @@ from tempfile import TemporaryDirectory
 
 from pipeline.command import main
 from pipeline.contract import Job, RunRef, Stage
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, command_line
 
 STAGE = Stage(
     "evaluate",
     ("evaluate", "augment"),
     follows=("resize", "fine_tune", "train_head"),
-    artifacts=("predictions.csv", "report.html", "recipe.yaml"),
+    artifacts=("predictions.csv", "report.html", "report.md", "recipe.yaml"),
 )
+TRAINED = ("train_head", "fine_tune", "resize")
 
 
 def run(recipe: Recipe, upstream: str | None) -> RunRef:
@@ -32,11 +33,14 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
 def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     """Predict once, then derive, draw, log and register."""
     from pipeline import tracking
+    from pipeline.activations import read_activations
     from pipeline.augment import view_matrices
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
-    from pipeline.evaluation import evaluate, write_evaluation
-    from pipeline.execute import pixels_opener, upstream_folder
+    from pipeline.evaluation import evaluate
+    from pipeline.evaluation_report import write_evaluation
+    from pipeline.execute import pixels_opener, upstream_files, upstream_folder
+    from pipeline.history import join_epochs
     from pipeline.manifest import load_manifest
     from pipeline.pins import SERVED_MODEL, pinned
 
@@ -48,9 +52,26 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     open_pixels = pixels_opener(chain, job, recipe.data.max_store_gib, recipe.data.max_logged_gib)
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     views = view_matrices(recipe.augment.flip, recipe.augment.crop, evaluate_.tta_views)
-    evaluation = evaluate(network.to(device), manifest, pixels, views, evaluate_.batch_size, device)
+    evaluation = evaluate(
+        network.to(device),
+        manifest,
+        pixels,
+        views,
+        evaluate_.batch_size,
+        device,
+        positive=evaluate_.positive_class,
+        stored=read_activations(upstream_folder(chain, "activations", "precompute")),
+        duplicate_similarity=evaluate_.duplicate_similarity,
+        epochs=join_epochs(upstream_files(chain, "epochs.csv", *TRAINED), recipe.train_head.stored_epochs),
+        fine_tune_cycles=recipe.fine_tune.cycles,
+        head_dropout=recipe.head.dropout,
+        test_fraction=recipe.data.test_fraction,
+        seed=recipe.seed,
+    )
     with TemporaryDirectory() as folder:
-        write_evaluation(evaluation, pixels, evaluate_.top_losses, Path(folder))
+        command = partial(command_line, recipe)
+        shown, place = evaluate_.top_losses, Path(folder)
+        write_evaluation(evaluation, network, pixels, shown, device, recipe.seed, command, place)
         tracking.log_folder(job.run_id, Path(folder))
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
     tracking.set_tags(job.run_id, {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split})

@@ -1,9 +1,23 @@
 import math
+from functools import partial
 
+import pandas as pd
 import pytest
 
-from pipeline.diagnosis import OVERFIT_RATIO, SMALLEST_GAP, STRONG_RATIO, UNDERFIT_SHARE, diagnose
+from pipeline import diagnosis
+from pipeline.diagnosis import (
+    OVERFIT_RATIO,
+    SMALLEST_GAP,
+    STRONG_RATIO,
+    UNDERFIT_SHARE,
+    judge_balance,
+    judge_leakage,
+    judge_size,
+    judge_split_gap,
+)
 from pipeline.errors import UserError
+
+diagnose = partial(diagnosis.diagnose, fine_tune_cycles=2, head_dropout=0.5)
 
 CHANCE = 0.7
 A_LITTLE = 1e-6
@@ -70,3 +84,98 @@ def test_over_fitting_tells_how_many_times_the_training_loss():
 def test_the_words_say_strongly_where_the_name_does():
     assert "strongly over-fits" in diagnose(0.1, 0.5, CHANCE).words
     assert "strongly" not in diagnose(0.2, 0.4, CHANCE).words
+
+
+@pytest.mark.parametrize(
+    ("losses", "changes"),
+    [((0.69, 0.69), {"fine_tune.cycles": 3}), ((0.1, 0.5), {"head.dropout": 0.7}), ((0.2, 0.21), {})],
+)
+def test_what_to_try_next_starts_from_what_the_recipe_says(losses, changes):
+    assert diagnose(*losses, CHANCE).changes == changes
+
+
+def test_dropout_is_raised_up_to_a_limit_and_never_lowered():
+    for before, after in ((0.0, 0.2), (0.7, 0.8), (0.9, 0.9)):
+        found = diagnosis.diagnose(0.1, 0.5, CHANCE, fine_tune_cycles=2, head_dropout=before)
+        assert found.changes == {"head.dropout": after}
+
+
+COUNTS = pd.Series({"cat": 100, "dog": 90, "hen": 20})
+RECALLS = pd.Series({"cat": 0.95, "dog": 0.9, "hen": 0.5})
+
+
+def test_a_rare_class_that_is_missed_is_told_with_its_numbers():
+    found = judge_balance(COUNTS, RECALLS, 0.9, None)
+    assert found.name == "class imbalance"
+    assert "hen has 20 training pictures where cat has 100" in found.words
+    assert "only 50% of its pictures are found" in found.words
+    assert found.changes == {"evaluate.positive_class": "hen"}
+    assert judge_balance(COUNTS, RECALLS, 0.9, "hen").changes == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "recalls"),
+    [
+        ({"cat": 100, "dog": 51}, {"cat": 1.0, "dog": 0.2}),
+        ({"cat": 100, "dog": 10}, {"cat": 0.9, "dog": 0.85}),
+        ({"cat": 100, "dog": 10}, {"cat": 0.9, "dog": math.nan}),
+    ],
+    ids=["not rare", "found nearly as often", "not judged"],
+)
+def test_a_class_that_is_not_rare_or_does_not_suffer_is_not_told_of(counts, recalls):
+    assert judge_balance(pd.Series(counts), pd.Series(recalls), 0.9, None) is None
+
+
+def test_twins_in_training_are_told_with_the_accuracy_without_them():
+    found = judge_leakage(47, 2, 656, "test", 0.843, 0.8309)
+    assert found.name == "leakage"
+    assert "47 of 656 test pictures (7.2%)" in found.words
+    assert "2 of them the same file" in found.words
+    assert "0.8430, and on the others 0.8309" in found.words
+    assert "nan" not in judge_leakage(5, 5, 5, "test", 0.9, math.nan).words
+
+
+@pytest.mark.parametrize(
+    ("twins", "same_files", "is_told"), [(0, 0, False), (10, 0, False), (11, 0, True), (1, 1, True)]
+)
+def test_a_few_twins_do_not_matter_but_a_single_same_file_does(twins, same_files, is_told):
+    assert (judge_leakage(twins, same_files, 1000, "test", 0.9, 0.9) is not None) == is_told
+
+
+def test_a_test_split_that_is_far_easier_than_validation_is_suspicious():
+    found = judge_split_gap(0.80, 400, 0.95, seed=4)
+    assert found.name == "test easier than validation"
+    assert "0.9500" in found.words
+    assert "0.8000 (7.5 standard errors on 400 validation pictures)" in found.words
+    assert found.changes == {"seed": 5}
+
+
+@pytest.mark.parametrize(
+    ("valid", "pictures", "test"), [(0.80, 400, 0.83), (0.80, 20, 0.95), (0.9, 9000, 0.94), (0.95, 400, 0.8)]
+)
+def test_a_gap_that_chance_explains_or_that_is_small_or_the_other_way_round_is_not(valid, pictures, test):
+    assert judge_split_gap(valid, pictures, test, seed=0) is None
+
+
+def test_a_class_with_few_training_pictures_is_named():
+    found = judge_size(pd.Series({"cat": 100, "hen": 7}), "test", 500, (0.9, 0.93), 0.25)
+    assert found.name == "too few pictures"
+    assert "Fewer than 20 training pictures: hen 7." in found.words
+    assert found.changes == {}
+
+
+def test_a_wide_interval_is_told_and_more_pictures_are_to_be_held_out():
+    found = judge_size(COUNTS, "test", 56, (0.518, 0.768), 0.25)
+    assert "56 test pictures know the accuracy to no better than 51.8% to 76.8%" in found.words
+    assert found.changes == {"data.test_fraction": 0.4}
+    assert judge_size(COUNTS, "valid", 56, (0.518, 0.768), 0.25).changes == {}
+
+
+def test_enough_pictures_are_not_told_of():
+    assert judge_size(COUNTS, "test", 500, (0.88, 0.93), 0.25) is None
+
+
+def test_of_many_rare_classes_some_are_named_and_the_others_counted():
+    counts = pd.Series({f"class {number}": number + 1 for number in range(12)})
+    words = judge_size(counts, "test", 900, (0.9, 0.92), 0.25).words
+    assert "class 0 1, class 1 2, class 2 3, class 3 4, class 4 5 and 7 more classes" in words

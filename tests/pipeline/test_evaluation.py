@@ -1,17 +1,17 @@
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from pipeline.augment import view_matrices
+from pipeline.calibration import apply_temperature, fit_temperature
 from pipeline.checkpoint import Checkpoint, build_network
-from pipeline.evaluation import Evaluation, evaluate, write_evaluation
+from pipeline.errors import UserError
+from pipeline.evaluation import Evaluation, evaluate
 from pipeline.manifest import Manifest
-from pipeline.metrics import split_metrics
+from pipeline.metrics import all_metrics, probabilities_of, split_metrics, targets_of
 from pipeline.network import Network
 
 CPU = torch.device("cpu")
@@ -45,26 +45,35 @@ def network() -> Network:
     return network
 
 
-def look(network: Network, splits: list[str]) -> Evaluation:
-    return evaluate(network, manifest_of(splits), PIXELS, view_matrices("sideways", 0.9, 3), 4, CPU)
+EPOCHS = pd.DataFrame(
+    {"run_id": "r", "stage": "resize", "phase": "", "rate": 0.03, "epoch": [1, 2, 3],
+     "train_loss": [0.5, 0.7, 0.9], "valid_loss": [0.5, 0.7, 0.9], "valid_accuracy": 0.5}
+)  # fmt: skip
+ACTIVATIONS = np.random.default_rng(1).normal(size=(13, 64)).astype(np.float16)
+
+
+def look(network: Network, manifest: Manifest, **changed: object) -> Evaluation:
+    given = {
+        "positive": "",
+        "stored": ACTIVATIONS,
+        "duplicate_similarity": 0.97,
+        "epochs": EPOCHS.head(0),
+        "fine_tune_cycles": 2,
+        "head_dropout": 0.5,
+        "test_fraction": 0.25,
+        "seed": 0,
+    }
+    return evaluate(network, manifest, PIXELS, view_matrices("sideways", 0.9, 3), 4, CPU, **(given | changed))
 
 
 @pytest.fixture(scope="module")
 def tested(network: Network) -> Evaluation:
-    return look(network, WITH_TEST)
+    return look(network, manifest_of(WITH_TEST))
 
 
 @pytest.fixture(scope="module")
 def validated(network: Network) -> Evaluation:
-    return look(network, ["train"] * 8 + ["valid"] * 5)
-
-
-@pytest.fixture(scope="module")
-def folder(tested: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is written about `tested`."""
-    folder = tmp_path_factory.mktemp("evaluation")
-    write_evaluation(tested, PIXELS, 3, folder)
-    return folder
+    return look(network, manifest_of(["train"] * 8 + ["valid"] * 5))
 
 
 def test_the_model_is_judged_on_the_test_split_where_there_is_one(tested):
@@ -93,13 +102,16 @@ def test_every_picture_is_predicted_once_and_only_those_judged_with_tta(tested):
 
 
 def test_the_metrics_have_these_names(tested, validated):
-    plain = ["accuracy", "macro_f1", "loss"]
-    train = {f"train/plain_{name}" for name in plain}
-    tta = {f"tta_{name}" for name in plain}
-    of_test = {f"test/{name}" for name in {*plain, *tta}}
-    of_valid = {f"valid/{name}" for name in plain}
-    assert set(tested.metrics) == train | of_test | of_valid | {"overfit/plain_gap"}
-    assert set(validated.metrics) == train | of_valid | {f"valid/{name}" for name in tta} | {"overfit/plain_gap"}
+    trio = ["accuracy", "macro_f1", "loss"]
+    further = ["balanced_accuracy", "macro_precision", "macro_recall", "roc_auc", "average_precision", "kappa"]
+    every = {*trio, *further, "top_2_accuracy"}
+    judged = {*every, *(f"tta_{name}" for name in every), "accuracy_low", "accuracy_high"}
+    judged |= {"ece", "calibrated_ece", "calibrated_loss"}
+    train = {f"train/plain_{name}" for name in trio} | {"overfit/plain_gap", "calibration/temperature"}
+    of_valid = {f"valid/{name}" for name in every}
+    assert set(tested.metrics) == train | of_valid | {f"test/{name}" for name in judged}
+    assert set(validated.metrics) == train | {f"valid/{name}" for name in judged}
+    assert all(np.isfinite(value) for value in tested.metrics.values())
 
 
 def test_the_metrics_are_read_from_the_table(tested):
@@ -107,6 +119,8 @@ def test_the_metrics_are_read_from_the_table(tested):
         part = tested.table[tested.table["split"] == split]
         for name, value in split_metrics(part, CLASSES).items():
             assert tested.metrics[f"{place}{name}"] == value
+        if split != "train":
+            assert tested.metrics[f"{place}roc_auc"] == all_metrics(part, CLASSES)["roc_auc"]
     assert tested.metrics["test/tta_loss"] == tested.judged["tta_loss"].mean()
     assert tested.metrics["test/tta_loss"] != tested.metrics["test/loss"]
     gap = tested.metrics["valid/loss"] - tested.metrics["train/plain_loss"]
@@ -124,7 +138,7 @@ def test_the_verdict_compares_with_guessing_by_the_class_shares_of_the_training_
     others = [chance(part) for part in (manifest.table, manifest.table.iloc[manifest.rows("valid")])]
     assert all(abs(wanted - other) > 0.01 for other in [*others, np.log(3)]), "else they could not be told apart"
     blank = build_network(Checkpoint("test_resnet", CLASSES, 0, 0.0, 32, "crop", False))
-    found = evaluate(blank, manifest, PIXELS, view_matrices("none", 1.0, 1), 4, CPU)
+    found = look(blank, manifest)
     assert found.verdict.name == "under-fitting"
     assert f"guessing alone gives {wanted:.3f}" in found.verdict.words
 
@@ -137,73 +151,78 @@ def test_the_table_of_splits_has_a_row_for_each_and_one_for_tta(tested):
     assert table["loss"].iloc[2] == tested.metrics["test/loss"]
 
 
-def test_the_summary_holds_the_headline_the_verdict_and_both_tables(tested):
+def test_the_summary_holds_the_headline_every_verdict_and_both_tables(tested):
     summary = tested.summary()
     assert summary.startswith(tested.headline())
-    assert tested.verdict.words in summary
+    assert all(one.words in summary for one in (tested.verdict, *tested.verdicts))
     assert "| test, with TTA |" in summary
     assert "| zebra |" in summary
 
 
-def test_these_files_are_written(folder):
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    figures = {"figures/confusion.png", "figures/top_losses.png"}
-    assert found == {"predictions.csv", "confusion.csv", "classes.csv", "report.html", *figures}
+def test_the_temperature_is_fitted_on_validation_pictures_alone(tested):
+    valid = tested.table[tested.table["split"] == "valid"]
+    wanted = fit_temperature(probabilities_of(valid, CLASSES), targets_of(valid, CLASSES))
+    assert tested.temperature == tested.metrics["calibration/temperature"] == wanted
+    calibrated = apply_temperature(probabilities_of(tested.judged, CLASSES), wanted)
+    of_label = calibrated[np.arange(4), targets_of(tested.judged, CLASSES)]
+    assert tested.metrics["test/calibrated_loss"] == pytest.approx(-np.log(of_label).mean())
 
 
-def test_the_written_predictions_are_the_table(folder, tested):
-    table = tested.table.reset_index(drop=True).rename_axis(None)
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "predictions.csv"), table, check_dtype=False)
+def test_the_activations_kept_are_those_of_the_validation_pictures_in_the_tables_order(tested, network):
+    rows = tested.table.loc[tested.table["split"] == "valid", "row"]
+    images = torch.from_numpy(PIXELS[rows]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        wanted = network.eval().activations(images).numpy()
+    np.testing.assert_allclose(tested.valid_activations, wanted, atol=0.02)
 
 
-def test_the_written_confusion_and_classes_count_the_pictures_judged(folder, tested):
-    counts = pd.read_csv(folder / "confusion.csv", index_col=0)
-    assert counts.index.tolist() == counts.columns.tolist() == CLASSES
-    assert counts.to_numpy().sum() == len(tested.judged)
-    assert np.trace(counts.to_numpy()) == (tested.judged["label"] == tested.judged["predicted"]).sum()
-    classes = pd.read_csv(folder / "classes.csv")
-    assert classes["class"].tolist() == CLASSES
-    assert classes["pictures"].sum() == len(tested.judged)
+def test_tta_stands_beside_plain_for_every_metric(tested):
+    table = tested.tta_table().set_index("metric")
+    assert table.loc["macro f1"].tolist() == [tested.metrics["test/macro_f1"], tested.metrics["test/tta_macro_f1"]]
+    assert {"accuracy", "loss", "roc auc", "kappa", "top 2 accuracy"} <= set(table.index)
 
 
-def test_the_figures_are_pictures(folder):
-    for path in (folder / "figures").iterdir():
-        with Image.open(path) as picture:
-            assert min(picture.size) > 200
+def test_a_rate_that_was_too_high_and_a_twin_in_training_join_the_verdicts(network):
+    manifest = manifest_of(WITH_TEST)
+    stored = ACTIVATIONS.copy()
+    test_row, train_row = manifest.rows("test")[0], manifest.rows("train")[0]
+    stored[test_row] = stored[train_row]
+    found = look(network, manifest, stored=stored, epochs=EPOCHS)
+    assert {"leakage", "too high a rate", "too few pictures"} <= {one.name for one in found.verdicts}
+    assert found.near_duplicates[["row", "twin_row"]].to_numpy().tolist() == [[test_row, train_row]]
+    rest = found.judged[found.judged["row"] != test_row]
+    without = (rest["label"] == rest["predicted"]).mean()
+    (leakage,) = [one for one in found.verdicts if one.name == "leakage"]
+    assert leakage.words.startswith("1 of 4 test pictures (25.0%)")
+    assert f"on the others {without:.4f}" in leakage.words
 
 
-def test_the_report_holds_all_it_shows_and_asks_for_nothing_elsewhere(folder):
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count('src="data:image/png;base64,') == page.count("<img") == 2
-    without_images = re.sub(r"base64,[\w+/=]+", "", page)
-    assert not re.search(r"https?:|//|<script|<link|@import|url\(", without_images)
+def test_a_twin_that_was_not_trained_on_is_no_leakage(network):
+    manifest = manifest_of(WITH_TEST)
+    stored = ACTIVATIONS.copy()
+    stored[manifest.rows("test")[0]] = stored[manifest.rows("valid")[0]]
+    found = look(network, manifest, stored=stored)
+    assert len(found.near_duplicates) == 1
+    assert "leakage" not in {one.name for one in found.verdicts}
 
 
-def test_the_report_says_the_figures_and_the_verdict_and_escapes_class_names(folder, tested):
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert tested.headline() in page
-    assert tested.verdict.words in page
-    assert "&lt;b&gt;hen&lt;/b&gt;" in page
-    assert "cat &amp; dog" in page
-    assert "<b>" not in page
+def test_what_is_in_order_is_not_told(tested):
+    assert {one.name for one in tested.verdicts} == {"too few pictures"}
+    assert tested.near_duplicates.empty
 
 
-def test_more_top_losses_than_pictures_is_no_error(validated, tmp_path):
-    write_evaluation(validated, PIXELS, 100, tmp_path)
-    assert (tmp_path / "figures" / "top_losses.png").is_file()
+def test_operating_points_are_those_of_the_positive_class_on_calibrated_probabilities(network, tested):
+    assert tested.operating_table().empty
+    found = look(network, manifest_of(WITH_TEST), positive="zebra")
+    calibrated = apply_temperature(probabilities_of(found.judged, CLASSES), found.temperature)[:, 2]
+    for point in found.operating_table().to_dict("records"):
+        assert point["flagged"] == (calibrated >= point["threshold"]).mean()
 
 
-def test_the_pictures_with_the_highest_losses_of_the_split_judged_are_shown(tested, tmp_path, monkeypatch):
-    shown = {}
+def test_a_positive_class_that_is_none_is_told_before_anything_is_predicted():
+    with pytest.raises(UserError, match=r"evaluate\.positive_class is cow"):
+        look(None, manifest_of(WITH_TEST), positive="cow")
 
-    def keep(pixels, captions, title):
-        shown.update(pixels=pixels, captions=captions, title=title)
-        return original(pixels, captions, title)
 
-    original = write_evaluation.__globals__["pictures_figure"]
-    monkeypatch.setitem(write_evaluation.__globals__, "pictures_figure", keep)
-    write_evaluation(tested, PIXELS, 2, tmp_path)
-    worst = tested.judged.sort_values("loss", ascending=False).head(2)
-    np.testing.assert_array_equal(np.stack(shown["pixels"]), PIXELS[worst["row"]])
-    assert all(label in caption for label, caption in zip(worst["label"], shown["captions"], strict=True))
-    assert "test split" in shown["title"]
+def test_label_errors_are_held_out_pictures(tested):
+    assert set(tested.label_errors["split"]) <= {"valid", "test"}

@@ -7,7 +7,15 @@ from mlflow import MlflowClient
 from pipeline import execute, pins, tracking
 from pipeline.contract import Job, RunRef, Stage
 from pipeline.errors import UserError
-from pipeline.execute import chain_of, given_or_suggested, nearest, run_stage, suggested, upstream_folder
+from pipeline.execute import (
+    chain_of,
+    given_or_suggested,
+    nearest,
+    run_stage,
+    suggested,
+    upstream_files,
+    upstream_folder,
+)
 from pipeline.fingerprint import source_digest
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import override_recipe, read_recipe
@@ -201,6 +209,8 @@ def test_a_chain_goes_from_the_upstream_run_back_to_the_first(work):
     assert [ref.run_id for ref in chain] == [third.run_id, second.run_id, first.run_id]
     assert [ref.stage for ref in chain] == ["fine_tune", "train_head", "precompute"]
     assert upstream_folder(chain, "out.txt", "precompute").read_text() == "1"
+    files = upstream_files(chain, "out.txt", "fine_tune", "precompute")
+    assert [(ref.stage, path.read_text()) for ref, path in files] == [("precompute", "1"), ("fine_tune", "3")]
     with pytest.raises(UserError, match=f"resize cannot follow run {first.run_id}, which is a run of precompute; give"):
         chain_of(RESIZE, first.run_id)
 

@@ -1,40 +1,11 @@
-import io
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from PIL import Image
 
-from pipeline.figures import confusion_figure, lr_find_figure, pictures_figure, training_figure
+from pipeline.figures import learning_figure, lr_find_figure, training_figure
 from pipeline.lr_finder import Curve
 from pipeline.suggest import suggestions
-
-
-def in_legend(axes: Axes) -> list[str]:
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def check(figure: Figure) -> Image.Image:
-    """The figure as a picture: all that it holds is finite, and drawing it raises no warning."""
-    for axes in figure.axes:
-        for line in axes.lines:
-            assert np.isfinite(np.asarray(line.get_xydata(), float)).all()
-        for collection in axes.collections:
-            assert np.isfinite(np.asarray(collection.get_offsets(), float)).all()
-        for image in axes.images:
-            assert np.isfinite(np.asarray(image.get_array(), float)).all()
-        for text in axes.texts:
-            assert np.isfinite(text.get_position()).all()
-        assert np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all()
-    file = io.BytesIO()
-    with warnings.catch_warnings(action="error"):
-        figure.savefig(file, format="png", dpi=30)
-    picture = Image.open(file).convert("L")
-    assert picture.getextrema()[0] < picture.getextrema()[1], "nothing was drawn"
-    return picture
+from tests.pipeline.drawing import check, in_legend
 
 
 def curve(points: int, shape: str = "falls, then explodes") -> Curve:
@@ -109,57 +80,19 @@ def test_each_epoch_has_its_accuracy_written_in():
     assert [text.get_text() for text in figure.axes[0].texts] == ["50.0%", "70.0%", "90.0%"]
 
 
-def square(number: int) -> pd.DataFrame:
-    names = [f"class {index}" for index in range(number)]
-    return pd.DataFrame(np.eye(number, dtype=int) * 7 + 1, names, names)
-
-
-@pytest.mark.parametrize("number", [2, 40])
-def test_a_confusion_of_few_or_many_classes_can_be_drawn(number):
-    figure = confusion_figure(square(number), "True against predicted")
+def test_the_curves_of_all_stages_are_one_figure_with_each_stage_named_where_it_begins():
+    epochs = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3, 4],
+            "stage": ["train_head", "train_head", "fine_tune", "fine_tune"],
+            "phase": ["stored", "", "", ""],
+            "train_loss": [0.7, 0.6, 0.5, 0.4],
+            "valid_loss": [0.6, 0.6, 0.5, 0.5],
+            "valid_accuracy": [0.5, 0.6, 0.7, 0.8],
+        }
+    )
+    figure = learning_figure(epochs)
     check(figure)
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == square(number).index.tolist()
-
-
-@pytest.mark.parametrize(("number", "first_text"), [(12, "8\n42%"), (13, "8"), (30, "8"), (31, None)])
-def test_a_confusion_of_more_classes_has_less_text(number, first_text):
-    texts = [text.get_text() for text in confusion_figure(square(number), "t").axes[0].texts]
-    assert texts[:1] == ([first_text] if first_text else [])
-    assert len(texts) == (number**2 if first_text else 0)
-
-
-def test_a_confusions_colours_are_shares_of_the_true_class_and_its_texts_are_counts():
-    counts = pd.DataFrame([[3, 1], [0, 0]], ["ant", "bee"], ["ant", "bee"])
-    figure = confusion_figure(counts, "t")
-    check(figure)
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), [[0.75, 0.25], [0, 0]])
-    at = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert at == {(0, 0): "3\n75%", (1, 0): "1\n25%", (0, 1): "0\n0%", (1, 1): "0\n0%"}
-    assert figure.axes[0].get_ylabel() == "true"
-
-
-def test_names_that_look_like_formulas_are_drawn_as_they_are():
-    names = ["$_$", "$\\frac$", "a_b^c"]
-    figure = confusion_figure(pd.DataFrame(np.eye(3, dtype=int), names, names), "t")
-    check(figure)
-    axes = figure.axes[0]
-    assert [text.get_text() for text in axes.get_xticklabels()] == names
-    assert [text.get_text() for text in axes.get_yticklabels()] == names
-    check(pictures_figure([np.zeros((8, 8, 1), np.uint8)] * 3, names, "Top losses"))
-
-
-@pytest.mark.parametrize(("number", "channels"), [(1, 1), (1, 3), (5, 3)])
-def test_grey_and_coloured_pictures_can_be_drawn(number, channels):
-    pictures = np.random.default_rng(0).integers(0, 256, (number, 8, 8, channels), dtype=np.uint8)
-    figure = pictures_figure(pictures, [f"picture {index}" for index in range(number)], "Top losses")
-    check(figure)
-    shown = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in shown] == [f"picture {index}" for index in range(number)]
-    for axes, picture in zip(shown, pictures, strict=True):
-        np.testing.assert_array_equal(axes.images[0].get_array(), np.broadcast_to(picture, (8, 8, 3)))
-
-
-def test_no_picture_at_all_is_an_empty_figure_and_no_error():
-    figure = pictures_figure([], [], "Top losses")
-    check(figure)
-    assert not any(axes.images for axes in figure.axes)
+    names = {text.get_text(): text.xy[0] for text in figure.axes[0].texts}
+    assert names == {"train_head, stored": 0.5, "train_head": 1.5, "fine_tune": 2.5}
+    check(learning_figure(epochs.head(1)))

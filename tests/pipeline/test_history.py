@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.contract import RunRef
 from pipeline.fit import EpochRecord, StepRecord
-from pipeline.history import best_metrics, describe_epoch, epoch_points, epoch_table, step_table
+from pipeline.history import best_metrics, describe_epoch, epoch_points, epoch_table, join_epochs, step_table
 
 
 def record(steps: int = 3, first: int = 11, epoch: int = 4) -> EpochRecord:
@@ -102,3 +103,23 @@ def test_the_line_for_the_console_names_epoch_losses_and_accuracy() -> None:
     assert "\n" not in line
     for words in ("epoch 4", "train loss 0.5000", "valid loss 0.7500", "valid accuracy 0.8750", "images/s"):
         assert words in line
+
+
+def test_the_epochs_of_several_runs_are_one_table_with_stage_rate_and_phase(tmp_path) -> None:
+    tables = []
+    for stage, epochs in (("train_head", (1, 2, 3)), ("fine_tune", (4,))):
+        path = tmp_path / f"{stage}.csv"
+        epoch_table([record(epoch=epoch) for epoch in epochs]).to_csv(path, index=False)
+        tables.append((RunRef(f"run {stage}", stage, "", None, {"rate/head": 0.01 * epochs[0]}), path))
+    joined = join_epochs(tables, stored_epochs=2)
+    assert joined["epoch"].tolist() == [1, 2, 3, 4]
+    assert joined["phase"].tolist() == ["stored", "stored", "", ""]
+    assert joined["stage"].tolist() == ["train_head"] * 3 + ["fine_tune"]
+    assert joined["rate"].tolist() == [0.01] * 3 + [0.04]
+    assert joined["run_id"].tolist() == ["run train_head"] * 3 + ["run fine_tune"]
+    assert joined["valid_loss"].tolist() == [0.75] * 4
+
+
+def test_without_runs_the_joined_table_is_empty_with_its_columns() -> None:
+    assert join_epochs([], 5).empty
+    assert {"run_id", "stage", "phase", "rate", "train_loss", "valid_loss"} <= set(join_epochs([], 5))

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,7 +8,7 @@ import torch
 from pipeline.augment import view_matrices
 from pipeline.checkpoint import Checkpoint, build_network
 from pipeline.network import Network
-from pipeline.predict import SMALLEST, predict, predictions_table
+from pipeline.predict import SMALLEST, losses, predict, predict_with_activations, predictions_table
 
 CPU = torch.device("cpu")
 CLASSES = ["cat", "dog", "hen"]
@@ -88,6 +90,29 @@ def test_one_channel_is_enough_for_grey_pictures(network, pixels):
     grey = pixels[..., :1]
     found = predict(network, grey, all_rows(grey), 4, CPU)
     np.testing.assert_allclose(found, predict(network, grey.repeat(3, -1), all_rows(grey), 4, CPU), atol=1e-6)
+
+
+def test_activations_come_from_the_same_pass_and_change_no_prediction(network, pixels):
+    picked = np.array([5, 0, 3], dtype=np.int64)
+    found, activations = predict_with_activations(network.train(), pixels, picked, 2, CPU)
+    np.testing.assert_array_equal(found, predict(network, pixels, picked, 2, CPU))
+    assert activations.shape == (3, network.width)
+    assert activations.dtype == np.float16
+    with torch.no_grad():
+        logits = network.eval().head(torch.from_numpy(activations).float())
+    np.testing.assert_allclose(logits.softmax(1).numpy(), found, atol=1e-2)
+
+
+def test_a_probability_of_zero_has_a_finite_loss():
+    np.testing.assert_allclose(losses(np.array([1.0, 0.5, 0.0])), [0, -np.log(0.5), -np.log(SMALLEST)], atol=1e-12)
+
+
+def test_a_table_of_very_many_classes_is_made_without_a_warning():
+    names = [f"class {number}" for number in range(300)]
+    rows = pd.DataFrame({"path": ["a"], "label": names[:1], "split": ["test"]})
+    even = np.full((1, 300), 1 / 300)
+    with warnings.catch_warnings(action="error"):
+        assert predictions_table(rows, names, even, even).shape == (1, 4 + 2 * 303)
 
 
 ROWS = pd.DataFrame(

@@ -1,7 +1,10 @@
+import shlex
+
 import pytest
 from pydantic import ValidationError
 
-from pipeline.recipe import Recipe, Section, flatten
+from pipeline.recipe import Recipe, Section, command_line, flatten
+from pipeline.recipe_file import override_recipe
 
 SECTIONS = [name for name, value in Recipe() if isinstance(value, Section)]
 
@@ -94,3 +97,26 @@ def test_what_is_out_of_range_or_of_another_type_is_refused(content):
 )
 def test_the_ends_of_a_range_are_taken(content):
     Recipe.model_validate(content)
+
+
+def test_the_command_of_the_default_recipe_is_the_bare_one():
+    assert command_line(Recipe(), {}) == "mlflow run . --env-manager local"
+
+
+def test_the_command_names_what_differs_from_the_defaults_and_then_what_changes():
+    recipe = Recipe.model_validate({"reuse": "never", "data": {"source": "my photos/"}, "fine_tune": {"cycles": 5}})
+    found = command_line(recipe, {"fine_tune.cycles": 6, "resize.lr": 1e-4})
+    wanted = "-P 'data=my photos/' -P fine_tune.cycles=6 -P resize.lr=0.0001"
+    assert found == f"mlflow run . --env-manager local {wanted}"
+
+
+def test_the_command_leads_back_to_the_recipe():
+
+    recipe = Recipe.model_validate(
+        {"seed": 3, "fine_tune": {"lr": [1e-5, 1e-4, 1e-3]}, "evaluate": {"register_as": ""}}
+    )
+    words = shlex.split(command_line(recipe, {"head.dropout": 0.7}))
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    assert override_recipe(Recipe(), pairs) == recipe.model_copy(
+        update={"head": recipe.head.model_copy(update={"dropout": 0.7})}
+    )

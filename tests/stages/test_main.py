@@ -97,8 +97,12 @@ def test_artifacts_hold_what_the_next_stage_and_a_reader_need(workplace, first):
     assert files(workplace, nested[0]) >= {"activations", "checkpoint", "manifest", "recipe.yaml"}
     assert files(workplace, nested[1], "figures") == {"figures/lr_find.png"}
     assert files(workplace, nested[4]) >= {"checkpoint", "epochs.csv", "steps.csv", "figures"}
-    assert files(workplace, nested[6]) >= {"predictions.csv", "report.html", "confusion.csv", "classes.csv"}
-    assert files(workplace, nested[6], "figures") == {"figures/confusion.png", "figures/top_losses.png"}
+    assert files(workplace, nested[6]) >= {"predictions.csv", "report.html", "report.md", "label_errors.csv"}
+    figures = {
+        "confusion", "confusion_shares", "top_losses", "confidently_wrong", "most_uncertain", "some_right", "learning",
+        "reliability", "label_errors", "near_duplicates", "curves", "operating_points", "embedding",
+    }  # fmt: skip
+    assert files(workplace, nested[6], "figures") == {f"figures/{name}.png" for name in figures}
     assert not [path for path in workplace.folder.glob("artifacts/**/*") if path.suffix in (".pkl", ".pickle", ".pth")]
 
 
