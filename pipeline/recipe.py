@@ -188,6 +188,10 @@ class Evaluate(Section):
     batch_size: BatchSize = 16
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
     top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
+    onnx: bool = Field(True, description="true or false: export the model as ONNX too, which takes ten seconds")
+    champion_by: Literal["accuracy", "macro_f1"] = Field(
+        "accuracy", description="accuracy or macro_f1: what a version has to be better in to become the champion"
+    )
     register_as: str = Field(
         "auto",
         pattern=r"^[^/:]*$",

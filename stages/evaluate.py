@@ -1,6 +1,5 @@
 """evaluate: one table of predictions, and all that is read from it; the served model, registered."""
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -38,8 +37,10 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
     from pipeline.evaluation import evaluate, write_evaluation
     from pipeline.execute import upstream_folder
     from pipeline.manifest import load_manifest
-    from pipeline.pins import SERVED_MODEL, pinned
+    from pipeline.metrics import class_metrics
     from pipeline.pixels import open_pixels
+    from pipeline.publishing import publish
+    from pipeline.recipe import flatten
 
     evaluate_ = recipe.evaluate
     device = choose_device(recipe.device)
@@ -52,26 +53,23 @@ def work(recipe: Recipe, chain: Sequence[RunRef], run_id: str) -> None:
     with TemporaryDirectory() as folder:
         write_evaluation(evaluation, pixels, evaluate_.top_losses, Path(folder))
         tracking.log_folder(run_id, Path(folder))
-    tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
     tracking.set_tags(run_id, {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split})
     tracking.describe_run(run_id, evaluation.summary())
-    name = _registered_name(evaluate_.register_as, manifest.name)
-    version = tracking.log_classifier(
-        SERVED_MODEL,
+    publish(
+        run_id,
         checkpoint_folder,
-        pinned(),
-        checkpoint.classes,
-        name,
-        evaluation.metrics,
-        checkpoint.steps,
+        manifest,
+        pixels,
+        temperature=1.0,
+        split=evaluation.split,
+        metrics=evaluation.metrics,
+        by_class=class_metrics(evaluation.judged, evaluation.classes),
+        verdict=evaluation.verdict.words,
+        settings=flatten(recipe),
+        register_as=evaluate_.register_as,
+        champion_by=evaluate_.champion_by,
+        onnx=evaluate_.onnx,
     )
-    if version is not None:
-        tracking.set_tags(run_id, {tracking.MODEL: f"models:/{name}/{version}"})
-
-
-def _registered_name(register_as: str, data: str) -> str:
-    """The name in the model registry, which takes no "/" and no ":"."""
-    return "thaw-" + re.sub(r"[^\w.-]+", "-", data) if register_as == "auto" else register_as
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 served model's own file."""
 
 from pipeline.tracking.artifacts import artifact, log_folder, log_text
-from pipeline.tracking.models import log_classifier, log_dataset, show_result
+from pipeline.tracking.models import log_classifier, log_dataset, model_checkpoint, show_result
 from pipeline.tracking.names import (
+    CHAMPION,
     DESCRIPTION,
     DONE,
     EVALUATED_ON,
@@ -16,10 +17,12 @@ from pipeline.tracking.names import (
     UPSTREAM,
     VERDICT,
 )
+from pipeline.tracking.registry import crown, register
 from pipeline.tracking.runs import find_done, is_open, mark_done, open_run, run_of, try_tag
 from pipeline.tracking.values import copy_curves, describe_run, log_metrics, log_points, set_tags
 
 __all__ = [
+    "CHAMPION",
     "DESCRIPTION",
     "DONE",
     "EVALUATED_ON",
@@ -33,6 +36,7 @@ __all__ = [
     "VERDICT",
     "artifact",
     "copy_curves",
+    "crown",
     "describe_run",
     "find_done",
     "is_open",
@@ -43,7 +47,9 @@ __all__ = [
     "log_points",
     "log_text",
     "mark_done",
+    "model_checkpoint",
     "open_run",
+    "register",
     "run_of",
     "set_tags",
     "show_result",
