@@ -1,7 +1,7 @@
 """All that is said to the tracking server: runs, values, artifacts, models. Nothing else imports mlflow, but the
 served model's own file."""
 
-from pipeline.tracking.artifacts import artifact, log_folder, log_text
+from pipeline.tracking.artifacts import artifact, log_file, log_folder, log_text
 from pipeline.tracking.models import log_classifier, log_dataset, model_checkpoint, show_result
 from pipeline.tracking.names import (
     CHAMPION,
@@ -42,6 +42,7 @@ __all__ = [
     "is_open",
     "log_classifier",
     "log_dataset",
+    "log_file",
     "log_folder",
     "log_metrics",
     "log_points",

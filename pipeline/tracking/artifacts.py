@@ -18,6 +18,11 @@ def log_folder(run_id: str, folder: Path, place: str | None = None) -> None:
     MlflowClient().log_artifacts(run_id, str(folder), place)
 
 
+def log_file(run_id: str, path: Path) -> None:
+    """Keep a file as an artifact, under its own name."""
+    MlflowClient().log_artifact(run_id, str(path))
+
+
 def log_text(run_id: str, text: str, place: str) -> None:
     """Keep `text` as the artifact file `place`."""
     MlflowClient().log_text(run_id, text, place)
