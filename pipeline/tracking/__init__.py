@@ -17,6 +17,7 @@ from pipeline.tracking.names import (
     UPSTREAM,
     VERDICT,
 )
+from pipeline.tracking.reading import evaluated_on, evaluation_of, read_curve
 from pipeline.tracking.registry import crown, register
 from pipeline.tracking.runs import find_done, is_open, mark_done, open_run, run_of, try_tag
 from pipeline.tracking.values import copy_curves, describe_run, log_metrics, log_points, set_tags
@@ -38,6 +39,8 @@ __all__ = [
     "copy_curves",
     "crown",
     "describe_run",
+    "evaluated_on",
+    "evaluation_of",
     "find_done",
     "is_open",
     "log_classifier",
@@ -50,6 +53,7 @@ __all__ = [
     "mark_done",
     "model_checkpoint",
     "open_run",
+    "read_curve",
     "register",
     "run_of",
     "set_tags",
