@@ -32,9 +32,8 @@ def write_comparison(runs: Sequence[JudgedRun], folder: Path) -> str:
     curves_figure({run.name: run.curves for run in runs}, measured).savefig(drawn[0][1], dpi=110)
     for place, (name, difference) in enumerate(confusion_differences(runs).items(), start=1):
         path = figures / f"confusion_difference_{place}.png"
-        title = f"{name} less {runs[0].name}"
-        confusion_difference_figure(difference, title).savefig(path, dpi=110)
-        drawn.append((f"Confusion: {title}", path))
+        confusion_difference_figure(difference).savefig(path, dpi=110)
+        drawn.append((f"Confusion: {name} less {runs[0].name}", path))
     words, count = in_words(runs, tests), len(runs[0].judged)
     title = f"{len(runs)} runs on the same {count} {runs[0].split} pictures"
     tables = {

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from pipeline.backbones import PACKAGES
-from pipeline.report import markdown_table
 
 ELPV_LICENCE = (
     "The pictures are the ELPV dataset, CC BY-NC-SA 4.0 (Deitsch et al. 2019; Buerhop-Lutz et al. 2018; Deitsch et al. "
@@ -38,21 +37,20 @@ def model_card(
     source = str(settings["data.source"])
     headline = {key: value for key, value in metrics.items() if key.startswith((f"{split}/", "calibration/", "onnx/"))}
     parts = [
-        f"# {name}",
-        f"Tells {_listed(list(by_class['class']))} apart in a picture.",
+        f"{name} tells {_listed(list(by_class['class']))} apart in a picture.",
         "## Data",
         f"{int(pictures.drop(columns='class').to_numpy().sum()):,} pictures from {source}.",
-        markdown_table(pictures),
+        _aligned(pictures),
         "## How it was trained",
         "From the head down: a new head on the stored activations of a frozen body, then all layers, earlier ones at "
         "lower rates, then at a larger image size.",
-        markdown_table(_two_columns({**built, **{key: settings[key] for key in TOLD}})),
+        _bullets({**built, **{key: settings[key] for key in TOLD}}),
         f"The whole recipe is `recipe.yaml` of run `{run_id}`.",
         "## How good it is",
         f"Judged on the {split} pictures, which had no part in training"
         + ("." if split == "test" else ", but the best epoch and the rates were chosen by them: the figures flatter."),
-        markdown_table(_two_columns(headline)),
-        markdown_table(by_class),
+        _bullets(headline),
+        _aligned(by_class),
         verdict,
         "## Limits",
         "It knows the classes above and no other: a picture of anything else gets one of them too. The figures hold "
@@ -75,8 +73,15 @@ def _licences(source: str, backbone: str, weights: str) -> Sequence[str]:
     return data, f"The body's first weights ({backbone}, {weights}) come with a licence of their own."
 
 
-def _two_columns(facts: Mapping[str, object]) -> pd.DataFrame:
-    return pd.DataFrame({"": list(facts), "value": list(facts.values())}, dtype=object)
+def _aligned(table: pd.DataFrame) -> str:
+    """A table as a block of text: the registry's page draws Markdown's tables without room between columns."""
+    return f"```\n{table.to_string(index=False, float_format='{:.4f}'.format)}\n```"
+
+
+def _bullets(facts: Mapping[str, object]) -> str:
+    return "\n".join(
+        f"- {name}: {value:.4g}" if isinstance(value, float) else f"- {name}: {value}" for name, value in facts.items()
+    )
 
 
 def _listed(words: Sequence[str]) -> str:

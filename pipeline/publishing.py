@@ -21,6 +21,7 @@ from pipeline.model_card import model_card
 from pipeline.pins import SERVED_MODEL, pinned
 
 CHECKED_PICTURES = 64
+DIGEST = 16
 BUILT = ("backbone", "hidden", "dropout", "image_px", "fit", "epochs", "steps")
 
 
@@ -96,7 +97,7 @@ def registered_name(register_as: str, data: str) -> str:
 def judged_content(manifest: Manifest, split: str) -> str:
     """A hash of the pictures' contents and labels in `split`; their order and names do not matter."""
     pictures = manifest.table.loc[manifest.table["split"] == split, ["hash", "label"]]
-    return hashlib.sha256(json.dumps(sorted(pictures.to_numpy().tolist())).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(pictures.to_numpy().tolist())).encode()).hexdigest()[:DIGEST]
 
 
 def _example(square: Pixels) -> bytes:

@@ -99,5 +99,7 @@ def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]
     set_tags(target_run_id, shown)
     if source.inputs is not None:
         client.log_inputs(target_run_id, datasets=source.inputs.dataset_inputs)
+    if source.outputs is not None and source.outputs.model_outputs:
+        client.log_outputs(target_run_id, models=source.outputs.model_outputs)
     for place in artifacts:
         client.log_artifact(target_run_id, str(artifact(source_run_id, place)))

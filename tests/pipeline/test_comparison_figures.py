@@ -34,9 +34,9 @@ def test_a_run_that_was_measured_in_a_later_panel_alone_is_named_too():
 
 def test_the_difference_is_written_with_its_sign():
     difference = pd.DataFrame([[3, -3], [0, 0]], index=["cat", "$x$"], columns=["cat", "$x$"])
-    figure = confusion_difference_figure(difference, "b less a")
+    figure = confusion_difference_figure(difference)
     (axes,) = figure.axes
-    assert [text.get_text() for text in axes.texts] == ["+3", "-3", "+0", "+0"]
+    assert [text.get_text() for text in axes.texts] == ["+3", "-3", "0", "0"]
     file = io.BytesIO()
     figure.savefig(file)
     assert Image.open(file).size[0] > 300

@@ -18,23 +18,23 @@ def card(split="test", backbone="tf_efficientnet_lite0", **settings) -> str:
 
 def test_it_says_what_the_model_tells_apart_and_from_how_many_pictures():
     text = card()
-    assert text.startswith("# thaw-pets\n\nTells cat and dog apart in a picture.")
+    assert text.startswith("thaw-pets tells cat and dog apart in a picture.\n")
     assert "40 pictures from elpv." in text
-    assert "| cat | 3 | 10 | 1 |" in text
+    assert ["cat", "3", "10", "1"] in [line.split() for line in text.splitlines()]
 
 
 def test_it_holds_the_figures_of_the_split_judged_by_class_too_and_the_verdict():
     text = card()
-    assert "| test/accuracy | 0.8750 |" in text
+    assert "- test/accuracy: 0.875\n" in text
     assert "train/plain_loss" not in text
-    assert "| cat | 0.5000 | 3 |" in text
+    assert ["cat", "0.5000", "3"] in [line.split() for line in text.splitlines()]
     assert "It over-fits." in text
 
 
 def test_it_says_how_it_was_trained_and_where_the_whole_recipe_is():
     text = card(fine_tune__cycles=5)
-    assert "| backbone | tf_efficientnet_lite0 |" in text
-    assert "| fine_tune.cycles | 5 |" in text
+    assert "- backbone: tf_efficientnet_lite0\n" in text
+    assert "- fine_tune.cycles: 5\n" in text
     assert "`recipe.yaml` of run `run1`" in text
 
 

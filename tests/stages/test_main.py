@@ -73,6 +73,7 @@ def test_the_parent_runs_page_shows_the_result(workplace, first):
         assert parent.data.tags[tag] == nested[-1].data.tags[tag]
     assert "report.html" in files(workplace, parent)
     assert parent.inputs.dataset_inputs[0].dataset.name == "cells"
+    assert parent.outputs.model_outputs[0].model_id == nested[-1].outputs.model_outputs[0].model_id
 
 
 def test_the_rate_is_the_finders_suggestion_and_groups_differ_by_the_ratio(first):
