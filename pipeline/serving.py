@@ -3,8 +3,13 @@
 MLflow runs this file to load the model; weights come from safetensors and JSON, so nothing is unpickled.
 """
 
+# ruff: noqa: E402
+import os
 from pathlib import Path
 from typing import Any
+
+# Before torch is loaded, as the commands do: see pipeline/command.py.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import mlflow
 import numpy as np
