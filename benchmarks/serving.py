@@ -8,7 +8,6 @@ over HTTP, 32 pictures at a time; then the latency of one picture over HTTP. Pri
 network of the same turn. About two minutes on two cores.
 """
 
-# ruff: noqa: E402
 import base64
 import json
 import os

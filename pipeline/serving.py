@@ -3,7 +3,6 @@
 MLflow runs this file to load the model; weights come from safetensors and JSON, so nothing is unpickled.
 """
 
-# ruff: noqa: E402
 import os
 from pathlib import Path
 from typing import Any
