@@ -4,10 +4,12 @@ Everything that a user can get wrong in the recipe is checked here, before torch
 """
 
 import argparse
+import difflib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,9 +32,42 @@ FREE_KEYS = ("device", "reuse", "data.max_store_gib", "data.max_logged_gib")
 Run = Callable[[Recipe, str | None], RunRef]
 
 
+@dataclass(frozen=True)
+class Option:
+    """What a command without a recipe takes as `--NAME VALUE`; it has to be given if it has no `default`."""
+
+    name: str
+    help: str
+    default: str | None = None
+
+
 def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a stage from the command line and exit: 0 when done, 2 for a mistake of the user's, told in a sentence,
     130 when stopped."""
+
+    def work() -> None:
+        recipe, upstream = _read(stage, doc, sys.argv[1:] if arguments is None else arguments)
+        run(recipe, upstream)
+
+    _exit_after(stage.name, work)
+
+
+def main_without_recipe(
+    name: str,
+    doc: str | None,
+    options: Sequence[Option],
+    run: Callable[..., object],
+    arguments: Sequence[str] | None = None,
+) -> NoReturn:
+    """The same for what takes no recipe: `run` is called with the `options`, as text, by their names."""
+
+    def work() -> None:
+        run(**_read_options(name, doc, options, sys.argv[1:] if arguments is None else arguments))
+
+    _exit_after(name, work)
+
+
+def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # Read by OpenMP when torch is loaded. Threads that wait give up the core: where anything else runs on it, waiting
@@ -42,15 +77,14 @@ def main(stage: Stage, doc: str | None, run: Run, arguments: Sequence[str] | Non
     if by_mlflow_run:
         end_with_parent()  # `mlflow run` itself, when it is ended or killed, leaves its process running
     try:
-        recipe, upstream = _read(stage, doc, sys.argv[1:] if arguments is None else arguments)
         with told_when_full("what the run has made"):
-            run(recipe, upstream)
+            work()
     except UserError as error:
         warn(str(error))
         _tag_reason(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        warn(f"{stage.name} was stopped; its run is marked KILLED. The same command goes on from what was kept.")
+        warn(f"{name} was stopped; its run is marked KILLED. The same command goes on from what was kept.")
         if by_mlflow_run:
             end_mlflow_run()
         sys.exit(130)
@@ -92,6 +126,23 @@ def _read(stage: Stage, doc: str | None, arguments: Sequence[str]) -> tuple[Reci
             "-P upstream=<run id>."
         )
     return _on_upstream(stage, known.recipe, upstream, overrides), upstream
+
+
+def _read_options(name: str, doc: str | None, options: Sequence[Option], arguments: Sequence[str]) -> dict[str, str]:
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=doc, allow_abbrev=False)
+    for option in options:
+        default = f" (default: {option.default})" if option.default else ""
+        parser.add_argument(f"--{option.name}", default=option.default or "", help=option.help + default)
+    known, rest = parser.parse_known_args(arguments)
+    names = [option.name for option in options]
+    for key in _overrides(rest):
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0)[0]
+        raise UserError(f"{key} is nothing that {name} takes; the nearest is {close}.")
+    given: dict[str, str] = vars(known)
+    for option in options:
+        if option.default is None and not given[option.name]:
+            raise UserError(f"{name} needs {option.name}, {option.help}: -P {option.name}=<{option.name}>.")
+    return given
 
 
 def _on_upstream(stage: Stage, recipe_file: str, upstream: str, overrides: dict[str, str]) -> Recipe:

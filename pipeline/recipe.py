@@ -241,6 +241,10 @@ class Evaluate(Section):
         description="a number above 0, up to 1: pictures of different splits whose activations are at least as similar "
         "are listed as near-duplicates",
     )
+    onnx: bool = Field(True, description="true or false: export the model as ONNX too, which takes ten seconds")
+    champion_by: Literal["accuracy", "macro_f1"] = Field(
+        "accuracy", description="accuracy or macro_f1: what a version has to be better in to become the champion"
+    )
     register_as: str = Field(
         "auto",
         pattern=r"^[^/:]*$",

@@ -1,55 +1,77 @@
-"""The served model: raw picture bytes in, label and probabilities out.
+"""The served model: pictures in, labels and probabilities out.
 
 MLflow runs this file to load the model; weights come from safetensors and JSON, so nothing is unpickled.
 """
 
-import base64
-import binascii
+import os
 from pathlib import Path
 from typing import Any
+
+# Before torch is loaded, as the commands do: see pipeline/command.py.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import mlflow
 import numpy as np
 import pandas as pd
-import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from PIL import Image
 
-from pipeline.checkpoint import load_checkpoint
-from pipeline.decode import decode_square
-from pipeline.predict import predict
+from pipeline.classifier import TOP_K, Probabilities, answer_table, load_classifier
+from pipeline.decode import Pixels
+from pipeline.device import choose_device
+from pipeline.parallel import in_parallel
+from pipeline.picture_input import picture_bytes
+
+BATCH_SIZE = 32
 
 
 class PictureClassifier(PythonModel):
-    """Takes a table with a column `image` of encoded pictures (JPEG, PNG, …), as bytes or base64 text, and gives
-    `label`, `confidence` and a column `probability/<class>` for each class."""
+    """Takes a table with a column `image` of pictures (see `picture_input.picture_bytes`), and gives `label`,
+    `confidence`, a column `probability/<class>` for each class, and the `top_k` likeliest classes as `top_labels`
+    and `top_probabilities`. What is wrong with a request is told as MLflow's INVALID_PARAMETER_VALUE, which its
+    server answers with 400."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Build the network from the checkpoint that was logged with the model."""
-        self.network, self.checkpoint = load_checkpoint(Path(context.artifacts["checkpoint"]))
-        self.network.eval()
+        """Build the network from the checkpoint that was logged with the model, on the GPU where there is one."""
+        self.classifier = load_classifier(Path(context.artifacts["checkpoint"]), choose_device("auto"))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """A row for each picture; ValueError, naming the row, for one that is no picture."""
+        """A row for each picture; MlflowException, naming the row, for one that is no picture."""
         if model_input.empty:
-            raise ValueError("The table has no row; give one or more pictures in the column image.")
-        squares = [self._decode(row, content) for row, content in enumerate(model_input["image"])]
-        rows = np.arange(len(squares), dtype=np.int64)
-        probabilities = predict(self.network, np.stack(squares), rows, 32, torch.device("cpu"))
-        classes = np.array(self.checkpoint.classes)
-        table = pd.DataFrame({"label": classes[probabilities.argmax(1)], "confidence": probabilities.max(1)})
-        for index, label in enumerate(classes):
-            table[f"probability/{label}"] = probabilities[:, index]
-        return table
+            raise _refusal("The table has no row; give one or more pictures in the column image.")
+        top_k = int((params or {}).get("top_k", TOP_K))
+        if top_k < 1:
+            raise _refusal(f"top_k is {top_k}; give a whole number from 1 up.")
+        rows = list(enumerate(model_input["image"]))
+        probabilities = self.classifier.probabilities(
+            in_parallel(self._decode, rows) if len(rows) > 1 else map(self._decode, rows), BATCH_SIZE
+        )
+        classes = self.classifier.checkpoint.classes
+        return pd.concat([answer_table(classes, probabilities), _top(classes, probabilities, top_k)], axis=1)
 
-    def _decode(self, row: int, content: bytes | str) -> Any:
+    def _decode(self, row_and_picture: tuple[int, Any]) -> Pixels:
+        row, picture = row_and_picture
         try:
-            raw = base64.b64decode("".join(content.split()), validate=True) if isinstance(content, str) else content
-            return decode_square(raw, self.checkpoint.image_px, self.checkpoint.fit, self.checkpoint.grey)
-        except (OSError, ValueError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
-            raise ValueError(f"Row {row} of column image is no picture that can be decoded: {error}") from None
+            return self.classifier.decode(picture_bytes(picture))
+        except Exception as error:  # Pillow's decoders raise whatever their format's parser does
+            raise _refusal(f"Row {row} of column image is no picture that can be decoded: {error}") from None
+
+
+def _top(classes: list[str], probabilities: Probabilities, top_k: int) -> pd.DataFrame:
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return pd.DataFrame(
+        {
+            "top_labels": np.array(classes)[likeliest].tolist(),
+            "top_probabilities": np.take_along_axis(probabilities, likeliest, axis=1).tolist(),
+        }
+    )
+
+
+def _refusal(sentence: str) -> MlflowException:
+    return MlflowException(sentence, error_code=INVALID_PARAMETER_VALUE)
 
 
 mlflow.models.set_model(PictureClassifier())

@@ -1,6 +1,5 @@
 """evaluate: one table of predictions, and all that is read from it; the served model, registered."""
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -42,7 +41,9 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.execute import pixels_opener, upstream_files, upstream_folder
     from pipeline.history import join_epochs
     from pipeline.manifest import load_manifest
-    from pipeline.pins import SERVED_MODEL, pinned
+    from pipeline.metrics import class_metrics
+    from pipeline.publishing import publish
+    from pipeline.recipe import flatten
 
     evaluate_ = recipe.evaluate
     device = choose_device(recipe.device)
@@ -73,26 +74,23 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
         shown, place = evaluate_.top_losses, Path(folder)
         write_evaluation(evaluation, network, pixels, shown, device, recipe.seed, command, place)
         tracking.log_folder(job.run_id, Path(folder))
-    tracking.log_dataset(manifest.name, manifest.root, manifest.digest, evaluation.split)
     tracking.set_tags(job.run_id, {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split})
     tracking.describe_run(job.run_id, evaluation.summary())
-    name = _registered_name(evaluate_.register_as, manifest.name)
-    version = tracking.log_classifier(
-        SERVED_MODEL,
+    publish(
+        job.run_id,
         checkpoint_folder,
-        pinned(),
-        checkpoint.classes,
-        name,
-        evaluation.metrics,
-        checkpoint.steps,
+        manifest,
+        pixels,
+        temperature=evaluation.temperature,
+        split=evaluation.split,
+        metrics=evaluation.metrics,
+        by_class=class_metrics(evaluation.judged, evaluation.classes),
+        verdict=evaluation.verdict.words,
+        settings=flatten(recipe),
+        register_as=evaluate_.register_as,
+        champion_by=evaluate_.champion_by,
+        onnx=evaluate_.onnx,
     )
-    if version is not None:
-        tracking.set_tags(job.run_id, {tracking.MODEL: f"models:/{name}/{version}"})
-
-
-def _registered_name(register_as: str, data: str) -> str:
-    """The name in the model registry, which takes no "/" and no ":"."""
-    return "thaw-" + re.sub(r"[^\w.-]+", "-", data) if register_as == "auto" else register_as
 
 
 if __name__ == "__main__":

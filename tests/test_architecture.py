@@ -15,7 +15,19 @@ PACKAGES = ("pipeline", "stages")
 FILES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
 CHAINS_STAGES = {"stages.main", "stages.sweep"}
 IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
-HEAVY = {"torch", "torchvision", "timm", "mlflow", "matplotlib", "sklearn", "pandas", "optuna"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "mlflow",
+    "matplotlib",
+    "sklearn",
+    "pandas",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "scipy",
+}
 LONGEST_FILE = 325
 TESTED_WITHIN_OTHERS = {"__init__", "__main__", "errors", "contract", "device", "training_log"}
 IN_PYPI = {"PIL": "pillow"}

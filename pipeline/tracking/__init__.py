@@ -1,9 +1,10 @@
 """All that is said to the tracking server: runs, values, artifacts, models. Nothing else imports mlflow, but the
 served model's own file."""
 
-from pipeline.tracking.artifacts import artifact, has_artifact, log_folder, log_text
-from pipeline.tracking.models import log_classifier, log_dataset, show_result
+from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text
+from pipeline.tracking.models import log_classifier, log_dataset, model_checkpoint, show_result
 from pipeline.tracking.names import (
+    CHAMPION,
     DESCRIPTION,
     DONE,
     EVALUATED_ON,
@@ -18,10 +19,13 @@ from pipeline.tracking.names import (
     UPSTREAM,
     VERDICT,
 )
+from pipeline.tracking.reading import evaluated_on, evaluation_of, read_curve
+from pipeline.tracking.registry import crown, register
 from pipeline.tracking.runs import find_done, is_open, mark_done, open_run, run_of, try_tag
 from pipeline.tracking.values import copy_curves, describe_run, log_metrics, log_points, set_tags
 
 __all__ = [
+    "CHAMPION",
     "DESCRIPTION",
     "DONE",
     "EVALUATED_ON",
@@ -37,18 +41,25 @@ __all__ = [
     "VERDICT",
     "artifact",
     "copy_curves",
+    "crown",
     "describe_run",
+    "evaluated_on",
+    "evaluation_of",
     "find_done",
     "has_artifact",
     "is_open",
     "log_classifier",
     "log_dataset",
+    "log_file",
     "log_folder",
     "log_metrics",
     "log_points",
     "log_text",
     "mark_done",
+    "model_checkpoint",
     "open_run",
+    "read_curve",
+    "register",
     "run_of",
     "set_tags",
     "show_result",

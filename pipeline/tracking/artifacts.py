@@ -20,6 +20,12 @@ def log_folder(run_id: str, folder: Path, place: str | None = None) -> None:
     put(run_id, "folder", {"place": place}, copied=folder)
 
 
+def log_file(run_id: str, path: Path) -> None:
+    """Keep a file as an artifact, under its own name."""
+    flush(run_id)
+    ask(lambda: MlflowClient().log_artifact(run_id, str(path)))
+
+
 def log_text(run_id: str, text: str, place: str) -> None:
     """Keep `text` as the artifact file `place`."""
     put(run_id, "text", {"text": text, "place": place})

@@ -14,7 +14,8 @@ DESCRIPTION = "mlflow.note.content"
 VERDICT = "thaw.verdict"
 EVALUATED_ON = "thaw.evaluated_on"
 MODEL = "thaw.model"
-SHOWN = (DESCRIPTION, VERDICT, EVALUATED_ON, MODEL)
+CHAMPION = "thaw.champion"
+SHOWN = (DESCRIPTION, VERDICT, EVALUATED_ON, MODEL, CHAMPION)
 
 
 def first_line(error: Exception) -> str:

@@ -76,6 +76,14 @@ def folders(tmp_path):
         ("fine_tune", ["fine_tune needs an upstream run", "train_head", "-P upstream="]),
         ("resize --upstream abc --precompute.image_px 64", ["precompute.image_px is fixed by the upstream run abc"]),
         ("fine_tune --upstream abc --recipe {folder}/nowhere.yaml", ["nowhere.yaml does not exist"]),
+        ("predict --data {folder}", ["predict needs model, the address of a model", "-P model=<model>"]),
+        ("predict --model m --data {folder}/empty", ["data is {folder}/empty, where no file, at any depth"]),
+        ("predict --model m --data {folder}/alone --output a.xlsx", ["output is a.xlsx", ".parquet"]),
+        ("predict --model m --data {folder}/alone --batch_size 0", ["batch_size is 0"]),
+        ("predict --model m --data {folder}/alone --device tpu", ["device is tpu"]),
+        ("predict --modell m --data x", ["modell is nothing that predict takes; the nearest is model."]),
+        ("compare", ["compare needs runs, the ids of two or more runs"]),
+        ("compare --runs abc", ["names 1 run; give two or more"]),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_exit_code_2_before_anything_heavy_is_imported(folders, words, named):
@@ -169,6 +177,33 @@ def test_data_is_short_for_its_source(tmp_path):
 
 def test_empty_words_are_as_good_as_none():
     assert start("--recipe", "", "--data", "") == start()
+
+
+OPTIONS = (command.Option("model", "a model"), command.Option("size", "a size", "32"))
+
+
+def start_without_recipe(*words, run=None):
+    handed = []
+    with pytest.raises(SystemExit) as ended:
+        command.main_without_recipe("use", "Uses.", OPTIONS, run or (lambda **given: handed.append(given)), words)
+    return ended.value.code, handed
+
+
+def test_a_command_without_a_recipe_is_handed_its_options_by_name():
+    assert start_without_recipe("--model", "a b", "--size=") == (0, [{"model": "a b", "size": ""}])
+    assert start_without_recipe("--model=m") == (0, [{"model": "m", "size": "32"}])
+
+
+def test_its_mistakes_end_in_a_sentence_as_those_of_a_stage_do(capsys):
+    def run(model, size):
+        raise UserError("There is no such model.")
+
+    assert start_without_recipe("--model=m", run=run)[0] == 2
+    assert start_without_recipe()[0] == 2
+    assert start_without_recipe("--model=m", "stray")[0] == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ["There is no such model.", "use needs model, a model: -P model=<model>."]
+    assert said[2].startswith("'stray' stands alone")
 
 
 def test_a_mistake_that_a_stage_finds_ends_in_its_sentence(capsys):

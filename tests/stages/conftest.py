@@ -63,7 +63,7 @@ def copy_cells(folder: Path, per_class: int) -> None:
             shutil.copy(listing.root / path, folder / label)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     place = Workplace(tmp_path_factory.mktemp("workplace"))
     copy_cells(place.pictures, 32)
@@ -73,7 +73,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return place
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def smoke(workplace: Workplace) -> Callable[..., str]:
     """The smoke recipe on the workplace's pictures."""
 
@@ -84,3 +84,30 @@ def smoke(workplace: Workplace) -> Callable[..., str]:
         )  # fmt: skip
 
     return run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of main on the smoke recipe: what it printed, the run, and its nested runs in order."""
+
+    printed: str
+    parent: mlflow.entities.Run
+    nested: list[mlflow.entities.Run]
+
+
+def trained(workplace: Workplace, printed: str) -> Trained:
+    parent = workplace.runs(stage="main")[-1]
+    nested = [run for run in workplace.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return Trained(printed, parent, nested)
+
+
+@pytest.fixture(scope="session")
+def first(workplace: Workplace, smoke: Callable[..., str]) -> Trained:
+    """Trained once for all tests of whole commands."""
+    return trained(workplace, smoke())
+
+
+@pytest.fixture(scope="session")
+def second(workplace: Workplace, smoke: Callable[..., str], first: Trained) -> Trained:
+    """Another run on the same pictures, whose later stages differ from the first one's."""
+    return trained(workplace, smoke("-P", "fine_tune.weight_decay=0.02"))

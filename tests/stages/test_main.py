@@ -11,21 +11,12 @@ from PIL import Image
 STAGES = ["precompute", "lr_find", "train_head", "lr_find", "fine_tune", "resize", "evaluate"]
 
 
-@pytest.fixture(scope="module")
-def first(workplace, smoke):
-    """What the first run printed, its parent run, and its nested runs in order."""
-    printed = smoke()
-    parent = workplace.runs(stage="main")[0]
-    nested = [run for run in workplace.runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    return printed, parent, nested
-
-
 def files(workplace, run, folder=None):
     return {item.path for item in workplace.client.list_artifacts(run.info.run_id, folder)}
 
 
 def test_every_stage_is_a_finished_run_nested_in_the_one_of_mlflow_run(first):
-    _, parent, nested = first
+    parent, nested = first.parent, first.nested
     assert [run.data.tags["thaw.stage"] for run in nested] == STAGES
     assert {run.info.status for run in [parent, *nested]} == {"FINISHED"}
     assert all(run.data.tags["thaw.done"] == "true" for run in nested)
@@ -33,20 +24,20 @@ def test_every_stage_is_a_finished_run_nested_in_the_one_of_mlflow_run(first):
 
 
 def test_each_stage_names_the_run_it_followed(first):
-    _, _, nested = first
+    nested = first.nested
     followed = [run.data.tags.get("thaw.upstream") for run in nested]
     assert followed == [None, *(run.info.run_id for run in nested[:-1])]
 
 
 def test_the_end_is_a_table_of_stages_and_a_line_on_how_to_look(first):
-    printed = first[0]
+    printed = first.printed
     for column in ("stage", "time", "valid accuracy", "reused"):
         assert column in printed
     assert "make ui" in printed
 
 
 def test_bad_files_are_set_aside_by_name_and_counted(workplace, first):
-    printed, _, nested = first
+    printed, nested = first.printed, first.nested
     assert "set aside: 2" in printed
     assert nested[0].data.tags["thaw.set_aside"] == "2"
     local = mlflow.artifacts.download_artifacts(
@@ -57,7 +48,7 @@ def test_bad_files_are_set_aside_by_name_and_counted(workplace, first):
 
 
 def test_curves_go_on_over_the_stages_on_the_parent_run(workplace, first):
-    _, parent, _ = first
+    parent = first.parent
     history = workplace.client.get_metric_history(parent.info.run_id, "valid/accuracy")
     steps = [point.step for point in history]
     epochs = 2 + 1 + 1 + 1
@@ -69,7 +60,7 @@ def test_curves_go_on_over_the_stages_on_the_parent_run(workplace, first):
 
 
 def test_the_parent_run_carries_the_final_figures_and_the_flat_recipe(first):
-    _, parent, nested = first
+    parent, nested = first.parent, first.nested
     for name in ("best/valid_accuracy", "test/accuracy", "test/macro_f1", "test/tta_accuracy", "overfit/plain_gap"):
         assert name in parent.data.metrics
     assert parent.data.metrics["test/accuracy"] == nested[-1].data.metrics["test/accuracy"]
@@ -77,15 +68,16 @@ def test_the_parent_run_carries_the_final_figures_and_the_flat_recipe(first):
 
 
 def test_the_parent_runs_page_shows_the_result(workplace, first):
-    _, parent, nested = first
+    parent, nested = first.parent, first.nested
     for tag in ("mlflow.note.content", "thaw.verdict", "thaw.model", "thaw.evaluated_on"):
         assert parent.data.tags[tag] == nested[-1].data.tags[tag]
     assert "report.html" in files(workplace, parent)
     assert parent.inputs.dataset_inputs[0].dataset.name == "cells"
+    assert parent.outputs.model_outputs[0].model_id == nested[-1].outputs.model_outputs[0].model_id
 
 
 def test_the_rate_is_the_finders_suggestion_and_groups_differ_by_the_ratio(first):
-    _, _, nested = first
+    nested = first.nested
     suggested = nested[3].data.metrics["suggestion/lr"]
     tuned = nested[4].data.metrics
     assert tuned["rate/head"] == pytest.approx(suggested)
@@ -93,7 +85,7 @@ def test_the_rate_is_the_finders_suggestion_and_groups_differ_by_the_ratio(first
 
 
 def test_artifacts_hold_what_the_next_stage_and_a_reader_need(workplace, first):
-    _, _, nested = first
+    nested = first.nested
     assert files(workplace, nested[0]) >= {"activations", "checkpoint", "manifest", "recipe.yaml"}
     assert files(workplace, nested[1], "figures") == {"figures/lr_find.png"}
     assert files(workplace, nested[4]) >= {"checkpoint", "epochs.csv", "steps.csv", "figures"}
@@ -107,7 +99,7 @@ def test_artifacts_hold_what_the_next_stage_and_a_reader_need(workplace, first):
 
 
 def test_only_evaluate_saw_the_test_split(workplace, first):
-    _, _, nested = first
+    nested = first.nested
     for run in nested[:-1]:
         assert not [name for name in run.data.metrics if name.startswith("test/")]
     manifest = pd.read_csv(f"{nested[0].info.artifact_uri}/manifest/manifest.csv")
@@ -117,13 +109,13 @@ def test_only_evaluate_saw_the_test_split(workplace, first):
 
 
 def test_the_dataset_is_an_input_of_the_first_and_the_last_run(first):
-    _, _, nested = first
+    nested = first.nested
     for run in (nested[0], nested[-1]):
         assert run.inputs.dataset_inputs[0].dataset.name == "cells"
 
 
 def test_the_registered_model_serves_raw_picture_bytes(workplace, first):
-    _, _, nested = first
+    nested = first.nested
     uri = f"sqlite:///{workplace.folder}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model(nested[-1].data.tags["thaw.model"])
@@ -139,18 +131,17 @@ def test_the_second_time_every_stage_is_reused(workplace, smoke, first):
     printed = smoke()
     assert printed.count("reused run") == len(STAGES)
     assert len(workplace.runs()) == before + 1
-    parents = workplace.runs(stage="main")
-    assert parents[-1].data.metrics["test/accuracy"] == parents[0].data.metrics["test/accuracy"]
+    again = workplace.runs(stage="main")[-1]
+    assert again.data.metrics["test/accuracy"] == first.parent.data.metrics["test/accuracy"]
 
 
-def test_a_change_in_one_section_reruns_that_stage_and_those_after_it(workplace, smoke, first):
-    printed = smoke("-P", "fine_tune.weight_decay=0.02")
-    reused = [line.split(":")[0] for line in printed.splitlines() if "reused run" in line]
+def test_a_change_in_one_section_reruns_that_stage_and_those_after_it(second):
+    reused = [line.split(":")[0] for line in second.printed.splitlines() if "reused run" in line]
     assert reused == STAGES[:4]
 
 
 def test_a_stage_runs_alone_on_an_upstream_run(workplace, first):
-    nested = first[2]
+    nested = first.nested
     head, unfrozen = nested[2].info.run_id, nested[3].info.run_id
     workplace.mlflow_run("-e", "fine_tune", "-P", f"upstream={unfrozen}", "-P", "fine_tune.lr=[1e-5, 1e-4, 1e-3]")
     alone = workplace.runs(stage="fine_tune")[-1]
@@ -165,7 +156,7 @@ def test_a_stage_runs_alone_on_an_upstream_run(workplace, first):
 
 
 def test_an_upstream_run_of_the_wrong_stage_is_refused_in_a_sentence(workplace, first):
-    nested = first[2]
+    nested = first.nested
     precompute = nested[0].info.run_id
     printed = workplace.mlflow_run("-e", "resize", "-P", f"upstream={precompute}", expect=1)
     assert f"resize cannot follow run {precompute}, which is a run of precompute" in printed
@@ -175,7 +166,7 @@ def test_an_upstream_run_of_the_wrong_stage_is_refused_in_a_sentence(workplace, 
 
 
 def test_a_key_that_the_upstream_run_fixed_cannot_be_changed(workplace, first):
-    nested = first[2]
+    nested = first.nested
     printed = workplace.mlflow_run(
         "-e", "fine_tune", "-P", f"upstream={nested[3].info.run_id}", "-P", "data.test_fraction=0.5", expect=1
     )
@@ -183,7 +174,7 @@ def test_a_key_that_the_upstream_run_fixed_cannot_be_changed(workplace, first):
 
 
 def test_the_checkpoint_says_how_far_training_has_come(first):
-    nested = first[2]
+    nested = first.nested
     with open(f"{nested[5].info.artifact_uri}/checkpoint/checkpoint.json", encoding="utf-8") as file:
         facts = json.load(file)
     assert facts["image_px"] == 96
@@ -192,6 +183,6 @@ def test_the_checkpoint_says_how_far_training_has_come(first):
 
 
 def test_figures_are_pictures(first):
-    nested = first[2]
+    nested = first.nested
     with open(f"{nested[1].info.artifact_uri}/figures/lr_find.png", "rb") as file:
         assert Image.open(io.BytesIO(file.read())).size[0] > 600

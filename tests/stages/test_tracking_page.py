@@ -1,0 +1,112 @@
+"""The tracking page in a real browser, on the runs of the other tests here. Where there is no Chromium it skips.
+
+The screenshots lie in the test's folder, or in $THAW_SCREENSHOTS.
+"""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (apt-get install chromium)")
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=25000",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Browser:
+    """Looks at pages of the tracking server; keeps a picture of each."""
+
+    address: str
+    folder: Path
+
+    def look(self, name: str, path: str, size: str = "1280,1400") -> str:
+        """The page's rendered text and tags, after its scripts have run; its picture is NAME.png."""
+        picture = self.folder / f"{name}.png"
+        common = [CHROMIUM, *FLAGS, f"--user-data-dir={self.folder / 'profile'}", f"--window-size={size}"]
+        done = subprocess.run(
+            [*common, f"--screenshot={picture}", "--dump-dom", f"{self.address}/{path}"],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert picture.is_file(), done.stderr
+        pixels = np.asarray(Image.open(io.BytesIO(picture.read_bytes())).convert("L"))
+        assert len(np.unique(pixels)) > 50, f"{name} is blank"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def browser(workplace, first, tmp_path_factory) -> Iterator[Browser]:
+    folder = Path(os.environ.get("THAW_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=workplace.folder, env=workplace.environment(), stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, (folder / "server.log").read_text()
+                    time.sleep(0.2)
+            yield Browser(address, folder)
+        finally:
+            os.killpg(server.pid, 15)
+            server.wait(20)
+
+
+def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser, first):
+    info = first.parent.info
+    page = browser.look("run", f"#/experiments/{info.experiment_id}/runs/{info.run_id}", "1280,2400")
+    for words in ("Finished", "precompute", "fine_tune", "evaluate", "test/accuracy", "best/valid_accuracy"):
+        assert words in page
+    assert "thaw.verdict" in page
+    assert first.nested[-1].data.tags["thaw.verdict"] in page
+
+
+def test_two_runs_stand_side_by_side_in_the_compare_view(browser, first, second):
+    ids = [run.parent.info.run_id for run in (first, second)]
+    experiment = first.parent.info.experiment_id
+    query = urllib.parse.urlencode({"runs": json.dumps(ids), "experiments": json.dumps([experiment])})
+    page = browser.look("compare", f"#/compare-runs?{query}", "1280,2400")
+    for words in (*ids, "fine_tune.weight_decay", "best/valid_accuracy", "overfit/gap"):
+        assert words in page
+
+
+def test_the_models_page_shows_the_champion_and_its_card(browser, first):
+    page = browser.look("model", "#/models/thaw-smoke")
+    assert "champion" in page
+    page = browser.look("version", "#/models/thaw-smoke/versions/1", "1280,1600")
+    for words in ("champion", "defective", "How it was trained", "Limits", "Licence"):
+        assert words in page
+
+
+def test_the_reports_read_by_themselves(browser, first, workplace):
+    report = browser.folder / "report.html"
+    shutil.copy(f"{first.nested[-1].info.artifact_uri}/report.html", report)
+    page = Browser("file://", browser.folder).look("report", f"{report}", "1280,2400")
+    assert "accuracy" in page
