@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pipeline.fingerprint import PROJECT
 
 SERVED_MODEL = PROJECT / "pipeline" / "serving.py"
-SERVING = ("mlflow", "filelock", "numpy", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
+SERVING = ("mlflow", "filelock", "numpy", "pandas", "pillow", "rich", "safetensors", "timm", "torch", "torchvision")
 
 
 def pinned(names: Sequence[str] = SERVING) -> list[str]:

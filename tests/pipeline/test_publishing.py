@@ -26,6 +26,8 @@ def manifest_of(**changed) -> Manifest:
             "width_px": 32,
             "height_px": 32,
             "mode": "RGB",
+            "group": "",
+            "weight": 1.0,
         }
     ).assign(**changed)
     return Manifest("farm", Path("/nowhere"), ["cat", "dog"], table[COLUMNS], pd.DataFrame(columns=["path", "reason"]))
