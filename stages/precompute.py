@@ -44,6 +44,7 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", run_id: str) 
     from pipeline.console import say
     from pipeline.device import choose_device
     from pipeline.manifest import describe_manifest, save_manifest
+    from pipeline.manifest_figures import write_manifest_figures
     from pipeline.pixels import open_pixels
 
     say(describe_manifest(manifest))
@@ -60,6 +61,7 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", run_id: str) 
     store = open_activations(network.to(device), pixels, parts, recipe.precompute.batch_size, device, dtype)
     with TemporaryDirectory() as folder:
         save_manifest(manifest, Path(folder) / "manifest")
+        write_manifest_figures(manifest, pixels, Path(folder))
         save_checkpoint(network, checkpoint, Path(folder) / "checkpoint")
         tracking.log_folder(run_id, Path(folder))
     tracking.log_folder(run_id, store, "activations")
