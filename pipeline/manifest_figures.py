@@ -3,6 +3,7 @@ as the network will see them."""
 
 import csv
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,16 @@ def augmented_figure(manifest: Manifest, pixels: Pixels, how: Augmentation, seed
     grid = [[batch[index] for batch in squares] for index in range(len(rows))]
     headings = ["as it is", *("augmented" for _ in range(VIEWS))]
     return _grid(list(rows), grid, "Training pictures as the network sees them", headings)
+
+
+def log_augmented(run_id: str, manifest: Manifest, pixels: Pixels, how: Augmentation, seed: int) -> None:
+    """Keep `augmented_figure` as `figures/augmented.png` of a run."""
+    from pipeline import tracking
+
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "figures").mkdir()
+        augmented_figure(manifest, pixels, how, seed).savefig(Path(folder) / "figures" / "augmented.png", dpi=110)
+        tracking.log_folder(run_id, Path(folder))
 
 
 def _sample_rows(manifest: Manifest, count: int) -> dict[str, Rows]:

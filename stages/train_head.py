@@ -37,6 +37,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, run_id: str) -> Non
     from pipeline.execute import upstream_folder
     from pipeline.fit import fit
     from pipeline.manifest import load_manifest
+    from pipeline.manifest_figures import log_augmented
     from pipeline.pixels import open_pixels
     from pipeline.schedule import cycle_lengths
     from pipeline.training_log import log_epochs, log_trained
@@ -48,6 +49,9 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, run_id: str) -> Non
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
     network.to(device)
+    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit, recipe.data.max_store_gib)
+    augmentation = Augmentation(**recipe.augment.model_dump())
+    log_augmented(run_id, manifest, pixels, augmentation, recipe.seed)
     split = training_split(manifest, train_head.fraction, recipe.seed)
     smoothing = train_head.label_smoothing
     records = []
@@ -61,8 +65,6 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, run_id: str) -> Non
         records += log_epochs(run_id, epochs)
 
     if train_head.cycles:
-        pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit, recipe.data.max_store_gib)
-        augmentation = Augmentation(**recipe.augment.model_dump())
         batches = pixel_batches(pixels, split, augmentation, train_head.batch_size, device, recipe.seed)
         optimizer = thaw(network, "body", {"head": lr}, train_head.weight_decay)
         epochs = fit(
