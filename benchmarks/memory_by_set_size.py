@@ -62,16 +62,18 @@ def _make_pictures(root: Path, count: int) -> None:
 
 
 def _measure(source: str, max_store_gib: float) -> None:
+    """In the order of precompute, which loads torch when it knows the pictures."""
+    from pipeline.manifest import build_manifest
+    from pipeline.sources import list_source
+
+    manifest = build_manifest(list_source(source, [".jpg"]), 0.15, 0.25, 0.01, seed=0)
     import numpy as np
     import torch
 
     from pipeline.augment import Augmentation
     from pipeline.batches import Batches, fetch_pixels
-    from pipeline.manifest import build_manifest
     from pipeline.pixels import open_pixels
-    from pipeline.sources import list_source
 
-    manifest = build_manifest(list_source(source, [".jpg"]), 0.15, 0.25, 0.01, seed=0)
     pixels = open_pixels(manifest, PICTURE_PX, "crop", max_store_gib)
     cpu, rows = torch.device("cpu"), np.arange(len(pixels))
     how = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)

@@ -9,9 +9,9 @@ import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.console import track
 from pipeline.parallel import in_parallel
@@ -26,8 +26,7 @@ _SCHEMA = """create table if not exists inspected_upright (
 PICTURES_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class Inspected:
+class Inspected(NamedTuple):
     """One picture's SHA-256, its size as it is looked at (turned as its EXIF says) and its Pillow mode; `error` is
     empty if it decodes whole."""
 
@@ -82,7 +81,7 @@ def _inspect_part(database: sqlite3.Connection, root: Path, paths: Sequence[str]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what Pillow finds odd, only what stops it matters
             results = dict(zip(new, in_parallel(inspect_picture, [Path(place) for place in new]), strict=True))
-        good = [(place, *keys[place], *astuple(one)[:-1]) for place, one in results.items() if not one.error]
+        good = [(place, *keys[place], *one[:-1]) for place, one in results.items() if not one.error]
         database.executemany("insert or replace into inspected_upright values (?, ?, ?, ?, ?, ?, ?)", good)
         database.commit()
         found |= results

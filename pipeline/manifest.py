@@ -3,9 +3,8 @@
 import csv
 import hashlib
 import json
-import sys
-from array import array
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -13,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline.assignment import MOVED_COLUMNS, assign_splits, contradictions
+from pipeline.assignment import MOVED_COLUMNS, SPLITS, assign_splits, contradictions
 from pipeline.decode import GREY_MODES
 from pipeline.errors import UserError
-from pipeline.inspection import inspect_all
+from pipeline.inspection import Inspected, inspect_all
 from pipeline.listing import Listing
 
 MOST_NAMED = 10
@@ -151,12 +150,17 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def class_counts(manifest: Manifest) -> pd.DataFrame:
+    """How many pictures each class (a row) has in each split (a column)."""
+    counts = pd.crosstab(manifest.table["label"], manifest.table["split"])
+    counts = counts[[split for split in SPLITS if split in counts]]
+    counts.index.name = counts.columns.name = None
+    return counts
+
+
 def describe_manifest(manifest: Manifest) -> str:
     """How many pictures each class has in each split, and which files were set aside, in lines for the console."""
-    counts = pd.crosstab(manifest.table["label"], manifest.table["split"])
-    counts = counts[[split for split in ("train", "valid", "test") if split in counts]]
-    counts.index.name = counts.columns.name = None
-    lines = [f"  {line}" for line in counts.to_string().splitlines()]
+    lines = [f"  {line}" for line in class_counts(manifest).to_string().splitlines()]
     if len(manifest.moved):
         first = manifest.moved.iloc[0]
         lines.append(
@@ -174,27 +178,14 @@ def describe_manifest(manifest: Manifest) -> str:
 
 def _inspected(listing: Listing) -> tuple[pd.DataFrame, pd.Series]:
     """A table of all pictures (COLUMNS), and why each cannot be used, or ""."""
-    hashes, widths, heights, modes, errors = [], array("l"), array("l"), [], []
-    for one in inspect_all(listing.root, listing.paths):
-        hashes.append(one.hash)
-        widths.append(one.width_px)
-        heights.append(one.height_px)
-        modes.append(sys.intern(one.mode))
-        errors.append(one.error)
-    table = pd.DataFrame(
-        {
-            "path": listing.paths,
-            "label": listing.labels,
-            "split": listing.splits or "",
-            "hash": hashes,
-            "width_px": np.array(widths),
-            "height_px": np.array(heights),
-            "mode": modes,
-            "group": listing.groups or "",
-            "weight": listing.weights or 1.0,
-        }
-    )
-    return table, pd.Series(errors, dtype=str)
+    inspected = inspect_all(listing.root, listing.paths)
+    parts = iter(lambda: list(islice(inspected, ROWS_AT_ONCE)), [])
+    table = pd.concat([pd.DataFrame(part, columns=Inspected._fields) for part in parts], ignore_index=True)
+    given = {"path": listing.paths, "label": listing.labels, "split": listing.splits, "group": listing.groups}
+    for name, values in given.items():
+        table[name] = pd.Series("" if values is None else values, index=table.index, dtype=str)
+    table["weight"] = 1.0 if listing.weights is None else listing.weights
+    return table[COLUMNS], table["error"].astype(str)
 
 
 def _stop_at_copies(path: str, what: str) -> None:

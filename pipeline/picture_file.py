@@ -55,7 +55,8 @@ def upright_size(content: bytes) -> tuple[int, int]:
     with _opened(content) as picture:
         width, height = picture.size
         with suppress(Exception):  # as above
-            if picture.getexif().get(_EXIF_ORIENTATION) in _TURNED_SIDEWAYS:
+            # Pillow turns a TIFF itself, and says the size that it has then.
+            if picture.format != "TIFF" and picture.getexif().get(_EXIF_ORIENTATION) in _TURNED_SIDEWAYS:
                 return height, width
     return width, height
 

@@ -26,8 +26,10 @@ from pipeline.store import DESCRIPTION, cache_folder, content_key, open_or_build
 
 # Goes into the store's key: to be counted up when `decode` starts to give other pixels.
 DECODER_VERSION = 1
-# Pages of the store that were read are let go of after so much, and decoded squares wait in no more.
-MAPPED_BYTES, WAITING_BYTES = 32 * 2**20, 64 * 2**20
+# Pages of the store that were mapped by reading are let go of after so much; a row brings some that lie around it.
+MAPPED_BYTES, AROUND_A_ROW_BYTES = 32 * 2**20, 64 * 2**10
+# Decoded squares that wait to be written take no more.
+WAITING_BYTES = 64 * 2**20
 GIB = 2**30
 
 
@@ -88,7 +90,7 @@ class StoredPixels:
             self.shape: tuple[int, ...] = read_array_header_1_0(file)[0]
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._array = np.frombuffer(self._map, np.uint8, offset=file.tell()).reshape(self.shape)
-        self._read_bytes = 0
+        self._mapped_bytes = 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -102,10 +104,10 @@ class StoredPixels:
         chosen: Pixels = self._array[rows]
         if chosen.base is not None:
             chosen = chosen.copy()
-        self._read_bytes += chosen.nbytes
-        if self._read_bytes > MAPPED_BYTES:
+        self._mapped_bytes += chosen.nbytes + chosen.size // self._array[0].size * AROUND_A_ROW_BYTES
+        if self._mapped_bytes > MAPPED_BYTES:
             self._map.madvise(mmap.MADV_DONTNEED)
-            self._read_bytes = 0
+            self._mapped_bytes = 0
         return chosen
 
 

@@ -40,22 +40,9 @@ BatchNorm = Annotated[
 ]
 # HEIC, which needs a package, is among them, so that it is not passed over but set aside with a word on that.
 PICTURE_ENDINGS = [
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".apng",
-    ".gif",
-    ".bmp",
-    ".webp",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-]
+    ".jpg", ".jpeg", ".png", ".apng", ".gif", ".bmp", ".webp", ".avif", ".heic", ".heif", ".jp2", ".tif", ".tiff",
+    ".ppm", ".pgm",
+]  # fmt: skip
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 
 

@@ -89,7 +89,7 @@ def _pictures(root: Path, class_folder: str, extensions: Collection[str]) -> tup
             if entry.name.startswith("."):
                 continue
             path = f"{folder}/{entry.name}"
-            if entry.is_dir():
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 links.append(path) if entry.is_symlink() else folders.append(path)
                 continue
             reason = _not_a_picture(entry, extensions)
@@ -108,7 +108,8 @@ def _not_a_picture(entry: "os.DirEntry[str]", extensions: Collection[str]) -> st
     ending = os.path.splitext(entry.name)[1]
     if ending.lower() not in extensions:
         return f"{ending or 'no ending'} is not in data.extensions"
-    if not entry.is_file() and not (entry.is_symlink() and not os.path.exists(entry.path)):
+    is_file = os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+    if not is_file and os.path.exists(entry.path):
         return "is no file but a " + _kind(entry)
     return ""
 

@@ -92,8 +92,11 @@ def stratified_fraction(labels: Sequence[int], hashes: Sequence[str], fraction: 
 
 def _ranked_by_class(labels: Sequence[int], hashes: Sequence[str], salt: str) -> list[list[int]]:
     """For each class its row numbers, in an order that the salt and the pictures' contents alone decide."""
-    by_class: dict[int, list[tuple[str, int]]] = {}
-    for row, (label, content) in enumerate(zip(labels, hashes, strict=True)):
-        rank = hashlib.sha256(f"{salt}/{content}".encode()).hexdigest()
-        by_class.setdefault(label, []).append((rank, row))
-    return [[row for _, row in sorted(by_class[label])] for label in sorted(by_class)]
+    by_class: dict[int, list[int]] = {}
+    for row, label in enumerate(labels):
+        by_class.setdefault(label, []).append(row)
+
+    def rank(row: int) -> bytes:
+        return hashlib.sha256(f"{salt}/{hashes[row]}".encode()).digest()
+
+    return [sorted(by_class[label], key=rank) for label in sorted(by_class)]

@@ -44,6 +44,7 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
     from pipeline.console import say
     from pipeline.device import choose_device
     from pipeline.manifest import describe_manifest, save_manifest
+    from pipeline.manifest_figures import write_manifest_figures
     from pipeline.run_pixels import open_run_pixels
 
     say(describe_manifest(manifest))
@@ -52,6 +53,10 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
     hashes = list(manifest.table["hash"])
     limits = recipe.data.max_store_gib, recipe.data.max_logged_gib
     pixels = open_run_pixels(job.run_id, job.run_id, *limits, manifest, image_px, fit)
+    with TemporaryDirectory() as folder:
+        save_manifest(manifest, Path(folder) / "manifest")
+        write_manifest_figures(manifest, pixels, Path(folder))
+        tracking.log_folder(job.run_id, Path(folder))
     torch.manual_seed(recipe.seed)
     checkpoint = Checkpoint(backbone, manifest.classes, head.hidden, head.dropout, image_px, fit, grey)
     network = build_network(checkpoint)
@@ -60,7 +65,6 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
     parts = store_parts(hashes, image_px, fit, grey, backbone, weights.identity, dtype)
     store = open_activations(network.to(device), pixels, parts, recipe.precompute.batch_size, device, dtype)
     with TemporaryDirectory() as folder:
-        save_manifest(manifest, Path(folder) / "manifest")
         save_checkpoint(network, checkpoint, Path(folder) / "checkpoint")
         tracking.log_folder(job.run_id, Path(folder))
     tracking.log_folder(job.run_id, store, "activations")

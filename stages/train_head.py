@@ -36,6 +36,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     from pipeline.device import choose_device
     from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.manifest import load_manifest
+    from pipeline.manifest_figures import log_augmented
     from pipeline.schedule import cycle_lengths
     from pipeline.training_log import Phase, log_trained, train_in_phases
     from pipeline.tune import activation_batches, head_optimizer, pixel_batches, thaw, training_split
@@ -46,10 +47,12 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
     network.to(device)
+    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
+    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
+    augmentation = Augmentation(**recipe.augment.model_dump())
+    log_augmented(job.run_id, manifest, pixels, augmentation, recipe.seed)
     split = training_split(manifest, train_head.fraction, recipe.seed)
     batch_size, smoothing = train_head.batch_size, train_head.label_smoothing
-
-    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
 
     def on_activations() -> Phase:
         stored = read_activations(upstream_folder(chain, "activations", "precompute"))
@@ -58,8 +61,6 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
         return Phase(network.head, optimizer, train, valid, [train_head.stored_epochs], smoothing, "head, stored")
 
     def on_pixels() -> Phase:
-        pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
-        augmentation = Augmentation(**recipe.augment.model_dump())
         train, valid = pixel_batches(pixels, split, augmentation, batch_size, device, recipe.seed)
         optimizer = thaw(network, "body", {"head": lr}, train_head.weight_decay)
         lengths = cycle_lengths(train_head.cycles, train_head.cycle_len, train_head.cycle_mult)

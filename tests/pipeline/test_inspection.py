@@ -7,7 +7,12 @@ import pytest
 from PIL import Image
 
 from pipeline import inspection
-from pipeline.inspection import inspect_all, inspect_picture
+from pipeline.inspection import inspect_picture
+
+
+def inspect_all(paths):
+    """What is found in these files, by their paths below the root of all."""
+    return list(inspection.inspect_all(Path("/"), [str(path.relative_to("/")) for path in paths]))
 
 
 def save_picture(path, size=(12, 10), mode="RGB", seed=0):
@@ -80,13 +85,39 @@ def test_pictures_come_in_the_order_asked_for(tmp_path):
 
 def test_the_second_time_nothing_is_opened(tmp_path, looked_at):
     paths = [save_picture(tmp_path / "a" / f"{seed}.png", seed=seed) for seed in range(5)]
-    (tmp_path / "a" / "bad.png").write_bytes(b"no picture")
-    paths.append(tmp_path / "a" / "bad.png")
     first = inspect_all(paths)
     assert sorted(looked_at) == sorted(paths)
     looked_at.clear()
     assert inspect_all(paths) == first
     assert looked_at == []
+
+
+def test_what_could_not_be_decoded_is_tried_again(tmp_path, looked_at):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert inspect_all([tmp_path / "bad.png"]) == inspect_all([tmp_path / "bad.png"])
+    assert looked_at == [tmp_path / "bad.png"] * 2
+
+
+def test_what_was_found_before_a_stop_is_remembered(tmp_path, looked_at, monkeypatch):
+    monkeypatch.setattr(inspection, "PICTURES_AT_ONCE", 2)
+    paths = [save_picture(tmp_path / f"{seed}.png", seed=seed) for seed in range(6)]
+    found = inspection.inspect_all(tmp_path, [path.name for path in paths])
+    assert [next(found).error for _ in range(3)] == [""] * 3
+    found.close()
+    assert len(looked_at) == 4
+    inspect_all(paths)
+    assert len(looked_at) == 6
+
+
+def test_a_picture_that_the_camera_turned_has_the_size_that_is_looked_at(tmp_path):
+    for orientation, wanted in ((1, (12, 10)), (3, (12, 10)), (5, (10, 12)), (6, (10, 12)), (8, (10, 12))):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for ending in (".jpg", ".png", ".webp", ".tif"):
+            path = tmp_path / f"{orientation}{ending}"
+            Image.new("RGB", (12, 10)).save(path, exif=exif)
+            found = inspect_picture(path)
+            assert (found.width_px, found.height_px) == wanted, path.name
 
 
 def test_only_a_new_picture_is_opened(tmp_path, looked_at):

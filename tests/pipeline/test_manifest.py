@@ -22,8 +22,8 @@ def make_pictures(root, *folders, count=10, mode="RGB", first=0):
     return root
 
 
-def manifest_of(root, valid=0.2, test=0.2, max_bad=0.0, seed=0):
-    return build_manifest(list_source(str(root), [".png"]), valid, test, max_bad, seed)
+def manifest_of(root, valid=0.2, test=0.2, max_bad=0.0, seed=0, duplicates="move"):
+    return build_manifest(list_source(str(root), [".png"]), valid, test, max_bad, seed, duplicates)
 
 
 def spoil(path):
@@ -88,7 +88,7 @@ def test_the_digest_depends_on_the_bytes_of_a_picture(root):
     assert list(after.table["path"]) == list(before.table["path"])
 
 
-@pytest.mark.parametrize("change", ["order", "label", "split", "hash"])
+@pytest.mark.parametrize("change", ["order", "label", "split", "hash", "weight"])
 def test_the_digest_depends_on_order_labels_splits_and_hashes(root, change):
     manifest = manifest_of(root)
     before = manifest.digest
@@ -97,7 +97,7 @@ def test_the_digest_depends_on_order_labels_splits_and_hashes(root, change):
         table.iloc[[0, 1]] = table.iloc[[1, 0]].to_numpy()
     else:
         column = table.columns.get_loc(change)
-        table.iloc[0, column] = {"label": "dog", "split": "elsewhere", "hash": "0" * 64}[change]
+        table.iloc[0, column] = {"label": "dog", "split": "elsewhere", "hash": "0" * 64, "weight": 2.0}[change]
     assert manifest.digest != before
 
 
@@ -292,6 +292,67 @@ def test_a_set_is_grey_where_all_of_its_pictures_are(tmp_path, modes, is_grey):
     for number, mode in enumerate(modes):
         make_pictures(tmp_path / "photos", f"class {number}", mode=mode, first=number)
     assert manifest_of(tmp_path / "photos").is_grey is is_grey
+
+
+def test_a_table_gives_splits_groups_and_weights(root):
+    names = [f"{label}/{number}.png" for label in ("cat", "dog") for number in range(10)]
+    rows = [f"{name},{name[:3]},{'test' if number % 5 == 0 else ''},{number // 2},{number + 1}" for number, name in
+            enumerate(names)]  # fmt: skip
+    (root / "pets.csv").write_text("\n".join(["path,label,split,group,weight", *rows]))
+    manifest = manifest_of(root / "pets.csv")
+    table = manifest.table
+    assert list(table["path"]) == names
+    assert list(table["weight"]) == [float(number) for number in range(1, 21)]
+    assert table.groupby("group")["split"].nunique().max() == 1
+    assert (table["split"][::5] == "test").all()
+    assert manifest.paths[3] == root.resolve() / "cat" / "3.png"
+
+
+def test_without_a_table_every_picture_weighs_one_and_is_of_no_group(root):
+    table = manifest_of(root).table
+    assert set(table["weight"]) == {1.0}
+    assert set(table["group"]) == {""}
+
+
+def split_tree(root):
+    names = [f"{split}/{label}" for split in ("train", "valid", "test") for label in ("cat", "dog")]
+    make_pictures(root, *names, count=4)
+    shutil.copy(root / "train" / "cat" / "0.png", root / "test" / "cat" / "copy.png")
+    return root
+
+
+def test_copies_in_two_splits_are_moved_to_one_named_and_saved(tmp_path):
+    manifest = manifest_of(split_tree(tmp_path / "photos"))
+    moves = [["test/cat/copy.png", "test", "train", "train/cat/0.png"]]
+    assert manifest.moved.to_numpy().tolist() == moves
+    assert counts(manifest)["cat", "train"] == 5
+    assert (
+        "  copies moved to another split: 1, such as test/cat/copy.png from test to train, where train/cat/0.png is; "
+        "manifest/duplicates.csv"
+    ) in describe_manifest(manifest).splitlines()
+    save_manifest(manifest, tmp_path / "saved")
+    assert load_manifest(tmp_path / "saved").moved.to_numpy().tolist() == moves
+
+
+def test_copies_in_two_splits_stop_the_run_where_the_recipe_says_so(tmp_path):
+    root = split_tree(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"test/cat/copy\.png of test belongs with train/cat/0\.png, of train; remove"):
+        manifest_of(root, duplicates="stop")
+    (root / "test" / "cat" / "copy.png").unlink()
+    assert manifest_of(root, duplicates="stop").moved.empty
+
+
+def test_a_picture_that_lies_in_two_classes_is_bad_in_both(root):
+    shutil.copy(root / "cat" / "0.png", root / "dog" / "copy.png")
+    manifest = manifest_of(root, max_bad=0.1)
+    assert dict(manifest.set_aside.itertuples(index=False, name=None)) == {
+        "cat/0.png": "has the same content as dog/copy.png, of the class dog",
+        "dog/copy.png": "has the same content as cat/0.png, of the class cat",
+    }
+    with pytest.raises(UserError, match=r"2 of 21 pictures .* the first is cat/0\.png, which has the same content as"):
+        manifest_of(root, max_bad=0.05)
+    with pytest.raises(UserError, match=r"cat/0\.png has the same content as dog/copy\.png, of the class dog; remove"):
+        manifest_of(root, max_bad=0.1, duplicates="stop")
 
 
 def test_a_description_counts_the_pictures_and_names_what_was_set_aside(root):

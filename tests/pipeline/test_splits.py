@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.splits import stratified_fraction, stratified_split
+from pipeline.splits import grouped_split, stratified_fraction, stratified_split
 
 FRACTIONS = {"test": 0.25, "valid": 0.15}
 
@@ -135,3 +135,46 @@ def test_a_fraction_does_not_depend_on_the_order_of_rows():
     labels, hashes = pictures(50, 30)
     kept = {hashes[row] for row in stratified_fraction(labels, hashes, 0.2, 0)}
     assert {hashes[::-1][row] for row in stratified_fraction(labels[::-1], hashes[::-1], 0.2, 0)} == kept
+
+
+def grouped(sizes, classes=1, seed=0, fractions=FRACTIONS):
+    """(labels, groups, splits) of groups of these sizes, their pictures going through the classes."""
+    groups = [f"group {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    labels = [row % classes for row in range(len(groups))]
+    return labels, groups, grouped_split(labels, groups, fractions, "train", seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_group_falls_into_two_splits_and_each_class_is_split_by_about_the_fractions(seed):
+    sizes = np.random.default_rng(seed).integers(1, 20, 120).tolist()
+    labels, groups, names = grouped(sizes, 3, seed)
+    assert len(set(zip(groups, names, strict=True))) == len(sizes)
+    counts, totals = Counter(zip(labels, names, strict=True)), Counter(labels)
+    for label in range(3):
+        for name, share in (FRACTIONS | {"train": 0.6}).items():
+            assert abs(counts[label, name] / totals[label] - share) < 0.03
+
+
+def test_groups_of_one_are_split_as_pictures_are():
+    _, _, names = grouped([1] * 200)
+    assert Counter(names) == {"train": 120, "test": 50, "valid": 30}
+
+
+def test_a_large_group_goes_where_it_fits():
+    _, _, names = grouped([60] + [1] * 40)
+    assert set(names[:60]) == {"train"}
+    assert Counter(names[60:]) == {"test": 25, "valid": 15}
+
+
+@pytest.mark.parametrize("sizes", [[10, 10, 10], [30, 2, 1], [5, 5, 5, 5]])
+def test_a_few_groups_reach_all_splits(sizes):
+    assert set(grouped(sizes)[2]) == {"train", "valid", "test"}
+
+
+def test_the_split_of_groups_depends_on_the_seed_and_not_on_the_order_of_rows():
+    labels, groups, names = grouped([3] * 40, 2)
+    by_group = dict(zip(groups, names, strict=True))
+    order = np.random.default_rng(0).permutation(len(groups))
+    again = grouped_split([labels[row] for row in order], [groups[row] for row in order], FRACTIONS, "train", 0)
+    assert again == [by_group[groups[row]] for row in order]
+    assert grouped([3] * 40, 2, seed=1)[2] != names
