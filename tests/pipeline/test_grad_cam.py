@@ -98,4 +98,4 @@ def test_where_there_is_no_heat_the_picture_is_seen_in_grey(channels):
     assert blended.dtype == np.uint8
     grey = np.broadcast_to(picture.mean(-1, keepdims=True), (8, 8, 3))
     np.testing.assert_allclose(blended[1:], grey[1:], atol=0.5)
-    assert np.ptp(blended[0], axis=-1).max() > 50
+    assert np.ptp(blended[0], axis=-1).min() > 30
