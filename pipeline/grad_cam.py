@@ -46,10 +46,10 @@ def grad_cam(network: Network, images: Tensor, targets: Tensor) -> Heat | None:
 
 
 def overlay(picture: Pixels, heat: npt.NDArray[np.floating]) -> Pixels:
-    """`picture` (size, size, 1 or 3) in colour, with `heat` (size, size) laid over it: the hotter, the more of it."""
+    """`picture` (size, size, 1 or 3) in grey, with `heat` (size, size) laid over it in colour: the hotter, the more."""
     colour = colormaps["inferno"](heat)[..., :3] * 255
     share = (MOST_HEAT * heat)[..., None]
-    blended: Pixels = (picture * (1 - share) + colour * share).round().astype(np.uint8)
+    blended: Pixels = (picture.mean(axis=-1, keepdims=True) * (1 - share) + colour * share).round().astype(np.uint8)
     return blended
 
 
