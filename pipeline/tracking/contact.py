@@ -6,7 +6,6 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.console import say, warn
@@ -33,7 +32,7 @@ def _meet(uri: str, experiment: str | None, cache: Path) -> None:
     with FileLock(cache / "servers" / f"{content_key({'uri': absolute(uri)})}.lock"):
         try:
             _make_ready(MlflowClient(uri), experiment)
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # a database's driver has errors of its own
             raise UserError(
                 f"The tracking server at {shown(uri)} cannot be used ({first_line(error)}); mend that, or set "
                 "MLFLOW_TRACKING_URI to another."

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +19,6 @@ from pipeline.tracking.names import first_line
 SECONDS_TO_ANSWER = 5
 SEND = "python -m pipeline tracking send"
 ASKED = "/api/2.0/mlflow/experiments/get-by-name"
-SQLITE_BEGINS = b"SQLite format 3\0"
 # Statuses that say nothing of what was sent: the same may be taken later.
 TAKEN_LATER = (401, 403, 408, 429)
 
@@ -139,6 +140,11 @@ def _problem_of_file(file: Path) -> str | None:
         return None if whole else f"cannot be made, because {folder} cannot be written to; mend that"
     if not os.access(file, os.R_OK | os.W_OK):
         return "cannot be read and written; mend its permissions"
-    with file.open("rb") as opened:
-        begins = opened.read(len(SQLITE_BEGINS))
-    return None if begins in (b"", SQLITE_BEGINS) else "is no SQLite database; mend the path"
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:  # locked, which passes
+        return None
+    except sqlite3.DatabaseError as error:
+        return f"is no SQLite database ({error}); mend the path"
+    return None

@@ -1,6 +1,9 @@
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,11 @@ with tracking.open_run("resize", {tracking.STAGE: "resize"}, {"seed": 0}) as run
 """
 
 
-@pytest.mark.parametrize("experiment", [None, "farm"], ids=["the default experiment", "one that is made by its name"])
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(None, marks=pytest.mark.slow), "farm"],
+    ids=["the default experiment", "one that is made by its name"],
+)
 def test_four_processes_that_start_at_once_on_an_empty_database_all_succeed(experiment, tmp_path, cache):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
@@ -65,9 +72,10 @@ def test_what_was_left_for_another_server_or_by_another_machine_stays(tracking_s
     assert len(elsewhere.read()) == 1
 
 
-def test_a_database_that_mlflow_cannot_use_is_told_in_a_sentence(tmp_path, monkeypatch):
-    (tmp_path / "broken.db").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
-    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+def test_a_database_that_mlflow_cannot_use_is_told_in_a_sentence(tmp_path, empty_database, monkeypatch):
+    shutil.copy(empty_database, tmp_path / "newer.db")
+    with closing(sqlite3.connect(tmp_path / "newer.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'of a later MLflow'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/newer.db")
     with pytest.raises(UserError, match=r"cannot be used \(.*; mend that, or set MLFLOW_TRACKING_URI to another"):
         tracking.find_done("f", Stage("resize", ("resize",)))

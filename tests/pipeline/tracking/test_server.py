@@ -116,6 +116,8 @@ def test_a_database_that_is_there_or_can_be_made_is_taken(tmp_path, empty_databa
 
 def test_a_database_that_cannot_be_is_told(tmp_path):
     (tmp_path / "notes.txt").write_text("milk, bread")
+    (tmp_path / "broken.db").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    assert "is no SQLite database (file is not a database)" in problem(f"sqlite:///{tmp_path}/broken.db")
     assert "is no SQLite database" in problem(f"sqlite:///{tmp_path}/notes.txt")
     assert "is a folder" in problem(f"sqlite:///{tmp_path}")
     assert f"{tmp_path}/notes.txt cannot be written to" in problem(f"sqlite:///{tmp_path}/notes.txt/mlflow.db")
