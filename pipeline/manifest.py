@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from pipeline.assignment import MOVED_COLUMNS, SPLITS, assign_splits, contradictions
 from pipeline.decode import GREY_MODES
@@ -88,7 +89,7 @@ def build_manifest(
     "stop", content lies in two classes or splits.
     """
     table, errors = _inspected(listing)
-    several_classes = contradictions(table[errors == ""])
+    several_classes = {row: reason for row, reason in contradictions(table).items() if not errors[row]}
     errors.loc[list(several_classes)] = list(several_classes.values())
     bad = table.loc[errors != "", ["path"]].assign(reason=errors[errors != ""])
     if several_classes and duplicates == "stop":
@@ -109,6 +110,7 @@ def build_manifest(
     _check_enough(good, sorted(set(listing.labels)), listing.root)
     set_aside = pd.DataFrame(listing.set_aside, columns=["path", "reason"])
     set_aside = pd.concat([set_aside, bad], ignore_index=True) if len(bad) else set_aside
+    _give_memory_back()
     return Manifest(listing.name, listing.root, sorted(set(good["label"])), good[COLUMNS], set_aside, moved)
 
 
@@ -145,6 +147,7 @@ def load_manifest(folder: Path) -> Manifest:
         raise UserError(f"The manifest in {folder} cannot be read ({error}); run precompute again.") from None
     if escaping is not None:
         raise UserError(f"The manifest in {folder} names {escaping}, outside its folder; run precompute again.")
+    _give_memory_back()
     if not is_whole:
         raise UserError(f"The manifest in {folder} was changed after it was written; run precompute again.")
     return manifest
@@ -186,6 +189,11 @@ def _inspected(listing: Listing) -> tuple[pd.DataFrame, pd.Series]:
         table[name] = pd.Series("" if values is None else values, index=table.index, dtype=str)
     table["weight"] = 1.0 if listing.weights is None else listing.weights
     return table[COLUMNS], table["error"].astype(str)
+
+
+def _give_memory_back() -> None:
+    """To the system: text columns lie in Arrow's pool, which keeps several times what the finished table takes."""
+    pa.default_memory_pool().release_unused()
 
 
 def _stop_at_copies(path: str, what: str) -> None:

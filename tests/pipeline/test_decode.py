@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import decode as decoder
 from pipeline.decode import GREY_MODES, decode_square, to_grey_or_colour
 
 FITS = ["crop", "pad", "squish"]
@@ -293,3 +294,28 @@ def test_a_grey_mode_loses_nothing_in_grey(mode):
     colour = np.asarray(to_grey_or_colour(picture, grey=False))
     grey = np.asarray(to_grey_or_colour(picture, grey=True))
     assert (colour == grey[..., None]).all()
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGBA", "LA", "PA", "I;16", "I", "F", "P with a transparent entry", "F of a wide range"]
+)
+def test_what_is_done_strip_by_strip_is_the_same_as_at_once(mode, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (23, 11, 4), dtype=np.uint8)
+    dtypes = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    picture = Image.fromarray(values)
+    if mode.startswith("P "):
+        picture = picture.convert("RGB").quantize(16)
+        picture.info["transparency"] = 3
+    elif mode.startswith("F "):
+        picture = Image.fromarray(values[..., 0].astype(np.float32) * 1e4)
+    elif mode in dtypes:
+        picture = Image.fromarray(values[..., 0].astype(dtypes[mode]))
+    elif mode == "PA":
+        picture = picture.convert("RGB").quantize(16).convert("PA")
+    else:
+        picture = picture.convert(mode)
+    for grey in (False, True):
+        whole = np.asarray(to_grey_or_colour(picture.copy(), grey))
+        with monkeypatch.context() as patched:
+            patched.setattr(decoder, "PIXELS_AT_ONCE", 30)
+            assert (np.asarray(to_grey_or_colour(picture.copy(), grey)) == whole).all()

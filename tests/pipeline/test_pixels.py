@@ -1,15 +1,25 @@
+import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline import pixels as pixel_store
+from pipeline.augment import Augmentation
+from pipeline.batches import Batches, fetch_pixels
 from pipeline.errors import UserError
-from pipeline.manifest import build_manifest
+from pipeline.listing import Listing
+from pipeline.manifest import build_manifest, save_manifest
 from pipeline.pixels import open_pixels
 from pipeline.sources import list_source
 
+PROJECT = Path(__file__).parents[2]
 COUNT = 6
 
 
@@ -129,3 +139,143 @@ def test_a_picture_that_went_away_is_named_and_nothing_half_done_stays(manifest,
     assert stores(cache) == []
     (manifest.root / "03.png").rename(manifest.root / "cat" / "03.png")
     assert (open_pixels(manifest, 8, "crop")[3] == 30).all()
+
+
+def streamed(manifest, size_px=8, fit="crop"):
+    return open_pixels(manifest, size_px, fit, max_store_gib=0)
+
+
+ROWS = [3, slice(None), slice(2, 5), np.array([5, 0, 5, 11]), np.arange(0), [1, 2], np.int64(4), -1]
+
+
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_past_the_disk_budget_the_same_pixels_come_without_a_store(manifest, cache, rows, fit):
+    stream = streamed(manifest, fit=fit)
+    assert not (cache / "pixels").exists()
+    store = open_pixels(manifest, 8, fit)
+    assert (stream[rows] == store[rows]).all()
+    assert stream[rows].shape == store[rows].shape
+    assert (stream.shape, stream.dtype, len(stream)) == (store.shape, store.dtype, len(store))
+
+
+def test_batches_from_store_and_stream_are_the_same_bit_for_bit(tmp_path):
+    listing = list_source("elpv", [])
+    part = Listing("cells", listing.root, listing.paths[::60], listing.labels[::60])
+    manifest = build_manifest(part, 0.2, 0.2, 0.0, 0)
+    cpu = torch.device("cpu")
+    how = Augmentation("all", 10, 1.1, 0.9, 0.2, 0.75)
+    fetches = [fetch_pixels(pixels, cpu) for pixels in (open_pixels(manifest, 48, "crop"), streamed(manifest, 48))]
+    rows, targets = manifest.rows("train"), manifest.targets
+    for epoch in range(2):
+        both = [list(Batches(fetch, rows, targets, 8, cpu, 0, how).epoch(epoch)) for fetch in fetches]
+        assert len(both[0]) == len(both[1]) > 1
+        for stored, decoded in zip(*both, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(stored, decoded, strict=True))
+
+
+def test_the_budget_is_a_number_of_gib(manifest, cache, capsys):
+    gib = 2 * COUNT * 8 * 8 * 3 / 2**30
+    open_pixels(manifest, 8, "crop", 0.99 * gib)
+    assert not (cache / "pixels").exists()
+    said = capsys.readouterr().out
+    assert "pixels at 8 px would take 0.0 GiB, more than data.max_store_gib = 2.1" in said
+    assert said.rstrip().endswith("pictures are decoded as they are needed")
+    open_pixels(manifest, 8, "crop", gib)
+    assert len(stores(cache)) == 1
+
+
+def test_where_the_disk_has_too_little_room_pixels_are_streamed(manifest, cache, capsys, monkeypatch):
+    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda place: SimpleNamespace(free=100))
+    pixels = open_pixels(manifest, 8, "crop")
+    assert (pixels[3] == 30).all()
+    assert stores(cache) == []
+    assert f"more than the 0.0 GiB that are free in {cache}" in capsys.readouterr().out
+
+
+def test_where_the_disk_fills_up_meanwhile_pixels_are_streamed(manifest, cache, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pixel_store, "write_rows", fill)
+    assert (open_pixels(manifest, 8, "crop")[3] == 30).all()
+    assert stores(cache) == []
+
+
+def test_a_streamed_picture_that_changed_is_named(manifest):
+    pixels = streamed(manifest)
+    Image.new("RGB", (20, 12), "white").save(manifest.root / "dog" / "09.png")
+    assert (pixels[[8, 10]] == np.array([80, 100]).reshape(2, 1, 1, 1)).all()
+    with pytest.raises(UserError, match=r"09\.png is not what it was"):
+        pixels[[8, 9]]
+
+
+def test_what_was_read_is_let_go_of_and_can_be_read_again(manifest, monkeypatch):
+    monkeypatch.setattr(pixel_store, "MAPPED_BYTES", 1)
+    pixels = open_pixels(manifest, 8, "crop")
+    first = pixels[:]
+    for row in range(2 * COUNT):
+        assert (pixels[row] == first[row]).all()
+
+
+def test_a_build_that_is_stopped_is_gone_on_with(manifest, decoded, cache, capsys, monkeypatch):
+    decode, eighth = pixel_store.decode_square, manifest.paths[7].read_bytes()
+
+    def stop(content, *arguments):
+        if content == eighth:
+            raise KeyboardInterrupt
+        return decode(content, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pixel_store, "decode_square", stop)
+        with pytest.raises(KeyboardInterrupt):
+            open_pixels(manifest, 8, "crop")
+    assert stores(cache) == []
+    decoded.clear()
+    pixels = open_pixels(manifest, 8, "crop")
+    assert "decoding goes on after the 7 pictures that were done before" in capsys.readouterr().out
+    assert len(decoded) == 2 * COUNT - 7
+    assert [int(pixels[row].mean()) for row in range(2 * COUNT)] == list(range(0, 20 * COUNT, 10))
+    assert list((cache / "unfinished").iterdir()) == []
+
+
+BUILDER = r"""
+import os, sys, time
+from pathlib import Path
+from pipeline import pixel_file, pixels
+from pipeline.manifest import load_manifest
+decode, done, slow = pixels.decode_square, [], float(sys.argv[2])
+pixel_file.STRETCH_SECONDS = 0
+def decode_slowly(*arguments):
+    time.sleep(slow)
+    os.write(1, b"decoded\n")  # whole, whichever thread it is
+    return decode(*arguments)
+pixels.decode_square = decode_slowly
+print(pixels.open_pixels(load_manifest(Path(sys.argv[1])), 8, "crop")[:].mean(axis=(1, 2, 3)).tolist(), flush=True)
+"""
+
+
+def builder(folder, seconds):
+    command = [sys.executable, "-c", BUILDER, str(folder), str(seconds)]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_build_that_is_killed_is_gone_on_with(manifest, tmp_path, cache):
+    save_manifest(manifest, tmp_path / "saved")
+    killed = builder(tmp_path / "saved", 0.2)
+    for _ in range(9):
+        killed.stdout.readline()
+    killed.kill()
+    killed.wait()
+    assert not list(cache.glob("pixels/*/store.json"))
+    printed = builder(tmp_path / "saved", 0).communicate(timeout=60)[0].splitlines()
+    assert printed[-1] == str([10.0 * row for row in range(2 * COUNT)])
+    assert 4 <= printed.count("decoded") < 2 * COUNT
+
+
+def test_of_two_processes_that_want_a_store_one_builds_it(manifest, tmp_path, cache):
+    save_manifest(manifest, tmp_path / "saved")
+    both = [builder(tmp_path / "saved", 0.05) for _ in range(2)]
+    printed = [one.communicate(timeout=60)[0].splitlines() for one in both]
+    assert [lines[-1] for lines in printed] == [str([10.0 * row for row in range(2 * COUNT)])] * 2
+    assert sorted(lines.count("decoded") for lines in printed) == [0, 2 * COUNT]
