@@ -153,6 +153,8 @@ def evaluate(
     table, valid_activations = _predict_all(network, manifest, pixels, views, batch_size, device, split)
     valid = table[table["split"] == "valid"]
     temperature = fit_temperature(probabilities_of(valid, manifest.classes), targets_of(valid, manifest.classes))
+    served = apply_temperature(probabilities_of(table, manifest.classes), temperature)
+    table["calibrated_confidence"] = served.max(1)
     metrics = _metrics(table, manifest.classes, split, temperature, seed)
     twins = near_duplicates(manifest.table, stored, duplicate_similarity)
     chance_loss = _chance_loss(training_counts)

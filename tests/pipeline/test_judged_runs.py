@@ -25,6 +25,8 @@ def runs(tmp_path):
             "width_px": 4,
             "height_px": 4,
             "mode": "L",
+            "group": "",
+            "weight": 1.0,
         }
     )[COLUMNS]
     manifest = Manifest("pets", Path("/nowhere"), ["NA", "cat"], table, pd.DataFrame(columns=["path", "reason"]))

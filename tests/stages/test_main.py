@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.calibration import apply_temperature
+
 STAGES = ["precompute", "lr_find", "train_head", "lr_find", "fine_tune", "resize", "evaluate"]
 
 
@@ -123,7 +125,10 @@ def test_the_registered_model_serves_raw_picture_bytes(workplace, first):
     row = predictions[predictions["split"] == "test"].iloc[0]
     answer = model.predict(pd.DataFrame({"image": [(workplace.pictures / row["path"]).read_bytes()]}))
     assert answer["label"][0] == row["predicted"]
-    assert answer["probability/defective"][0] == pytest.approx(row["probability/defective"], abs=1e-4)
+    assert answer["confidence"][0] == pytest.approx(row["calibrated_confidence"], abs=1e-4)
+    raw = row[["probability/defective", "probability/functional"]].to_numpy(float)[None]
+    calibrated = apply_temperature(raw, nested[-1].data.metrics["calibration/temperature"])
+    assert answer["probability/defective"][0] == pytest.approx(calibrated[0, 0], abs=1e-4)
 
 
 def test_the_second_time_every_stage_is_reused(workplace, smoke, first):

@@ -44,7 +44,7 @@ def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
     for index, row in judged.iterrows():
         found = table.loc[f"a/b/{index:03}.png" if index % 2 else f"{index:03}.png"]
         assert found["label"] == row["predicted"]
-        assert found["probability/defective"] == pytest.approx(row["probability/defective"], abs=1e-4)
+        assert found["confidence"] == pytest.approx(row["calibrated_confidence"], abs=1e-4)
     broken = table.loc[["a/none.jpg", "cut.png"]]
     assert broken["label"].isna().all()
     assert (broken["error"].str.len() > 5).all()
