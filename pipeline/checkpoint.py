@@ -11,6 +11,7 @@ from pipeline.body import build_body
 from pipeline.decode import Fit
 from pipeline.errors import UserError
 from pipeline.network import Network
+from pipeline.store import DESCRIPTION, describe, find_damage
 
 WEIGHTS = "network.safetensors"
 FACTS = "checkpoint.json"
@@ -40,18 +41,23 @@ def build_network(checkpoint: Checkpoint) -> Network:
 
 
 def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the network's state and `checkpoint` into `folder`."""
+    """Write the network's state and `checkpoint` into `folder`, with a description by which damage is seen."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     (folder / FACTS).write_text(json.dumps(asdict(checkpoint), indent=2, ensure_ascii=False), encoding="utf-8")
+    describe(folder, {"backbone": checkpoint.backbone, "epochs": checkpoint.epochs, "steps": checkpoint.steps})
 
 
 def load_checkpoint(folder: Path, image_px: int | None = None) -> tuple[Network, Checkpoint]:
     """The network that `save_checkpoint` wrote, on the CPU, and what is known of it.
 
-    With `image_px` it is built for that size in place of its own; UserError if the backbone cannot be.
+    With `image_px` it is built for that size in place of its own; UserError if the backbone cannot be, or if a file
+    is not what was written.
     """
+    damage = find_damage(folder, contents=True) if (folder / DESCRIPTION).exists() else ""
+    if damage:
+        raise UserError(f"The checkpoint in {folder} is damaged ({damage}); run the stage that made it again.")
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     checkpoint = Checkpoint(**(facts | ({"image_px": image_px} if image_px else {})))
     network = build_network(checkpoint)

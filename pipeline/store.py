@@ -162,6 +162,11 @@ def find_damage(folder: Path, contents: bool = False) -> str:
     return _find_changed(folder, checksums) if contents else ""
 
 
+def size_bytes(folder: Path) -> int:
+    """How much all its files take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def describe(folder: Path, parts: Mapping[str, Any]) -> None:
     """Write the folder's description: what it was made from, and its files with sizes and checksums."""
     files = {

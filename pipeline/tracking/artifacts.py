@@ -44,7 +44,7 @@ def artifact(run_id: str, place: str) -> Path:
     Artifacts on this machine are read where they lie; others are fetched once and kept in the cache.
     """
     flush(run_id)
-    local = ask(lambda: _local_path(run_id))
+    local = ask(lambda: local_artifacts(run_id))
     if local is not None and (local / place).exists():
         return local / place
 
@@ -64,7 +64,7 @@ def artifact(run_id: str, place: str) -> Path:
     return open_or_build("artifacts", {"run_id": run_id, "place": place}, fetch)[0] / place
 
 
-def _local_path(run_id: str) -> Path | None:
-    """Where the run's artifacts lie, if they lie on this machine."""
+def local_artifacts(run_id: str) -> Path | None:
+    """Where the run's artifacts lie, if they lie on this machine; else None."""
     uri = MlflowClient().get_run(run_id).info.artifact_uri
     return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,11 +16,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.fluent import _active_run_stack
 
-from pipeline.console import warn
+from pipeline.console import say, warn
 from pipeline.contract import RunRef, Stage
 from pipeline.errors import UserError
 from pipeline.processes import identity
+from pipeline.store import DESCRIPTION, find_damage, size_bytes
 from pipeline.tracking.abandoned import close_abandoned
+from pipeline.tracking.artifacts import local_artifacts
 from pipeline.tracking.contact import meet_server
 from pipeline.tracking.names import (
     DONE,
@@ -39,6 +42,7 @@ from pipeline.tracking.system_metrics import system_metrics
 from pipeline.tracking.values import LONGEST_TAG, log_metrics, log_params, set_tags
 
 SECONDS_TO_LEAVE = 5.0
+LARGEST_CHECKED_BYTES = 2**28
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -186,9 +190,22 @@ def _find_done(fingerprint: str, stage: Stage, within: str | None) -> RunRef | N
         if within is not None and within not in (run.info.run_id, nested_in):
             continue
         there = {item.path for item in client.list_artifacts(run.info.run_id)}
-        if there.issuperset(stage.artifacts):
+        if there.issuperset(stage.artifacts) and not _said_to_be_damaged(run.info.run_id, stage):
             return _as_ref(run, reused=True)
     return None
+
+
+def _said_to_be_damaged(run_id: str, stage: Stage) -> bool:
+    """Whether artifacts that lie on this machine, and describe themselves, are no longer what they were."""
+    folder = local_artifacts(run_id)
+    for place in stage.artifacts if folder is not None else ():
+        described = Path(str(folder)) / place
+        if (described / DESCRIPTION).exists():
+            damage = find_damage(described, contents=size_bytes(described) <= LARGEST_CHECKED_BYTES)
+            if damage:
+                say(f"{stage.name}: run {run_id} is not reused, since its {place} is damaged ({damage})")
+                return True
+    return False
 
 
 def mark_done(run_id: str, seconds: float) -> RunRef:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import FACTS, WEIGHTS, Checkpoint, build_network, load_checkpoint, save_checkpoint
 from pipeline.errors import UserError
 from pipeline.network import Network
 
@@ -125,4 +125,15 @@ def test_a_backbone_made_for_one_size_says_that_it_cannot_go_on_at_another(tmp_p
 def test_a_checkpoint_of_another_network_does_not_load(tmp_path: Path) -> None:
     save_checkpoint(trained(), replace(FACTS, hidden=16), tmp_path)
     with pytest.raises(RuntimeError, match="size mismatch"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, FACTS])
+def test_a_checkpoint_in_which_a_bit_has_flipped_is_told_and_not_loaded(tmp_path, name):
+    checkpoint = Checkpoint("tf_efficientnet_lite0", ["a", "b"], 0, 0.0, 32, "crop", grey=False)
+    save_checkpoint(build_network(checkpoint), checkpoint, tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
         load_checkpoint(tmp_path)

@@ -9,6 +9,7 @@ from mlflow.entities import Run
 from pipeline import tracking
 from pipeline.contract import Stage
 from pipeline.errors import UserError
+from pipeline.store import describe
 from pipeline.tracking import artifacts, copy_curves, find_done, open_run, run_of
 from pipeline.tracking.values import LONGEST_TAG, METRICS_PER_CALL, PARAMS_PER_CALL
 
@@ -311,7 +312,7 @@ def test_artifacts_on_this_machine_are_read_where_they_lie(cache, tmp_path):
 
 def test_artifacts_elsewhere_are_fetched_once_and_kept(monkeypatch, cache):
     run_id = make_run()
-    monkeypatch.setattr(artifacts, "_local_path", lambda run_id: None)
+    monkeypatch.setattr(artifacts, "local_artifacts", lambda run_id: None)
     folder = tracking.artifact(run_id, "checkpoint")
     assert folder.is_relative_to(cache)
     shutil.rmtree(artifacts_of(run_id))
@@ -355,3 +356,25 @@ def test_a_page_shows_the_result_of_another_run(tmp_path):
     assert "thaw.stage" not in shown.data.tags
     assert shown.inputs.dataset_inputs[0].dataset.digest == "d" * 36
     assert tracking.artifact(target, "report.html").read_text() == "well done"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_a_run_whose_artifacts_are_damaged_is_not_taken_and_that_is_said(tmp_path, capsys, damage):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "weights").write_bytes(bytes(1000))
+    describe(folder, {})
+    stage = Stage("resize", (), artifacts=("checkpoint",))
+    with open_run("resize", {tracking.STAGE: "resize", tracking.FINGERPRINT: "f"}, {}) as run_id:
+        tracking.log_folder(run_id, folder, "checkpoint")
+        tracking.mark_done(run_id, 1.0)
+    found = find_done("f", stage)
+    assert found is not None
+    assert found.run_id == run_id
+    weights = tracking.artifact(run_id, "checkpoint") / "weights"
+    if damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(bytes(999) + b"\1" if damage == "flipped" else bytes(999))
+    assert find_done("f", stage) is None
+    assert f"run {run_id} is not reused, since its checkpoint is damaged" in capsys.readouterr().out
