@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.checkpoint import FACTS, WEIGHTS, Checkpoint, build_network, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import WEIGHTS, Checkpoint, build_network, load_checkpoint, save_checkpoint
 from pipeline.errors import UserError
 from pipeline.network import Network
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_is_safetensors_and_json_and_nothing_else(tmp_path: Path) -
     folder = tmp_path / "deep" / "checkpoint"
     save_checkpoint(trained(), FACTS, folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    assert [path.name for path in files] == ["checkpoint.json", "network.safetensors"]
+    assert [path.name for path in files] == ["checkpoint.json", "network.safetensors", "store.json"]
     content = files[1].read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert set(header) - {"__metadata__"} == set(trained().state_dict())
@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_network_does_not_load(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, FACTS])
+@pytest.mark.parametrize("name", [WEIGHTS, "checkpoint.json"])
 def test_a_checkpoint_in_which_a_bit_has_flipped_is_told_and_not_loaded(tmp_path, name):
     checkpoint = Checkpoint("tf_efficientnet_lite0", ["a", "b"], 0, 0.0, 32, "crop", grey=False)
     save_checkpoint(build_network(checkpoint), checkpoint, tmp_path)
