@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
     # Taken out of the environment, so that a run opened within this one does not adopt it once more.
     handed = os.environ.pop("MLFLOW_RUN_ID", None) if outer is None else None
     run_id, first_step = _start(handed, name)
-    with _active(), sending(run_id, outer.info.run_id if outer is not None else None) as sender:
+    with _active(), _sending(run_id, outer.info.run_id if outer is not None else None) as sender:
         try:
             log_params(run_id, params)
             set_tags(run_id, tags)
@@ -119,6 +119,18 @@ def _system_steps(run: Run) -> int:
     """How many points of system metrics a run has that was open before."""
     names = [name for name in run.data.metrics if name.startswith("system/")]
     return len(MlflowClient().get_metric_history(run.info.run_id, names[0])) if names else 0
+
+
+@contextmanager
+def _sending(run_id: str, within: str | None) -> Iterator[Sender]:
+    """`sending`; where the disk is too full for it, the run is ended."""
+    with ExitStack() as stack:
+        try:
+            sender = stack.enter_context(sending(run_id, within))
+        except OSError:
+            MlflowClient().set_terminated(run_id, "FAILED")
+            raise
+        yield sender
 
 
 @contextmanager

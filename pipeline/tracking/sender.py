@@ -72,7 +72,11 @@ class Sender:
         outbox = self._held[run_id][0]
         with self._changed:
             entry = Entry(outbox.next_number(), kind, content)
-        outbox.write(entry, copied)
+        try:
+            outbox.write(entry, copied)
+        except OSError:  # on a full disk, what is small is sent from memory, lest the run cannot even be ended
+            if copied is not None:
+                raise
         self._append(outbox, entry)
 
     def flush(self, patience: float) -> None:

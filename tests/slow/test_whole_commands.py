@@ -78,6 +78,7 @@ def test_a_later_stage_runs_where_the_cache_is_gone(place):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    (tmp_path / "server").mkdir()
     server = MlflowServer(tmp_path / "server")
     server.start()
     yield server
