@@ -2,6 +2,7 @@
 served model's own file."""
 
 from pipeline.tracking.artifacts import artifact, log_folder, log_text
+from pipeline.tracking.contact import meet_server
 from pipeline.tracking.models import log_classifier, log_dataset, show_result
 from pipeline.tracking.names import (
     DESCRIPTION,
@@ -17,6 +18,7 @@ from pipeline.tracking.names import (
     VERDICT,
 )
 from pipeline.tracking.runs import find_done, is_open, mark_done, open_run, run_of, try_tag
+from pipeline.tracking.sender import ask, flush
 from pipeline.tracking.values import copy_curves, describe_run, log_metrics, log_points, set_tags
 
 __all__ = [
@@ -32,9 +34,11 @@ __all__ = [
     "UPSTREAM",
     "VERDICT",
     "artifact",
+    "ask",
     "copy_curves",
     "describe_run",
     "find_done",
+    "flush",
     "is_open",
     "log_classifier",
     "log_dataset",
@@ -43,6 +47,7 @@ __all__ = [
     "log_points",
     "log_text",
     "mark_done",
+    "meet_server",
     "open_run",
     "run_of",
     "set_tags",
