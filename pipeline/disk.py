@@ -103,7 +103,7 @@ def _find_full(error: BaseException | None) -> BaseException | None:
             return error
         if any(words in str(error) for words in _WORDS):
             return error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 

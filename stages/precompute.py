@@ -18,11 +18,13 @@ STAGE = Stage("precompute", ("precompute",), artifacts=("activations", "checkpoi
 
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """List, inspect and split the pictures, then store their activations."""
+    from pipeline import tracking
     from pipeline.backbones import find_weights
     from pipeline.execute import run_stage
     from pipeline.manifest import build_manifest
     from pipeline.sources import list_source
 
+    tracking.meet_server()  # a server that is away is told before pictures are opened
     data, model = recipe.data, recipe.model
     listing = list_source(data.source, data.extensions)
     manifest = build_manifest(

@@ -2,6 +2,7 @@
 served model's own file."""
 
 from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text
+from pipeline.tracking.contact import meet_server
 from pipeline.tracking.models import log_classifier, log_dataset, model_checkpoint, show_result
 from pipeline.tracking.names import (
     CHAMPION,
@@ -22,6 +23,7 @@ from pipeline.tracking.names import (
 from pipeline.tracking.reading import evaluated_on, evaluation_of, read_curve
 from pipeline.tracking.registry import crown, register
 from pipeline.tracking.runs import find_done, is_open, mark_done, open_run, run_of, try_tag
+from pipeline.tracking.sender import ask, flush
 from pipeline.tracking.values import copy_curves, describe_run, log_metrics, log_points, set_tags
 
 __all__ = [
@@ -40,12 +42,14 @@ __all__ = [
     "UPSTREAM",
     "VERDICT",
     "artifact",
+    "ask",
     "copy_curves",
     "crown",
     "describe_run",
     "evaluated_on",
     "evaluation_of",
     "find_done",
+    "flush",
     "has_artifact",
     "is_open",
     "log_classifier",
@@ -56,6 +60,7 @@ __all__ = [
     "log_points",
     "log_text",
     "mark_done",
+    "meet_server",
     "model_checkpoint",
     "open_run",
     "read_curve",

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -15,8 +16,9 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from pipeline.errors import UserError
-from pipeline.tracking.artifacts import artifact
+from pipeline.tracking.artifacts import artifact, log_file
 from pipeline.tracking.names import SHOWN, first_line
+from pipeline.tracking.sender import ask, flush
 from pipeline.tracking.values import set_tags
 
 CHECKPOINT = "checkpoint"
@@ -27,7 +29,7 @@ def log_dataset(name: str, place: Path, digest: str, context: str) -> MetaDatase
     with warnings.catch_warnings(action="ignore"):  # a local folder is two of mlflow's kinds of source, alike
         source = resolve_dataset_source(str(place))
     dataset = MetaDataset(source=source, name=name, digest=digest[:36])  # type: ignore[abstract]
-    mlflow.log_input(dataset, context=context)
+    ask(lambda: mlflow.log_input(dataset, context=context))
     return dataset
 
 
@@ -54,7 +56,8 @@ def log_classifier(
         ColSpec(Array("string"), "top_labels"),
         ColSpec(Array("double"), "top_probabilities"),
     ]
-    info = mlflow.pyfunc.log_model(
+    log_model = partial(
+        mlflow.pyfunc.log_model,
         name="model",
         python_model=str(model_file),
         code_paths=[str(model_file.parent)],
@@ -65,7 +68,8 @@ def log_classifier(
         ),
         input_example=pd.DataFrame({"image": [example]}),
     )
-    mlflow.log_metrics(dict(metrics), step=step, model_id=info.model_id, dataset=dataset)
+    info = ask(log_model)
+    ask(lambda: mlflow.log_metrics(dict(metrics), step=step, model_id=info.model_id, dataset=dataset))
     return f"models:/{info.model_id}"
 
 
@@ -94,12 +98,13 @@ def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]
     """Let the target's page show what the source's does: its description, verdict, model and pictures, and
     `artifacts`, files of its own."""
     client = MlflowClient()
-    source = client.get_run(source_run_id)
+    flush(source_run_id)
+    source = ask(lambda: client.get_run(source_run_id))
     shown = {name: value for name, value in source.data.tags.items() if name in SHOWN}
     set_tags(target_run_id, shown)
     if source.inputs is not None:
-        client.log_inputs(target_run_id, datasets=source.inputs.dataset_inputs)
+        ask(lambda: client.log_inputs(target_run_id, datasets=source.inputs.dataset_inputs))
     if source.outputs is not None and source.outputs.model_outputs:
-        client.log_outputs(target_run_id, models=source.outputs.model_outputs)
+        ask(lambda: client.log_outputs(target_run_id, models=source.outputs.model_outputs))
     for place in artifacts:
-        client.log_artifact(target_run_id, str(artifact(source_run_id, place)))
+        log_file(target_run_id, artifact(source_run_id, place))

@@ -8,6 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.store import cache_folder
 from pipeline.tracking.names import CHAMPION
+from pipeline.tracking.sender import ask
 
 ALIAS = "champion"
 TEST_CONTENT = "thaw.test_content"
@@ -18,8 +19,8 @@ LONGEST_DESCRIPTION = 5000
 
 def register(model_uri: str, name: str, description: str) -> str:
     """Make the logged model a new version of the registered model `name`; gives the version."""
-    version = mlflow.register_model(model_uri, name).version
-    MlflowClient().update_model_version(name, version, description[:LONGEST_DESCRIPTION])
+    version = ask(lambda: mlflow.register_model(model_uri, name)).version
+    ask(lambda: MlflowClient().update_model_version(name, version, description[:LONGEST_DESCRIPTION]))
     return str(version)
 
 

@@ -65,6 +65,11 @@ def steps(server: MlflowServer, run_id: str, name: str) -> list[int]:
     return [point.step for point in MlflowClient(server.uri).get_metric_history(run_id, name)]
 
 
+def points(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, int, float]]:
+    history = client.get_metric_history(run_id, name)
+    return sorted((point.step, point.timestamp, point.value) for point in history)
+
+
 def status(server: MlflowServer, run_id: str) -> str:
     return MlflowClient(server.uri).get_run(run_id).info.status
 
@@ -142,7 +147,8 @@ def test_two_senders_at_once_send_each_entry_once(server, capsys):
 
 def test_a_whole_recipe_goes_on_without_its_server(server, tmp_path):
     """`python -m stages.main` with the server killed while a stage trains, and started again in its last third."""
-    process = start(server, ["-m", "stages.main", "--recipe", "recipes/smoke.yaml"], THAW_CACHE=str(tmp_path / "cache"))
+    recipe = ["--recipe", "recipes/smoke.yaml", "--lr_find.iterations", "60", "--seed", "1"]
+    process = start(server, ["-m", "stages.main", *recipe], THAW_CACHE=str(tmp_path / "cache"))
     lines: list[str] = []
 
     def go_away() -> None:
@@ -164,7 +170,9 @@ def test_a_whole_recipe_goes_on_without_its_server(server, tmp_path):
     runs = client.search_runs(["0"])
     assert {run.info.status for run in runs} == {"FINISHED"}
     (parent,) = (run.info.run_id for run in runs if run.data.tags["thaw.stage"] == "main")
-    for name in ("train/loss", "valid/loss"):
-        history = steps(server, parent, name)
-        assert len(history) == len(set(history)) == sum(len(steps(server, run.info.run_id, name)) for run in runs) / 2
+    for name in ("train/loss", "valid/loss", "lr/head", "test/accuracy"):
+        histories = {run.info.run_id: points(client, run.info.run_id, name) for run in runs}
+        whole = histories.pop(parent)
+        assert whole == sorted(point for history in histories.values() for point in history)
+        assert len(whole) == len(set(whole)) > 0
     assert not list((tmp_path / "cache" / "outbox").iterdir())

@@ -40,7 +40,7 @@ def test_four_processes_that_start_at_once_on_an_empty_database_all_succeed(expe
         )
         for _ in range(4)
     ]
-    told = [process.communicate()[1] for process in processes]
+    told = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0, 0], told
     client = MlflowClient(uri)
     where = client.get_experiment_by_name(experiment or "Default").experiment_id

@@ -84,6 +84,20 @@ def test_a_server_that_goes_away_costs_no_metric_and_doubles_none(server, gate, 
     assert "is back; what was kept is sent" in told.out
 
 
+def test_what_waited_together_is_sent_in_one_call_and_once(server, gate):
+    with tracking.open_run("resize", TAGS, {}) as run_id:
+        wait_until_sent()
+        gate.mode = "shut"
+        for epoch in range(50):
+            tracking.log_metrics(run_id, {"train/loss": 0.5}, step=epoch)
+        time.sleep(0.2)
+        gate.requests.clear()
+        gate.mode = "open"
+    # The one that found the gate shut may be tried once more alone, before the others.
+    assert sum(path.endswith("log-batch") for path in gate.requests) <= 2
+    assert len(history(server, run_id, "train/loss")) == 50
+
+
 def test_metrics_keep_the_time_at_which_they_were_measured(server, gate):
     with tracking.open_run("resize", TAGS, {}) as run_id:
         gate.mode = "shut"
