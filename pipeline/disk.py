@@ -18,7 +18,11 @@ from pipeline.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Where a library raises an error of its own: how safetensors and SQLite spell a full disk.
-_WORDS = (*(f"(os error {number})" for number in _FULL), "database or disk is full")
+_WORDS = (
+    *(f"(os error {number})" for number in _FULL),
+    *(f"[Errno {number}]" for number in _FULL),  # shutil's list of what it could not copy
+    "database or disk is full",
+)
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 

@@ -102,9 +102,9 @@ def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]
     source = ask(lambda: client.get_run(source_run_id))
     shown = {name: value for name, value in source.data.tags.items() if name in SHOWN}
     set_tags(target_run_id, shown)
-    if source.inputs is not None:
-        ask(lambda: client.log_inputs(target_run_id, datasets=source.inputs.dataset_inputs))
-    if source.outputs is not None and source.outputs.model_outputs:
-        ask(lambda: client.log_outputs(target_run_id, models=source.outputs.model_outputs))
+    if (inputs := source.inputs) is not None:
+        ask(lambda: client.log_inputs(target_run_id, datasets=inputs.dataset_inputs))
+    if (outputs := source.outputs) is not None and outputs.model_outputs:
+        ask(lambda: client.log_outputs(target_run_id, models=outputs.model_outputs))
     for place in artifacts:
         log_file(target_run_id, artifact(source_run_id, place))

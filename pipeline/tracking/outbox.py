@@ -61,7 +61,11 @@ class Outbox:
     def write(self, entry: Entry, copied: Path | None = None) -> None:
         """Keep an entry, and for a folder of artifacts a copy of it."""
         if copied is not None:
-            shutil.copytree(copied, self.folder / entry.name, copy_function=_link_or_copy)
+            try:
+                shutil.copytree(copied, self.folder / entry.name, copy_function=_link_or_copy)
+            except OSError:  # a full disk is not to be kept full by half a copy
+                shutil.rmtree(self.folder / entry.name, ignore_errors=True)
+                raise
         text = json.dumps({"kind": entry.kind, "content": entry.content})
         unfinished = self.folder / f".{entry.name}"
         unfinished.write_text(text, encoding="utf-8")
