@@ -378,3 +378,15 @@ def test_a_run_whose_artifacts_are_damaged_is_not_taken_and_that_is_said(tmp_pat
         weights.write_bytes(bytes(999) + b"\1" if damage == "flipped" else bytes(999))
     assert find_done("f", stage) is None
     assert f"run {run_id} is not reused, since its checkpoint is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "checkpoint/deep", "recipe.yaml"])
+def test_artifacts_elsewhere_are_fetched_under_their_whole_path(monkeypatch, place):
+    with open_run("resize", {tracking.STAGE: "resize"}, {}) as run_id:
+        tracking.log_text(run_id, "{}", "checkpoint/deep/facts.json")
+        tracking.log_text(run_id, "seed: 0", "recipe.yaml")
+    monkeypatch.setattr(artifacts, "local_artifacts", lambda run_id: None)
+    fetched = tracking.artifact(run_id, place)
+    assert fetched.name == place.rpartition("/")[2]
+    files = [path for path in (fetched, *fetched.rglob("*")) if path.is_file()]
+    assert [path.name for path in files] == ["recipe.yaml" if place == "recipe.yaml" else "facts.json"]
