@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
@@ -51,11 +50,10 @@ def artifact(run_id: str, place: str) -> Path:
     def fetch(folder: Path) -> None:
         try:
             with told_when_full("a run's fetched artifacts", folder.parent, MAKE_ROOM):
-                ask(
-                    lambda: mlflow.artifacts.download_artifacts(
-                        run_id=run_id, artifact_path=place, dst_path=str(folder)
-                    )
-                )
+                fetched = Path(ask(lambda: MlflowClient().download_artifacts(run_id, place, str(folder))))
+                if fetched != folder / place:  # what lies deeper comes under its last name alone
+                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                    fetched.rename(folder / place)
         except (MlflowException, OSError) as error:
             raise UserError(
                 f"The artifact {place} of run {run_id} cannot be had ({first_line(error)}); run that stage again."
