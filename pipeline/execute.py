@@ -77,6 +77,7 @@ def _run(
     own = ("seed", *(f"{name}." for name in stage.sections))
     params = {key: value for key, value in flatten(recipe).items() if key.startswith(own)}
     with tracking.open_run(stage.title or stage.name, tags, params) as run_id:
+        tracking.name_run(run_id, stage.title or stage.name)
         tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
         with told_when_full(f"what {stage.name} has made"):
             work(Job(run_id, folder))
@@ -200,4 +201,5 @@ def _tell_run_of_mlflow_run(stage: Stage, found: RunRef) -> None:
     if os.environ.get("MLFLOW_RUN_ID") and not tracking.is_open():
         tags = {tracking.STAGE: stage.name, tracking.REUSED: found.run_id}
         with tracking.open_run(stage.name, tags, {}) as run_id:
-            tracking.describe_run(run_id, f"Reused run {found.run_id}: nothing it depends on has changed.")
+            (page,) = tracking.pages_beside(run_id, [found.run_id])
+            tracking.describe_run(run_id, f"Reused [run {found.run_id}]({page}): nothing it depends on has changed.")

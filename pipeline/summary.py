@@ -16,8 +16,9 @@ CURVES = (
 )
 
 
-def log_summary(run_id: str, done: Mapping[str, RunRef]) -> None:
-    """Log on the parent run which stages were reused and the best and final figures; print the table of stages."""
+def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
+    """Log on the parent run which stages were reused and the best and final figures, name it after its `data` and its
+    accuracy, and print the table of stages."""
     from pipeline import tracking
 
     accuracies = [ref.metrics["best/valid_accuracy"] for ref in done.values() if "best/valid_accuracy" in ref.metrics]
@@ -26,6 +27,15 @@ def log_summary(run_id: str, done: Mapping[str, RunRef]) -> None:
     tags = {f"thaw.stage.{name}": ref.run_id for name, ref in done.items()}
     tags["thaw.reused_stages"] = ", ".join(name for name, ref in done.items() if ref.reused) or "none"
     tracking.set_tags(run_id, tags)
+    pages = tracking.pages_beside(run_id, [ref.run_id for ref in done.values()])
+    stages = [
+        f"[{name}]({page})" + (" (reused)" if ref.reused else "")
+        for (name, ref), page in zip(done.items(), pages, strict=True)
+    ]
+    tracking.add_to_description(run_id, f"Stages: {', '.join(stages)}.")
+    judged = list(done.values())[-1].metrics
+    split = "test" if "test/accuracy" in judged else "valid"
+    tracking.name_run(run_id, f"{data}, {split} accuracy {judged[f'{split}/accuracy']:.3f}")
     table(
         "What was done",
         ("stage", "time", "valid accuracy", "reused"),

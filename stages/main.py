@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline.command import main
 from pipeline.contract import RunRef, Stage
@@ -37,7 +38,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
             latest = done[name].run_id
             tracking.copy_curves(latest, run_id, CURVES)
         tracking.show_result(done["evaluate"].run_id, run_id, ["report.html"])
-        log_summary(run_id, done)
+        log_summary(run_id, Path(recipe.data.source).stem, done)
         return tracking.mark_done(run_id, time.perf_counter() - started)
 
 

@@ -20,11 +20,19 @@ from pipeline.tracking.names import (
     UPSTREAM,
     VERDICT,
 )
-from pipeline.tracking.reading import evaluated_on, evaluation_of, read_curve
+from pipeline.tracking.reading import evaluated_on, evaluation_of, pages_beside, read_curve
 from pipeline.tracking.registry import crown, register
 from pipeline.tracking.runs import find_done, is_open, mark_done, open_run, run_of, try_tag
 from pipeline.tracking.sender import ask, flush
-from pipeline.tracking.values import copy_curves, describe_run, log_metrics, log_points, set_tags
+from pipeline.tracking.values import (
+    add_to_description,
+    copy_curves,
+    describe_run,
+    log_metrics,
+    log_points,
+    name_run,
+    set_tags,
+)
 
 __all__ = [
     "CHAMPION",
@@ -41,6 +49,7 @@ __all__ = [
     "STAGE",
     "UPSTREAM",
     "VERDICT",
+    "add_to_description",
     "artifact",
     "ask",
     "copy_curves",
@@ -62,7 +71,9 @@ __all__ = [
     "mark_done",
     "meet_server",
     "model_checkpoint",
+    "name_run",
     "open_run",
+    "pages_beside",
     "read_curve",
     "register",
     "run_of",

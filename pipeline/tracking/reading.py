@@ -8,6 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.errors import UserError
 from pipeline.tracking.names import EVALUATED_ON, STAGE
+from pipeline.tracking.sender import ask
 
 
 def evaluation_of(run_id: str) -> tuple[str, str]:
@@ -43,3 +44,9 @@ def read_curve(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
         for point in client.get_metric_history(run_id, metric)
     }
     return pd.DataFrame(sorted(points.items()), columns=["step", "value"])
+
+
+def pages_beside(run_id: str, others: Sequence[str]) -> list[str]:
+    """Where the pages of runs of the same experiment are, as links on the page of `run_id`."""
+    experiment_id = ask(lambda: MlflowClient().get_run(run_id)).info.experiment_id
+    return [f"#/experiments/{experiment_id}/runs/{other}" for other in others]

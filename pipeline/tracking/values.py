@@ -1,15 +1,18 @@
 """What a run says of itself: tags, params, and metrics by step."""
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlflow.tracking import MlflowClient
 
-from pipeline.tracking.names import DESCRIPTION
+from pipeline.tracking.names import DESCRIPTION, STAGE
 from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
 from pipeline.tracking.sender import ask, flush, put
 
 LONGEST_TAG = 5000
+RUN_NAME = "mlflow.runName"
+MADE_UP = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 Point = tuple[str, float, int, int]  # name, value, time in milliseconds, step
 
@@ -41,6 +44,21 @@ def copy_curves(source_run_id: str, target_run_id: str, prefixes: Sequence[str])
 def describe_run(run_id: str, markdown: str) -> None:
     """The text at the top of the run's page."""
     set_tags(run_id, {DESCRIPTION: markdown})
+
+
+def add_to_description(run_id: str, markdown: str) -> None:
+    """A further paragraph at the top of the run's page."""
+    flush(run_id)
+    before = ask(lambda: MlflowClient().get_run(run_id)).data.tags.get(DESCRIPTION, "")
+    describe_run(run_id, f"{before}\n\n{markdown}".strip())
+
+
+def name_run(run_id: str, name: str) -> None:
+    """Give the run a name, unless the user has given it one: those that MLflow makes up say nothing."""
+    flush(run_id)
+    run = ask(lambda: MlflowClient().get_run(run_id))
+    if run.info.run_name == run.data.tags.get(STAGE) or MADE_UP.fullmatch(run.info.run_name):
+        set_tags(run_id, {RUN_NAME: name})
 
 
 def log_params(run_id: str, params: Mapping[str, object]) -> None:

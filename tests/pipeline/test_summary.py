@@ -31,22 +31,44 @@ DONE = {
 
 def test_the_parent_run_gets_the_best_figures_of_all_stages_and_names_their_runs():
     with tracking.open_run("main", {}, {}) as run_id:
-        log_summary(run_id, DONE)
+        log_summary(run_id, "cells", DONE)
     data = MlflowClient().get_run(run_id).data
     assert data.metrics == {"best/valid_accuracy": 0.91, "best/valid_loss": 0.3}
     assert {name: data.tags[f"thaw.stage.{name}"] for name in DONE} == {n: ref.run_id for n, ref in DONE.items()}
     assert data.tags["thaw.reused_stages"] == "precompute, train_head"
 
 
+def test_the_page_of_the_parent_run_is_named_after_its_result_and_leads_to_every_stage():
+    with tracking.open_run("main", {tracking.STAGE: "main"}, {}) as run_id:
+        tracking.describe_run(run_id, "Accuracy 0.9.")
+        log_summary(run_id, "cells", DONE)
+    run = MlflowClient().get_run(run_id)
+    assert run.info.run_name == "cells, valid accuracy 0.875"
+    text = run.data.tags[tracking.DESCRIPTION]
+    assert text.startswith("Accuracy 0.9.")
+    for name, ref in DONE.items():
+        link = f"[{name}](#/experiments/{run.info.experiment_id}/runs/{ref.run_id})"
+        assert f"{link} (reused)" in text if ref.reused else link in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("silent-shad-796", False), ("main", False), ("mine", True), ("my-best-run", True)]
+)
+def test_a_name_that_the_user_gave_stays(name, kept):
+    with tracking.open_run(name, {tracking.STAGE: "main"}, {}) as run_id:
+        log_summary(run_id, "cells", DONE)
+    assert (MlflowClient().get_run(run_id).info.run_name == name) == kept
+
+
 def test_where_nothing_was_reused_this_is_said():
     with tracking.open_run("main", {}, {}) as run_id:
-        log_summary(run_id, {"resize": DONE["resize"]})
+        log_summary(run_id, "cells", {"resize": DONE["resize"]})
     assert MlflowClient().get_run(run_id).data.tags["thaw.reused_stages"] == "none"
 
 
 def test_the_console_shows_a_line_for_each_stage_and_where_to_look(capsys):
     with tracking.open_run("main", {}, {}) as run_id:
-        log_summary(run_id, DONE)
+        log_summary(run_id, "cells", DONE)
     lines = capsys.readouterr().out.splitlines()
     (precompute,) = (line for line in lines if "precompute" in line)
     (train_head,) = (line for line in lines if "train_head" in line)
