@@ -64,9 +64,14 @@ def name_run(run_id: str, name: str) -> None:
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
     """Params cannot be changed: those that `mlflow run` has logged, as they were typed, stay as they are."""
     there = ask(lambda: MlflowClient().get_run(run_id)).data.params
-    new = [(name, str(value)) for name, value in params.items() if name not in there]
+    new = [(name, _spell(value)) for name, value in params.items() if name not in there]
     for start in range(0, len(new), PARAMS_PER_CALL):
         put(run_id, "values", {"params": dict(new[start : start + PARAMS_PER_CALL])})
+
+
+def _spell(value: object) -> str:
+    """Lists without brackets and quotes, which the run's page would draw on a line for each item."""
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 
 def _curves(run_id: str, prefixes: Sequence[str]) -> list[Point]:
