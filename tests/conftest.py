@@ -15,6 +15,15 @@ from pipeline.cache_users import leave
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes test, a file is one process's, since its tests share what is dear to make; so are the
+    tests of whole commands, which share a trained recipe, take longest, and come first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("stages" if item.path.parent.name == "stages" else str(item.path)))
+    items.sort(key=lambda item: item.path.parent.name != "stages")
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "cache"
