@@ -4,26 +4,32 @@ Only plain, un-augmented pictures go through it, each row belongs to one row of 
 published whole or not at all (see `store`).
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipeline.batches import fetch_pixels
 from pipeline.console import track
 from pipeline.decode import Fit, Pixels
 from pipeline.device import mixed_precision
 from pipeline.disk import allocate_array
+from pipeline.feed import workers_for
 from pipeline.network import Network
+from pipeline.prefetch import fetch_ahead
 from pipeline.splits import Rows
 from pipeline.store import content_key, open_or_build
 
 FILE = "activations.npy"
 # Goes into the store's key: to be counted up when `Network.activations` starts to give other values.
 ACTIVATIONS_VERSION = 1
+# Batches whose activations are on their way from the GPU while it goes on.
+IN_FLIGHT = 2
 
 Dtype: TypeAlias = Literal["float16", "float32"]
 Activations: TypeAlias = npt.NDArray[np.float16] | npt.NDArray[np.float32]
@@ -51,25 +57,54 @@ def open_activations(
     """The folder of the store for `parts`, built from `pixels` where it is not there already."""
 
     def build(folder: Path) -> None:
-        shape = (len(pixels), network.width)
-        stored = allocate_array(folder / FILE, shape, dtype)
-        starts = range(0, len(pixels), batch_size)
-        for start in track(starts, "precomputing activations", len(pixels), "images", batch_size):
-            rows = np.arange(start, min(start + batch_size, len(pixels)), dtype=np.int64)
-            stored[rows] = compute_activations(network, pixels, rows, device)
+        stored = allocate_array(folder / FILE, (len(pixels), network.width), dtype)
+        write_activations(stored, network, pixels, np.arange(len(pixels)), batch_size, device)
         stored.flush()
 
     return open_or_build("activations", parts, build)[0]
 
 
 @torch.no_grad()
+def write_activations(
+    stored: Activations, network: Network, pixels: Pixels, rows: Rows, batch_size: int, device: torch.device
+) -> None:
+    """The body's last activations of these rows, in eval mode, into `stored` (rows, activations)."""
+    network.eval()
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    fetched = fetch_ahead(fetch_pixels(pixels, device), parts, device, workers_for(pixels, device))
+    done = 0
+    for computed in _computed(network, track(fetched, "precomputing activations", len(rows), "images", batch_size)):
+        stored[done : done + len(computed)] = computed
+        done += len(computed)
+
+
+def _computed(network: Network, batches: Iterable[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
+    """The activations of each batch; on a GPU each comes over while the next two are computed."""
+    waiting: deque[tuple[Tensor, Any]] = deque()
+    for images in batches:
+        with mixed_precision(images.device):
+            activations = network.activations(images).float()
+        on_gpu = images.device.type == "cuda"
+        arriving = activations.to("cpu", non_blocking=True)
+        waiting.append((arriving, torch.cuda.current_stream(images.device).record_event() if on_gpu else None))
+        if len(waiting) > (IN_FLIGHT if on_gpu else 0):
+            yield _arrived(*waiting.popleft())
+    while waiting:
+        yield _arrived(*waiting.popleft())
+
+
+def _arrived(activations: Tensor, there: Any) -> npt.NDArray[np.float32]:
+    if there is not None:
+        there.synchronize()
+    arrived: npt.NDArray[np.float32] = activations.numpy()
+    return arrived
+
+
+@torch.no_grad()
 def compute_activations(network: Network, pixels: Pixels, rows: Rows, device: torch.device) -> npt.NDArray[np.float32]:
     """The body's last activations (rows, activations) of these rows, in eval mode."""
     network.eval()
-    with mixed_precision(device):
-        activations = network.activations(fetch_pixels(pixels, device)(rows))
-    computed: npt.NDArray[np.float32] = activations.float().cpu().numpy()
-    return computed
+    return next(iter(_computed(network, [fetch_pixels(pixels, device)(rows)])))
 
 
 def read_activations(folder: Path) -> Activations:

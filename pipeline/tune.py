@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from pipeline.activations import Activations
 from pipeline.augment import Augmentation
-from pipeline.batches import Batches, fetch_activations, fetch_pixels
+from pipeline.batches import Batches, fetch_activations
 from pipeline.decode import Pixels
+from pipeline.feed import feed, resident
 from pipeline.layer_groups import Frozen, freeze, layer_groups
 from pipeline.manifest import Manifest
 from pipeline.network import Network
@@ -41,16 +42,17 @@ def pixel_batches(
     pixels: Pixels, split: Split, augmentation: Augmentation, batch_size: int, device: torch.device, seed: int
 ) -> tuple[Batches, Batches]:
     """(shuffled, augmented training batches; plain validation batches) of images."""
-    fetch = fetch_pixels(pixels, device)
-    train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation)
-    return train, Batches(fetch, split.valid, split.targets, 2 * batch_size, device)
+    fetch, workers = feed(pixels, np.concatenate([split.train, split.valid]), device)
+    train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation, workers)
+    return train, Batches(fetch, split.valid, split.targets, 2 * batch_size, device, workers=workers)
 
 
 def activation_batches(
     activations: Activations, split: Split, batch_size: int, device: torch.device, seed: int
 ) -> tuple[Batches, Batches]:
     """(shuffled training batches, validation batches) of stored activations, which are never augmented."""
-    fetch = fetch_activations(activations, device)
+    held = resident(activations, np.concatenate([split.train, split.valid]), device)
+    fetch = fetch_activations(activations, device) if held is None else lambda rows: held(rows).float()
     train = Batches(fetch, split.train, split.targets, batch_size, device, seed)
     return train, Batches(fetch, split.valid, split.targets, 8 * batch_size, device)
 
