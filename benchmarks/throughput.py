@@ -6,6 +6,7 @@ Every ratio is the median of repeats that are interleaved in one process, on ran
 
 * fine_tune: an epoch of `fit` with all augmentation on, from a pixel store, against steps on one batch in memory;
 * precompute: activations of a pixel store, written to disk, against the body's forward passes on one batch in memory;
+* jpegs: JPEGs of 256 px that lie in files, decoded to squares as they are when there is no store, and into a store;
 * head: an epoch of the head on stored activations, against the barest loop, and against an epoch without a store.
 """
 
@@ -20,21 +21,28 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from pipeline.activations import open_activations, read_activations, write_activations
 from pipeline.augment import Augmentation
+from pipeline.batches import fetch_pixels
 from pipeline.body import build_body
 from pipeline.device import choose_device, mixed_precision
+from pipeline.feed import workers_for
 from pipeline.fit import EpochRecord, fit, train_step
 from pipeline.layer_groups import training_mode
+from pipeline.manifest import build_manifest
 from pipeline.network import Network
+from pipeline.nvjpeg import choose_decoder
 from pipeline.pixel_file import write_rows
-from pipeline.pixels import StoredPixels
+from pipeline.pixels import DecodedPixels, StoredPixels, open_pixels
+from pipeline.prefetch import fetch_ahead
 from pipeline.rates import group_rates
+from pipeline.sources import list_source
 from pipeline.tune import Split, activation_batches, head_optimizer, pixel_batches, thaw
 
 HOW = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)
-CLASSES, VALID = 10, 64
+CLASSES, VALID, JPEGS = 10, 64, 16_384
 
 
 def main() -> None:
@@ -154,6 +162,31 @@ def measure_head(network, pixels, batch_size, device, repeats) -> None:
     print(f"  and {rate / frozen:,.0f} times as fast as an epoch of the head without a store ({frozen:,.0f} images/s)")
 
 
+def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
+    """Part `jpegs`."""
+    decoder = choose_decoder("auto", device)
+    root = Path(os.environ["THAW_CACHE"]) / "pictures"
+    random = np.random.default_rng(0)
+    for number in range(JPEGS if decoder == "nvjpeg" else JPEGS // 16):
+        (root / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        small.resize((256, 256)).save(root / f"class {number % 2}" / f"{number}.jpg", quality=90)
+    manifest = build_manifest(list_source(str(root), [".jpg"]), 0.2, 0.2, 0.0, 0)
+    decoded = DecodedPixels(manifest, pixels.shape[1], "crop", decoder)
+    parts = list(np.array_split(np.arange(len(decoded)), max(len(decoded) // 256, 1)))
+    rates = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        for _ in fetch_ahead(fetch_pixels(decoded, device), parts, device, workers_for(decoded, device)):
+            pass
+        wait_for(device)
+        rates.append(len(decoded) / (time.perf_counter() - started))
+    started = time.perf_counter()
+    open_pixels(manifest, pixels.shape[1], "crop", decoder=decoder)
+    built = len(decoded) / (time.perf_counter() - started)
+    print(f"JPEGs, {decoder}: {statistics.median(rates[1:]):,.0f} images/s to the device, {built:,.0f} into a store")
+
+
 def split_of(stored) -> Split:
     """The last VALID rows to validate on, the others to train on, with classes at random."""
     targets = np.random.default_rng(1).integers(0, CLASSES, len(stored))
@@ -200,7 +233,12 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-PARTS = {"fine_tune": measure_fine_tune, "precompute": measure_precompute, "head": measure_head}
+PARTS = {
+    "fine_tune": measure_fine_tune,
+    "precompute": measure_precompute,
+    "jpegs": measure_jpegs,
+    "head": measure_head,
+}
 
 if __name__ == "__main__":
     main()
