@@ -25,10 +25,9 @@ from PIL import Image
 
 from pipeline.activations import open_activations, read_activations, write_activations
 from pipeline.augment import Augmentation
-from pipeline.batches import fetch_pixels
 from pipeline.body import build_body
 from pipeline.device import choose_device, mixed_precision
-from pipeline.feed import workers_for
+from pipeline.feed import reader
 from pipeline.fit import EpochRecord, fit, train_step
 from pipeline.layer_groups import training_mode
 from pipeline.manifest import build_manifest
@@ -177,7 +176,8 @@ def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
     rates = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        for _ in fetch_ahead(fetch_pixels(decoded, device), parts, device, workers_for(decoded, device)):
+        fetch, workers = reader(decoded, device)
+        for _ in fetch_ahead(fetch, parts, device, workers):
             pass
         wait_for(device)
         rates.append(len(decoded) / (time.perf_counter() - started))

@@ -14,12 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.batches import fetch_pixels
 from pipeline.console import track
 from pipeline.decode import Fit, Pixels
 from pipeline.device import mixed_precision
 from pipeline.disk import allocate_array
-from pipeline.feed import workers_for
+from pipeline.feed import reader
 from pipeline.network import Network
 from pipeline.prefetch import fetch_ahead
 from pipeline.splits import Rows
@@ -71,19 +70,22 @@ def write_activations(
     """The body's last activations of these rows, in eval mode, into `stored` (rows, activations)."""
     network.eval()
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    fetched = fetch_ahead(fetch_pixels(pixels, device), parts, device, workers_for(pixels, device))
+    fetch, workers = reader(pixels, device)
+    fetched = track(
+        fetch_ahead(fetch, parts, device, workers), "precomputing activations", len(rows), "images", batch_size
+    )
     done = 0
-    for computed in _computed(network, track(fetched, "precomputing activations", len(rows), "images", batch_size)):
+    for computed in _computed(network, fetched, torch.float16 if stored.dtype == np.float16 else torch.float32):
         stored[done : done + len(computed)] = computed
         done += len(computed)
 
 
-def _computed(network: Network, batches: Iterable[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
+def _computed(network: Network, batches: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Activations]:
     """The activations of each batch; on a GPU each comes over while the next two are computed."""
     waiting: deque[tuple[Tensor, Any]] = deque()
     for images in batches:
         with mixed_precision(images.device):
-            activations = network.activations(images).float()
+            activations = network.activations(images).float().to(dtype)
         on_gpu = images.device.type == "cuda"
         arriving = activations.to("cpu", non_blocking=True)
         waiting.append((arriving, torch.cuda.current_stream(images.device).record_event() if on_gpu else None))
@@ -93,18 +95,18 @@ def _computed(network: Network, batches: Iterable[Tensor]) -> Iterator[npt.NDArr
         yield _arrived(*waiting.popleft())
 
 
-def _arrived(activations: Tensor, there: Any) -> npt.NDArray[np.float32]:
+def _arrived(activations: Tensor, there: Any) -> Activations:
     if there is not None:
         there.synchronize()
-    arrived: npt.NDArray[np.float32] = activations.numpy()
+    arrived: Activations = activations.numpy()
     return arrived
 
 
-@torch.no_grad()
 def compute_activations(network: Network, pixels: Pixels, rows: Rows, device: torch.device) -> npt.NDArray[np.float32]:
-    """The body's last activations (rows, activations) of these rows, in eval mode."""
-    network.eval()
-    return next(iter(_computed(network, [fetch_pixels(pixels, device)(rows)])))
+    """The body's last activations (rows, activations) of these rows, in eval mode, in one batch."""
+    computed = np.empty((len(rows), network.width), dtype=np.float32)
+    write_activations(computed, network, pixels, rows, len(rows), device)
+    return computed
 
 
 def read_activations(folder: Path) -> Activations:

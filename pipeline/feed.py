@@ -1,7 +1,7 @@
 """How stored rows come to the device that computes: from its own memory, where they fit, else fetched ahead."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -10,37 +10,48 @@ from torch import Tensor
 from pipeline.batches import as_images, fetch_pixels
 from pipeline.decode import Pixels
 from pipeline.device import sent
-from pipeline.pixels import DecodedPixels
+from pipeline.pixels import DecodedPixels, StoredPixels
 from pipeline.splits import Rows
 
 # Of a GPU's free memory: what training takes has to fit beside the rows.
 RESIDENT_SHARE = 0.4
-# Reading rows from a memory map into pinned memory takes one core of a GPU's host for about 12,000 images of 224 px
-# a second.
-WORKERS_OF_A_GPU = 4
+WORKERS_THAT_DECODE = 2
 ROWS_AT_ONCE = 256
 
+Fetch: TypeAlias = Callable[[Rows], Tensor]
 
-def feed(pixels: Pixels, rows: Rows, device: torch.device) -> tuple[Callable[[Rows], Tensor], int]:
-    """What fetches images of `rows`, over and over, and by how many threads ahead (see `fetch_ahead`)."""
+
+def feed(pixels: Pixels, rows: Rows, device: torch.device) -> tuple[Fetch, int]:
+    """What fetches images of `rows`, which are wanted over and over, and by how many threads ahead."""
     held = resident(pixels, rows, device)
-    if held is None:
-        return fetch_pixels(pixels, device), workers_for(pixels, device)
-    return lambda chosen: as_images(held(chosen)), 0
+    return reader(pixels, device) if held is None else (lambda chosen: as_images(held(chosen)), 0)
 
 
-def workers_for(pixels: Pixels, device: torch.device) -> int:
-    """By how many threads it pays to fetch ahead.
+def reader(pixels: Pixels, device: torch.device) -> tuple[Fetch, int]:
+    """What fetches images that are wanted once, and by how many threads ahead it pays to do so (see `fetch_ahead`).
 
-    Decoding is done by as many threads as there are cores within each of them. On a CPU, reading a store takes too
-    little time to be done by another thread than the one that trains.
+    Decoding is done by as many threads as there are cores within each of them. A store is read by one thread for a
+    GPU, and by none for a CPU, which takes so little time for it that another thread gains nothing.
     """
     if isinstance(pixels, DecodedPixels):
-        return 2
-    return WORKERS_OF_A_GPU if device.type == "cuda" else 0
+        return fetch_pixels(pixels, device), WORKERS_THAT_DECODE
+    if device.type == "cuda":
+        return (
+            _into_pinned_memory(pixels, device) if isinstance(pixels, StoredPixels) else fetch_pixels(pixels, device)
+        ), 1
+    return fetch_pixels(pixels, device), 0
 
 
-def resident(stored: Any, rows: Rows, device: torch.device) -> Callable[[Rows], Tensor] | None:
+def _into_pinned_memory(pixels: StoredPixels, device: torch.device) -> Fetch:
+    def fetch(rows: Rows) -> Tensor:
+        squares = torch.empty((len(rows), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        pixels.read_into(rows, squares.numpy())
+        return as_images(squares.to(device, non_blocking=True))
+
+    return fetch
+
+
+def resident(stored: Any, rows: Rows, device: torch.device) -> Fetch | None:
     """Puts these rows of an array, memory-mapped or not, into a GPU's memory; what gathers them there, as they are
     stored. None on a CPU, where the rows are decoded when they are read, and where they would take too much."""
     if device.type != "cuda" or isinstance(stored, DecodedPixels):

@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.manifest import Manifest
 from pipeline.parallel import in_parallel
 from pipeline.pixel_file import FILE, write_rows
+from pipeline.splits import Rows
 from pipeline.store import DESCRIPTION, cache_folder, content_key, open_or_build
 
 # Goes into the store's key: to be counted up when `decode` starts to give other pixels.
@@ -90,11 +91,12 @@ class StoredPixels:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with (folder / FILE).open("rb") as file:
-            read_magic(file)
-            self.shape: tuple[int, ...] = read_array_header_1_0(file)[0]
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._array = np.frombuffer(self._map, np.uint8, offset=file.tell()).reshape(self.shape)
+        self._file = (folder / FILE).open("rb")
+        read_magic(self._file)
+        self.shape: tuple[int, ...] = read_array_header_1_0(self._file)[0]
+        self._start = self._file.tell()
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._array = np.frombuffer(self._map, np.uint8, offset=self._start).reshape(self.shape)
         self._mapped_bytes = 0
 
     def __len__(self) -> int:
@@ -114,6 +116,14 @@ class StoredPixels:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._mapped_bytes = 0
         return chosen
+
+    def read_into(self, rows: Rows, place: Pixels) -> None:
+        """Copy these rows into an array of their shape, such as one in pinned memory: past the map, which is faster for
+        whole rows."""
+        row_bytes = math.prod(self.shape[1:])
+        for row, square in zip(rows.tolist(), place, strict=True):
+            if os.preadv(self._file.fileno(), [square], self._start + row * row_bytes) != row_bytes:
+                raise OSError(f"{self.folder / FILE} ends before row {row}")
 
 
 class DecodedPixels:
