@@ -5,7 +5,7 @@ published whole or not at all (see `store`).
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -65,9 +65,16 @@ def open_activations(
 
 @torch.no_grad()
 def write_activations(
-    stored: Activations, network: Network, pixels: Pixels, rows: Rows, batch_size: int, device: torch.device
+    stored: Activations,
+    network: Network,
+    pixels: Pixels,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    vary: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> None:
-    """The body's last activations of these rows, in eval mode, into `stored` (rows, activations)."""
+    """The body's last activations of these rows, in eval mode, into `stored` (rows, activations); of each batch of
+    images what `vary` makes of it."""
     network.eval()
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     fetch, workers = reader(pixels, device)
@@ -75,7 +82,9 @@ def write_activations(
         fetch_ahead(fetch, parts, device, workers), "precomputing activations", len(rows), "images", batch_size
     )
     done = 0
-    for computed in _computed(network, fetched, torch.float16 if stored.dtype == np.float16 else torch.float32):
+    for computed in _computed(
+        network, map(vary, fetched), torch.float16 if stored.dtype == np.float16 else torch.float32
+    ):
         stored[done : done + len(computed)] = computed
         done += len(computed)
 

@@ -30,7 +30,8 @@ _WAYS = {"none": 1, "sideways": 2, "all": 8}
 class Augmentation:
     """How far images are varied. `rotate_degrees` either way; `zoom` the largest magnification about the middle;
     `crop` the smallest share of a side that a crop anywhere in the image keeps; `lighting` the largest change of
-    brightness and contrast; `probability` how often each of rotation, zoom, crop and lighting acts."""
+    brightness and contrast; `probability` how often each of rotation, zoom, crop and lighting acts. `mixup` and
+    `cutmix` act on whole batches of training pictures, after all else; see `mixing`."""
 
     flip: Flip
     rotate_degrees: float
@@ -38,6 +39,8 @@ class Augmentation:
     crop: float
     lighting: float
     probability: float
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:

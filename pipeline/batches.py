@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pipeline.augment import Augmentation, augment, skip
 from pipeline.device import sent
+from pipeline.mixing import mix
 from pipeline.prefetch import fetch_ahead
 from pipeline.splits import Rows
 
@@ -37,7 +39,8 @@ class Batches:
         return max(len(self.rows) // self.batch_size, 1)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The (inputs, targets) of one epoch, from batch number `first` on."""
+        """The (inputs, targets) of one epoch, from batch number `first` on. Targets are class numbers, and where the
+        augmentation mixes pictures, each class's share."""
         rows = self.rows
         generator = torch.Generator()
         if self.seed is not None:
@@ -48,10 +51,18 @@ class Batches:
             for part in parts[:first]:
                 skip(len(part), self.augmentation, generator)
         fetched = fetch_ahead(self.fetch, parts[first:], self.device, self.workers)
-        for part, inputs in zip(parts[first:], fetched, strict=True):
+        for number, (part, inputs) in enumerate(zip(parts[first:], fetched, strict=True), first):
+            targets = sent(torch.from_numpy(self.targets[part]), self.device)
             if self.augmentation is not None:
                 inputs = augment(inputs, self.augmentation, generator)
-            yield inputs, sent(torch.from_numpy(self.targets[part]), self.device)
+                inputs, targets = self._mixed(inputs, targets, self.augmentation, [epoch, number])
+            yield inputs, targets
+
+    def _mixed(self, inputs: Tensor, targets: Tensor, how: Augmentation, place: list[int]) -> tuple[Tensor, Tensor]:
+        if not how.mixup and not how.cutmix:
+            return inputs, targets
+        random = np.random.default_rng([self.seed or 0, *place])
+        return mix(inputs, targets, int(self.targets.max()) + 1, how.mixup, how.cutmix, random)
 
 
 def seed_for(seed: int, epoch: int) -> int:
@@ -74,8 +85,8 @@ def as_images(squares: Tensor) -> Tensor:
     return squares.permute(0, 3, 1, 2) / 255
 
 
-def fetch_activations(activations: npt.NDArray[np.floating], device: torch.device) -> Callable[[Rows], Tensor]:
-    """Rows of an activation store as float32 (N, activations)."""
+def fetch_activations(activations: Any, device: torch.device) -> Callable[[Rows], Tensor]:
+    """Rows of an activation store, or of whatever is read by row numbers as one, as float32 (N, activations)."""
 
     def fetch(rows: Rows) -> Tensor:
         return sent(torch.from_numpy(activations[rows]), device).float()

@@ -49,14 +49,15 @@ def open_pixels(
 
     They lie in a memory-mapped store, which is built where it is not there, by `fetch` if that says that it has filled
     the folder it is given with a store made from the same. Where that would take more than `max_store_gib`, or
-    than the disk has, they are decoded whenever they are asked for. Raises UserError if a picture is no longer what it
-    was when the manifest was made.
+    than the disk has, they are decoded whenever they are asked for. `decoder` is that of DecodedPixels; where the
+    pictures themselves are not, a store that was fetched may be of the other one. Raises UserError if a picture is no
+    longer what it was when the manifest was made.
     """
     source = DecodedPixels(manifest, size_px, fit, decoder)
     gib = math.prod(source.shape) / GIB
     if gib > max_store_gib:
         return _streamed(source, f"more than data.max_store_gib = {max_store_gib:g}")
-    parts = {
+    parts: dict[str, Any] = {
         "pictures": content_key({"hashes": manifest.table["hash"].tolist()}),
         "size_px": size_px,
         "fit": fit,
@@ -69,10 +70,17 @@ def open_pixels(
     unfinished = cache_folder() / "pixels" / f".{content_key(parts)}.partial"
 
     def build(folder: Path) -> None:
-        if not (fetch(folder) and _made_from(folder) == parts):
-            _build(source, unfinished, folder)
+        fetched = _made_from(folder) if fetch(folder) else None
+        if fetched == parts:
+            return
+        if fetched and not manifest.root.exists() and _but_for_the_decoder(fetched) == _but_for_the_decoder(parts):
+            raise _OtherDecoderError(fetched)
+        _build(source, unfinished, folder)
 
     try:
+        folder, _ = open_or_build("pixels", parts, build)
+    except _OtherDecoderError as other:  # what there is, where the pictures themselves are not
+        parts = other.made_from
         folder, _ = open_or_build("pixels", parts, build)
     except _NoRoomError as error:
         return _streamed(source, str(error))
@@ -213,6 +221,14 @@ class DecodedPixels:
         return UserError(f"The picture {path} is not what it was ({reason}); run precompute again on what is there.")
 
 
+class _OtherDecoderError(Exception):
+    """The store that was fetched was decoded in the other way."""
+
+    def __init__(self, made_from: dict[str, Any]) -> None:
+        super().__init__()
+        self.made_from = made_from
+
+
 class _NoRoomError(Exception):
     """The disk has too little room for the store."""
 
@@ -231,6 +247,10 @@ def _made_from(folder: Path) -> Any:
         return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["made_from"]
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _but_for_the_decoder(parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in parts.items() if name != "decoder"}
 
 
 def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
