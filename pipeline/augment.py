@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.device import sent
+
 Flip: TypeAlias = Literal["none", "sideways", "all"]
 
 # The eight flips and quarter turns of a square, as 2×2 matrices. The first is none, the first two are sideways.
@@ -28,7 +30,8 @@ _WAYS = {"none": 1, "sideways": 2, "all": 8}
 class Augmentation:
     """How far images are varied. `rotate_degrees` either way; `zoom` the largest magnification about the middle;
     `crop` the smallest share of a side that a crop anywhere in the image keeps; `lighting` the largest change of
-    brightness and contrast; `probability` how often each of rotation, zoom, crop and lighting acts."""
+    brightness and contrast; `probability` how often each of rotation, zoom, crop and lighting acts. `mixup` and
+    `cutmix` act on whole batches of training pictures, after all else; see `mixing`."""
 
     flip: Flip
     rotate_degrees: float
@@ -36,6 +39,8 @@ class Augmentation:
     crop: float
     lighting: float
     probability: float
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
@@ -43,16 +48,15 @@ def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Te
 
     What lies outside the image is filled by reflection.
     """
-    matrices = _random_warps(len(images), how, generator)
-    warped = warp(images, matrices)
-    return _relight(warped, how, generator) if how.lighting else warped
+    draws = _draw(len(images), how, generator)
+    there = sent(draws, images.device)
+    warped = warp(images, there[:, :6].view(-1, 2, 3))
+    return _relight(warped, there[:, 6], there[:, 7]) if how.lighting else warped
 
 
 def skip(count: int, how: Augmentation, generator: torch.Generator) -> None:
     """Draw from `generator` what `augment` would draw for `count` images, and vary nothing."""
-    _random_warps(count, how, generator)
-    if how.lighting:
-        _random_lighting(count, generator)
+    _draw(count, how, generator)
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
@@ -79,6 +83,18 @@ def _ways(flip: Flip) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
     return _EIGHT_WAYS[: _WAYS[flip]]
 
 
+def _draw(count: int, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """For each image (`count`, 8) a 2×3 matrix, the change of its brightness, and the factor of its contrast."""
+    matrices = _random_warps(count, how, generator).flatten(1)
+    if not how.lighting:
+        return torch.cat([matrices, torch.zeros(count, 1), torch.ones(count, 1)], 1)
+    acts, brightness, contrast = torch.rand(3, count, generator=generator)
+    acts = (acts < how.probability).float()
+    shift = (brightness * 2 - 1) * how.lighting / 2 * acts
+    scale = torch.exp((contrast * 2 - 1) * math.log1p(how.lighting) * acts)
+    return torch.cat([matrices, shift.view(-1, 1), scale.view(-1, 1)], 1)
+
+
 def _random_warps(count: int, how: Augmentation, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, generator=generator) * (high - low) + low
@@ -98,17 +114,8 @@ def _random_warps(count: int, how: Augmentation, generator: torch.Generator) -> 
     return torch.cat([linear, offset.T.unsqueeze(-1)], -1)
 
 
-def _random_lighting(count: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(3, count, generator=generator)
-
-
-def _relight(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    draws = _random_lighting(len(images), generator)
-    acts = (draws[0] < how.probability).float()
-    brightness = (draws[1] * 2 - 1) * how.lighting / 2 * acts
-    contrast = torch.exp((draws[2] * 2 - 1) * math.log1p(how.lighting) * acts)
-    shape = (len(images), 1, 1, 1)
+def _relight(images: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """The images themselves, changed in place."""
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
-    scale = contrast.view(shape).to(images.device)
-    shift = brightness.view(shape).to(images.device)
-    return ((images - middle) * scale + middle + shift).clamp(0, 1)
+    shape = (len(images), 1, 1, 1)
+    return images.sub_(middle).mul_(scale.view(shape)).add_(middle).add_(shift.view(shape)).clamp_(0, 1)

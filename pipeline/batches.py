@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +10,15 @@ import torch
 from torch import Tensor
 
 from pipeline.augment import Augmentation, augment, skip
+from pipeline.device import sent
+from pipeline.mixing import mix
+from pipeline.prefetch import fetch_ahead
 from pipeline.splits import Rows
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of `rows`, which `fetch` turns into inputs on `device`.
+    """Batches of `rows`, which `fetch` turns into inputs on `device`, done ahead by so many `workers`.
 
     With a `seed` they come shuffled anew each epoch, and the last batch is dropped where it is not full; without,
     in order and all. Order and augmentation are functions of (seed, epoch) and of nothing else.
@@ -27,6 +31,7 @@ class Batches:
     device: torch.device
     seed: int | None = None
     augmentation: Augmentation | None = None
+    workers: int = 0
 
     def __len__(self) -> int:
         if self.seed is None:
@@ -34,22 +39,30 @@ class Batches:
         return max(len(self.rows) // self.batch_size, 1)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The (inputs, targets) of one epoch, from batch number `first` on."""
+        """The (inputs, targets) of one epoch, from batch number `first` on. Targets are class numbers, and where the
+        augmentation mixes pictures, each class's share."""
         rows = self.rows
         generator = torch.Generator()
         if self.seed is not None:
             rows = np.random.default_rng([self.seed, epoch]).permutation(rows)
             generator.manual_seed(seed_for(self.seed, epoch))
-        for number in range(len(self)):
-            chosen = rows[number * self.batch_size : (number + 1) * self.batch_size]
-            if number < first:
-                if self.augmentation is not None:
-                    skip(len(chosen), self.augmentation, generator)
-                continue
-            inputs = self.fetch(chosen)
+        parts = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)][: len(self)]
+        if self.augmentation is not None:
+            for part in parts[:first]:
+                skip(len(part), self.augmentation, generator)
+        fetched = fetch_ahead(self.fetch, parts[first:], self.device, self.workers)
+        for number, (part, inputs) in enumerate(zip(parts[first:], fetched, strict=True), first):
+            targets = sent(torch.from_numpy(self.targets[part]), self.device)
             if self.augmentation is not None:
                 inputs = augment(inputs, self.augmentation, generator)
-            yield inputs, torch.from_numpy(self.targets[chosen]).to(self.device, non_blocking=True)
+                inputs, targets = self._mixed(inputs, targets, self.augmentation, [epoch, number])
+            yield inputs, targets
+
+    def _mixed(self, inputs: Tensor, targets: Tensor, how: Augmentation, place: list[int]) -> tuple[Tensor, Tensor]:
+        if not how.mixup and not how.cutmix:
+            return inputs, targets
+        random = np.random.default_rng([self.seed or 0, *place])
+        return mix(inputs, targets, int(self.targets.max()) + 1, how.mixup, how.cutmix, random)
 
 
 def seed_for(seed: int, epoch: int) -> int:
@@ -58,19 +71,24 @@ def seed_for(seed: int, epoch: int) -> int:
 
 
 def fetch_pixels(pixels: npt.NDArray[np.uint8], device: torch.device) -> Callable[[Rows], Tensor]:
-    """Rows of a pixel store as images (N, channels, size, size), values 0 to 1, channels last in memory."""
+    """Rows of a pixel store as images; see `as_images`."""
 
     def fetch(rows: Rows) -> Tensor:
-        images = torch.from_numpy(pixels[rows]).to(device, non_blocking=True)
-        return images.permute(0, 3, 1, 2).float().div_(255)
+        return as_images(sent(torch.from_numpy(pixels[rows]), device))
 
     return fetch
 
 
-def fetch_activations(activations: npt.NDArray[np.floating], device: torch.device) -> Callable[[Rows], Tensor]:
-    """Rows of an activation store as float32 (N, activations)."""
+def as_images(squares: Tensor) -> Tensor:
+    """Squares (N, size, size, channels) of uint8 as images (N, channels, size, size), values 0 to 1, channels last in
+    memory."""
+    return squares.permute(0, 3, 1, 2) / 255
+
+
+def fetch_activations(activations: Any, device: torch.device) -> Callable[[Rows], Tensor]:
+    """Rows of an activation store, or of whatever is read by row numbers as one, as float32 (N, activations)."""
 
     def fetch(rows: Rows) -> Tensor:
-        return torch.from_numpy(activations[rows]).to(device, non_blocking=True).float()
+        return sent(torch.from_numpy(activations[rows]), device).float()
 
     return fetch

@@ -11,6 +11,7 @@ from pipeline.picture_file import loaded, upright
 
 Pixels = npt.NDArray[np.uint8]
 Fit: TypeAlias = Literal["crop", "pad", "squish"]
+Decoder: TypeAlias = Literal["pillow", "nvjpeg"]
 
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 # What takes many bytes a pixel is done for so many at a time.

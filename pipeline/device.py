@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from pipeline.errors import UserError
 
@@ -19,3 +20,8 @@ def choose_device(name: str) -> torch.device:
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 on a GPU; float32 on a CPU, where bfloat16 without matrix units is several times slower."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor`, of the CPU, on `device`; a GPU gets it through pinned memory, and nothing waits for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -25,7 +25,7 @@ from pipeline.recipe_file import write_recipe
 from pipeline.store import cache_folder
 
 if TYPE_CHECKING:
-    from pipeline.decode import Fit, Pixels
+    from pipeline.decode import Decoder, Fit, Pixels
     from pipeline.manifest import Manifest
 
 RECIPE_FILE = "recipe.yaml"
@@ -140,13 +140,13 @@ def upstream_folder(chain: Sequence[RunRef], place: str, *stages: str) -> Path:
 
 
 def pixels_opener(
-    chain: Sequence[RunRef], job: Job, max_store_gib: float, max_logged_gib: float
+    chain: Sequence[RunRef], job: Job, max_store_gib: float, max_logged_gib: float, decoder: "Decoder" = "pillow"
 ) -> Callable[["Manifest", int, "Fit"], "Pixels"]:
     """`open_run_pixels` for a job on these upstream runs; what is left to be given is (manifest, size_px, fit)."""
     from pipeline.run_pixels import open_run_pixels
 
     precompute_run = nearest(chain, "precompute").run_id
-    return partial(open_run_pixels, precompute_run, job.run_id, max_store_gib, max_logged_gib)
+    return partial(open_run_pixels, precompute_run, job.run_id, max_store_gib, max_logged_gib, decoder=decoder)
 
 
 def upstream_files(chain: Sequence[RunRef], place: str, *stages: str) -> list[tuple[RunRef, Path]]:

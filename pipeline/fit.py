@@ -31,7 +31,8 @@ class StepRecord:
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch. `epoch` and `step` count over all stages, from 1; `train_loss` is the mean cross-entropy of the
-    epoch's batches as they were trained on, without label smoothing."""
+    epoch's batches as they were trained on, without label smoothing; where pictures are mixed, with the shares
+    of their classes as the target, below whose entropy it cannot fall."""
 
     epoch: int
     step: int

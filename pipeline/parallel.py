@@ -13,11 +13,14 @@ MOST_WAITING = 512
 
 
 def in_parallel(
-    work: Callable[[Item], Result], items: Sequence[Item], most_waiting: int | None = None
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    most_waiting: int | None = None,
+    workers: int | None = None,
 ) -> Iterator[Result]:
-    """`work` done on every item, in their order, by as many threads as there are cores. At most `most_waiting` results
-    (MOST_WAITING, where it is None) are begun or wait to be taken."""
-    pool = ThreadPoolExecutor(cpu_count())
+    """`work` done on every item, in their order, by `workers` threads (as many as there are cores, where it is None).
+    At most `most_waiting` results (MOST_WAITING, where it is None) are begun or wait to be taken."""
+    pool = ThreadPoolExecutor(workers or cpu_count())
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic
 
 from pipeline.console import say, track
-from pipeline.decode import Fit, Pixels, decode_square
+from pipeline.decode import Decoder, Fit, Pixels, decode_square
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
 from pipeline.parallel import in_parallel
 from pipeline.pixel_file import FILE, write_rows
+from pipeline.splits import Rows
 from pipeline.store import DESCRIPTION, cache_folder, content_key, open_or_build
 
 # Goes into the store's key: to be counted up when `decode` starts to give other pixels.
@@ -30,6 +31,8 @@ DECODER_VERSION = 1
 MAPPED_BYTES, AROUND_A_ROW_BYTES = 32 * 2**20, 64 * 2**10
 # Decoded squares that wait to be written take no more.
 WAITING_BYTES = 64 * 2**20
+# Pictures that a GPU is given at once.
+ROWS_OF_A_GPU = 256
 GIB = 2**30
 
 
@@ -39,34 +42,45 @@ def open_pixels(
     fit: Fit,
     max_store_gib: float = math.inf,
     fetch: Callable[[Path], bool] = lambda folder: False,
+    decoder: Decoder = "pillow",
 ) -> Pixels:
     """All pictures of `manifest`, in its order, as (images, size, size, channels) of uint8, to be read by row numbers;
     one channel where all pictures are grey.
 
     They lie in a memory-mapped store, which is built where it is not there, by `fetch` if that says that it has filled
     the folder it is given with a store made from the same. Where that would take more than `max_store_gib`, or
-    than the disk has, they are decoded whenever they are asked for. Raises UserError if a picture is no longer what it
-    was when the manifest was made.
+    than the disk has, they are decoded whenever they are asked for. `decoder` is that of DecodedPixels; where the
+    pictures themselves are not, a store that was fetched may be of the other one. Raises UserError if a picture is no
+    longer what it was when the manifest was made.
     """
-    source = DecodedPixels(manifest, size_px, fit)
+    source = DecodedPixels(manifest, size_px, fit, decoder)
     gib = math.prod(source.shape) / GIB
     if gib > max_store_gib:
         return _streamed(source, f"more than data.max_store_gib = {max_store_gib:g}")
-    parts = {
+    parts: dict[str, Any] = {
         "pictures": content_key({"hashes": manifest.table["hash"].tolist()}),
         "size_px": size_px,
         "fit": fit,
         "grey": manifest.is_grey,
         "decoder_version": DECODER_VERSION,
     }
+    if decoder != "pillow":
+        parts["decoder"] = decoder
     # Beside the store, whose lock is its own.
     unfinished = cache_folder() / "pixels" / f".{content_key(parts)}.partial"
 
     def build(folder: Path) -> None:
-        if not (fetch(folder) and _made_from(folder) == parts):
-            _build(source, unfinished, folder)
+        fetched = _made_from(folder) if fetch(folder) else None
+        if fetched == parts:
+            return
+        if fetched and not manifest.root.exists() and _but_for_the_decoder(fetched) == _but_for_the_decoder(parts):
+            raise _OtherDecoderError(fetched)
+        _build(source, unfinished, folder)
 
     try:
+        folder, _ = open_or_build("pixels", parts, build)
+    except _OtherDecoderError as other:  # what there is, where the pictures themselves are not
+        parts = other.made_from
         folder, _ = open_or_build("pixels", parts, build)
     except _NoRoomError as error:
         return _streamed(source, str(error))
@@ -85,11 +99,12 @@ class StoredPixels:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with (folder / FILE).open("rb") as file:
-            read_magic(file)
-            self.shape: tuple[int, ...] = read_array_header_1_0(file)[0]
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._array = np.frombuffer(self._map, np.uint8, offset=file.tell()).reshape(self.shape)
+        self._file = (folder / FILE).open("rb")
+        read_magic(self._file)
+        self.shape: tuple[int, ...] = read_array_header_1_0(self._file)[0]
+        self._start = self._file.tell()
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._array = np.frombuffer(self._map, np.uint8, offset=self._start).reshape(self.shape)
         self._mapped_bytes = 0
 
     def __len__(self) -> int:
@@ -110,16 +125,26 @@ class StoredPixels:
             self._mapped_bytes = 0
         return chosen
 
+    def read_into(self, rows: Rows, place: Pixels) -> None:
+        """Copy these rows into an array of their shape, such as one in pinned memory: past the map, which is faster for
+        whole rows."""
+        row_bytes = math.prod(self.shape[1:])
+        for row, square in zip(rows.tolist(), place, strict=True):
+            if os.preadv(self._file.fileno(), [square], self._start + row * row_bytes) != row_bytes:
+                raise OSError(f"{self.folder / FILE} ends before row {row}")
+
 
 class DecodedPixels:
-    """What StoredPixels gives, decoded from the pictures' files by as many threads as there are cores, each time."""
+    """What StoredPixels gives, decoded from the pictures' files by as many threads as there are cores, each time; with
+    the decoder "nvjpeg" by the GPU, where it takes them."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, manifest: Manifest, size_px: int, fit: Fit) -> None:
+    def __init__(self, manifest: Manifest, size_px: int, fit: Fit, decoder: Decoder = "pillow") -> None:
         self._root, self._fit, self._size_px, self._grey = manifest.root, fit, size_px, manifest.is_grey
         self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
         self._pool: ThreadPoolExecutor | None = None
+        self._decoder = decoder
         self.shape: tuple[int, int, int, int] = (len(manifest.table), size_px, size_px, 1 if self._grey else 3)
 
     def __len__(self) -> int:
@@ -128,30 +153,80 @@ class DecodedPixels:
     def __getitem__(self, rows: Any) -> Pixels:
         chosen = np.arange(len(self))[rows]
         if chosen.ndim == 0:
-            return self.decode(int(chosen))
+            return self._decode(int(chosen))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(os.cpu_count())
+        if self._decoder == "nvjpeg":
+            return self._decode_on_gpu(chosen.tolist(), self._pool)
         pixels = np.empty((len(chosen), *self.shape[1:]), dtype=np.uint8)
-        for place, square in enumerate(self._pool.map(self.decode, chosen.tolist())):
+        for place, square in enumerate(self._pool.map(self._decode, chosen.tolist())):
             pixels[place] = square
         return pixels
 
-    def decode(self, row: int) -> Pixels:
-        """One picture's square."""
-        path = self._root / self._paths[row]
+    def squares(self, first: int) -> Iterator[Pixels]:
+        """The squares of all pictures from row number `first` on, decoded ahead."""
+        most_waiting = max(WAITING_BYTES // math.prod(self.shape[1:]), 2 * (os.cpu_count() or 1))
+        if self._decoder == "nvjpeg":
+            starts = range(first, len(self), ROWS_OF_A_GPU)
+            for part in in_parallel(lambda start: self[start : start + ROWS_OF_A_GPU], starts, 3, 2):
+                yield from part
+        else:
+            yield from in_parallel(self._decode, range(first, len(self)), most_waiting)
+
+    def _decode(self, row: int) -> Pixels:
+        return self._decode_read(row, self._read(row))
+
+    def _decode_read(self, row: int, content: bytes) -> Pixels:
         try:
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() == self._hashes[row]:
-                return decode_square(content, self._size_px, self._fit, self._grey)
-            reason = "its content has changed"
+            return decode_square(content, self._size_px, self._fit, self._grey)
         except (OSError, ValueError, SyntaxError) as error:
-            reason = str(error)
+            raise self._changed(row, str(error)) from None
+
+    def _decode_on_gpu(self, rows: list[int], pool: ThreadPoolExecutor) -> Pixels:
+        import torch
+
+        from pipeline.nvjpeg import decode_squares, read_header
+
+        contents = list(pool.map(self._read, rows))
+        headers = [read_header(content) for content in contents]
+        others = [place for place, header in enumerate(headers) if header is None]
+        decoded = pool.map(lambda place: self._decode_read(rows[place], contents[place]), others)
+        taken = [(place, contents[place], header) for place, header in enumerate(headers) if header is not None]
+        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        if taken:
+            places, jpegs, known = zip(*taken, strict=True)
+            device = torch.device("cuda")
+            pixels[list(places)] = decode_squares(jpegs, known, self._size_px, self._fit, self._grey, device)
+        for place, square in zip(others, decoded, strict=True):
+            pixels[place] = square
+        return pixels
+
+    def _read(self, row: int) -> bytes:
+        """The picture's file, if its content is what it was."""
+        try:
+            content: bytes = (self._root / self._paths[row]).read_bytes()
+        except OSError as error:
+            raise self._changed(row, str(error)) from None
+        if hashlib.sha256(content).hexdigest() != self._hashes[row]:
+            raise self._changed(row, "its content has changed")
+        return content
+
+    def _changed(self, row: int, reason: str) -> UserError:
         if not self._root.exists():
-            raise UserError(
+            return UserError(
                 f"The pictures lie in {self._root}, which is not on this machine, and their pixels at "
                 f"{self._size_px} px are not among the files of the precompute run; run it where the pictures are."
             )
-        raise UserError(f"The picture {path} is not what it was ({reason}); run precompute again on what is there.")
+        path = self._root / self._paths[row]
+        return UserError(f"The picture {path} is not what it was ({reason}); run precompute again on what is there.")
+
+
+class _OtherDecoderError(Exception):
+    """The store that was fetched was decoded in the other way."""
+
+    def __init__(self, made_from: dict[str, Any]) -> None:
+        super().__init__()
+        self.made_from = made_from
 
 
 class _NoRoomError(Exception):
@@ -174,6 +249,10 @@ def _made_from(folder: Path) -> Any:
         return None
 
 
+def _but_for_the_decoder(parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in parts.items() if name != "decoder"}
+
+
 def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
     written = (unfinished / FILE).stat().st_size if (unfinished / FILE).is_file() else 0
     free = shutil.disk_usage(folder).free + written
@@ -183,10 +262,7 @@ def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
     def rows_from(start: int) -> Iterator[Pixels]:
         if start:
             say(f"  decoding goes on after the {start:,} pictures that were done before")
-        rows = range(start, len(source))
-        most_waiting = max(WAITING_BYTES // math.prod(source.shape[1:]), 2 * (os.cpu_count() or 1))
-        squares = in_parallel(source.decode, rows, most_waiting)
-        return track(squares, f"decoding to {source.shape[1]} px", len(rows), "images")
+        return track(source.squares(start), f"decoding to {source.shape[1]} px", len(source) - start, "images")
 
     try:
         file = write_rows(unfinished, source.shape, rows_from)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from pipeline.augment import warp
-from pipeline.batches import fetch_pixels
 from pipeline.console import track
 from pipeline.decode import Pixels
 from pipeline.device import mixed_precision
+from pipeline.feed import reader
 from pipeline.network import Network
+from pipeline.prefetch import fetch_ahead
 from pipeline.splits import Rows
 
 Probabilities = npt.NDArray[np.float64]
@@ -95,10 +96,10 @@ def losses(of_label: Probabilities) -> Probabilities:
 
 
 def _images(pixels: Pixels, rows: Rows, batch_size: int, device: torch.device, description: str) -> Iterator[Tensor]:
-    fetch = fetch_pixels(pixels, device)
-    starts = range(0, len(rows), batch_size)
-    for start in track(starts, description, len(rows), "images", batch_size):
-        yield fetch(rows[start : start + batch_size])
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    fetch, workers = reader(pixels, device)
+    fetched = fetch_ahead(fetch, parts, device, workers)
+    yield from track(fetched, description, len(rows), "images", batch_size)
 
 
 def _probabilities(network: Network, images: Tensor) -> Tensor:

@@ -82,6 +82,10 @@ class Data(Section):
         description="move (copies of a picture that come in two splits all go to the first of train, valid and test, "
         "and what lies in two classes is set aside) or stop (the run does)",
     )
+    decoder: Literal["auto", "pillow", "nvjpeg"] = Field(
+        "auto",
+        description="auto (nvjpeg where a GPU can), pillow, or nvjpeg (JPEGs by the GPU, whose pixels differ a little)",
+    )
     max_store_gib: float = Field(
         20.0,
         ge=0,
@@ -133,6 +137,15 @@ class Augment(Section):
     probability: float = Field(
         0.75, ge=0, le=1, description="a number from 0 to 1: how often a warp, or lighting, acts"
     )
+    mixup: float = Field(
+        0.0, ge=0, le=10, description="a number from 0 (off) to 10: alpha of the share in which pictures are blended"
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="a number from 0 (off) to 10: alpha of the share of a box cut from another picture",
+    )
 
 
 class Precompute(Section):
@@ -141,6 +154,13 @@ class Precompute(Section):
     image_px: ImageSize = 128
     batch_size: BatchSize = 64
     dtype: Literal["float16", "float32"] = Field("float16", description="float16 or float32")
+    views: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="a whole number from 0 to 100: augmented views of each training picture that the head trains on "
+        "beside the plain one",
+    )
 
 
 class LrFind(Section):

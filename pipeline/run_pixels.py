@@ -6,7 +6,7 @@ So they can be had where neither the cache nor the pictures are: on another mach
 import shutil
 from pathlib import Path
 
-from pipeline.decode import Fit, Pixels
+from pipeline.decode import Decoder, Fit, Pixels
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
 from pipeline.pixels import StoredPixels, open_pixels
@@ -22,6 +22,7 @@ def open_run_pixels(
     manifest: Manifest,
     size_px: int,
     fit: Fit,
+    decoder: Decoder = "pillow",
 ) -> Pixels:
     """`open_pixels`, for the run `run_id`: from the cache; where they are not there, from the files of
     `precompute_run`; else decoded from the pictures. A store of up to `max_logged_gib` is put among these files."""
@@ -30,7 +31,7 @@ def open_run_pixels(
     def fetch(folder: Path) -> bool:
         return _fetch(precompute_run, place, folder)
 
-    pixels = open_pixels(manifest, size_px, fit, max_store_gib, fetch)
+    pixels = open_pixels(manifest, size_px, fit, max_store_gib, fetch, decoder)
     if isinstance(pixels, StoredPixels):
         note_use(pixels.folder, run_id)
         if pixels.nbytes <= max_logged_gib * 2**30:

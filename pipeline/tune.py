@@ -1,23 +1,26 @@
 """What a training stage trains with: batches of the split, and an optimizer over what is thawed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.activations import Activations
 from pipeline.augment import Augmentation
-from pipeline.batches import Batches, fetch_activations, fetch_pixels
+from pipeline.batches import Batches, fetch_activations
 from pipeline.decode import Pixels
+from pipeline.feed import feed, resident
 from pipeline.layer_groups import Frozen, freeze, layer_groups
 from pipeline.manifest import Manifest
 from pipeline.network import Network
 from pipeline.optim import build_optimizer
 from pipeline.splits import Rows, stratified_fraction
+from pipeline.views import PlainAndViews
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,32 @@ def pixel_batches(
     pixels: Pixels, split: Split, augmentation: Augmentation, batch_size: int, device: torch.device, seed: int
 ) -> tuple[Batches, Batches]:
     """(shuffled, augmented training batches; plain validation batches) of images."""
-    fetch = fetch_pixels(pixels, device)
-    train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation)
-    return train, Batches(fetch, split.valid, split.targets, 2 * batch_size, device)
+    fetch, workers = feed(pixels, np.concatenate([split.train, split.valid]), device)
+    train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation, workers)
+    return train, Batches(fetch, split.valid, split.targets, 2 * batch_size, device, workers=workers)
 
 
 def activation_batches(
-    activations: Activations, split: Split, batch_size: int, device: torch.device, seed: int
+    activations: Activations, split: Split, batch_size: int, device: torch.device, seed: int, views: Path | None = None
 ) -> tuple[Batches, Batches]:
-    """(shuffled training batches, validation batches) of stored activations, which are never augmented."""
-    fetch = fetch_activations(activations, device)
-    train = Batches(fetch, split.train, split.targets, batch_size, device, seed)
+    """(shuffled training batches, validation batches) of stored activations, which are never augmented here.
+
+    With the folder of a store of `views`, an epoch of training has each picture as it is and in each of its views;
+    validation reads the plain store alone.
+    """
+    stored: Activations | PlainAndViews = activations
+    rows, targets = split.train, split.targets
+    if views is not None:
+        stored = PlainAndViews(activations, views)
+        rows, targets = stored.with_views(split.train), stored.targets(split.targets)
+    train = Batches(_fetch_stored(stored, rows, device), rows, targets, batch_size, device, seed)
+    fetch = _fetch_stored(activations, split.valid, device)
     return train, Batches(fetch, split.valid, split.targets, 8 * batch_size, device)
+
+
+def _fetch_stored(stored: Activations | PlainAndViews, rows: Rows, device: torch.device) -> Callable[[Rows], Tensor]:
+    held = resident(stored, rows, device)
+    return fetch_activations(stored, device) if held is None else lambda chosen: held(chosen).float()
 
 
 def thaw(network: Network, frozen: Frozen, rates: Mapping[str, float], weight_decay: float) -> Optimizer:

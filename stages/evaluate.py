@@ -42,6 +42,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.history import join_epochs
     from pipeline.manifest import load_manifest
     from pipeline.metrics import class_metrics
+    from pipeline.nvjpeg import choose_decoder
     from pipeline.publishing import publish
     from pipeline.recipe import flatten
 
@@ -50,7 +51,9 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
     checkpoint_folder = upstream_folder(chain, "checkpoint", chain[0].stage)
     network, checkpoint = load_checkpoint(checkpoint_folder)
-    open_pixels = pixels_opener(chain, job, recipe.data.max_store_gib, recipe.data.max_logged_gib)
+    open_pixels = pixels_opener(
+        chain, job, recipe.data.max_store_gib, recipe.data.max_logged_gib, choose_decoder(recipe.data.decoder, device)
+    )
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     views = view_matrices(recipe.augment.flip, recipe.augment.crop, evaluate_.tta_views)
     evaluation = evaluate(

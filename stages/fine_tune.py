@@ -33,11 +33,14 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], jo
     from pipeline.augment import Augmentation
     from pipeline.device import choose_device
     from pipeline.execute import pixels_opener, upstream_folder
+    from pipeline.nvjpeg import choose_decoder
     from pipeline.schedule import cycle_lengths
     from pipeline.training_log import train_on
 
-    fine_tune, data = recipe.fine_tune, recipe.data
-    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
+    fine_tune, data, device = recipe.fine_tune, recipe.data, choose_device(recipe.device)
+    open_pixels = pixels_opener(
+        chain, job, data.max_store_gib, data.max_logged_gib, choose_decoder(data.decoder, device)
+    )
     train_on(
         job,
         upstream_folder(chain, "manifest", "precompute"),
@@ -53,7 +56,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], jo
         label_smoothing=fine_tune.label_smoothing,
         fixed_statistics=fine_tune.batchnorm == "fixed",
         augmentation=Augmentation(**recipe.augment.model_dump()),
-        device=choose_device(recipe.device),
+        device=device,
         seed=recipe.seed,
     )
 

@@ -96,6 +96,7 @@ def _on_pixels(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> "Curve":
     from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.lr_finder import range_test
     from pipeline.manifest import load_manifest
+    from pipeline.nvjpeg import choose_decoder
     from pipeline.rates import group_rates
     from pipeline.tune import pixel_batches, thaw, training_split
 
@@ -103,7 +104,9 @@ def _on_pixels(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> "Curve":
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
     network, checkpoint = load_checkpoint(upstream_folder(chain, "checkpoint", chain[0].stage))
     network.to(device)
-    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
+    open_pixels = pixels_opener(
+        chain, job, data.max_store_gib, data.max_logged_gib, choose_decoder(data.decoder, device)
+    )
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     split = training_split(manifest, 1.0, recipe.seed)
     augmentation = Augmentation(**recipe.augment.model_dump())

@@ -1,5 +1,6 @@
 """precompute: one pass of the frozen body over every picture; its activations are stored once."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +33,11 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     )
     weights = find_weights(model.backbone, model.weights, recipe.seed)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
-    return run_stage(STAGE, recipe, [], inputs, partial(work, recipe, manifest, weights))
+    # How pictures are varied is part of what comes out only where some are.
+    stage = STAGE
+    if recipe.precompute.views:
+        stage = replace(STAGE, sections=("precompute", "augment"), artifacts=(*STAGE.artifacts, "views"))
+    return run_stage(stage, recipe, [], inputs, partial(work, recipe, manifest, weights))
 
 
 def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> None:
@@ -41,20 +46,25 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
 
     from pipeline import tracking
     from pipeline.activations import open_activations, store_parts
+    from pipeline.augment import Augmentation
     from pipeline.body import load_weights
     from pipeline.checkpoint import Checkpoint, build_network, save_checkpoint
     from pipeline.console import say
     from pipeline.device import choose_device
     from pipeline.manifest import describe_manifest, save_manifest
     from pipeline.manifest_figures import write_manifest_figures
+    from pipeline.nvjpeg import choose_decoder
     from pipeline.run_pixels import open_run_pixels
+    from pipeline.views import open_views
 
     say(describe_manifest(manifest))
     head, fit, grey = recipe.head, recipe.data.fit, manifest.is_grey
     backbone, image_px, dtype = recipe.model.backbone, recipe.precompute.image_px, recipe.precompute.dtype
     hashes = list(manifest.table["hash"])
+    device = choose_device(recipe.device)
+    decoder = choose_decoder(recipe.data.decoder, device)
     limits = recipe.data.max_store_gib, recipe.data.max_logged_gib
-    pixels = open_run_pixels(job.run_id, job.run_id, *limits, manifest, image_px, fit)
+    pixels = open_run_pixels(job.run_id, job.run_id, *limits, manifest, image_px, fit, decoder)
     with TemporaryDirectory() as folder:
         save_manifest(manifest, Path(folder) / "manifest")
         write_manifest_figures(manifest, pixels, Path(folder))
@@ -63,9 +73,17 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
     checkpoint = Checkpoint(backbone, manifest.classes, head.hidden, head.dropout, image_px, fit, grey)
     network = build_network(checkpoint)
     load_weights(network.body, backbone, weights)
-    device = choose_device(recipe.device)
     parts = store_parts(hashes, image_px, fit, grey, backbone, weights.identity, dtype)
     store = open_activations(network.to(device), pixels, parts, recipe.precompute.batch_size, device, dtype)
+    if recipe.precompute.views:
+        size, views, how = (
+            recipe.precompute.batch_size,
+            recipe.precompute.views,
+            Augmentation(**recipe.augment.model_dump()),
+        )
+        train = manifest.rows("train")
+        varied = open_views(network, pixels, train, views, how, parts, size, device, dtype, recipe.seed)
+        tracking.log_folder(job.run_id, varied, "views")
     with TemporaryDirectory() as folder:
         save_checkpoint(network, checkpoint, Path(folder) / "checkpoint")
         tracking.log_folder(job.run_id, Path(folder))

@@ -36,11 +36,14 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], jo
     from pipeline.augment import Augmentation
     from pipeline.device import choose_device
     from pipeline.execute import pixels_opener, upstream_folder
+    from pipeline.nvjpeg import choose_decoder
     from pipeline.schedule import cycle_lengths
     from pipeline.training_log import train_on
 
-    resize, data = recipe.resize, recipe.data
-    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
+    resize, data, device = recipe.resize, recipe.data, choose_device(recipe.device)
+    open_pixels = pixels_opener(
+        chain, job, data.max_store_gib, data.max_logged_gib, choose_decoder(data.decoder, device)
+    )
     train_on(
         job,
         upstream_folder(chain, "manifest", "precompute"),
@@ -56,7 +59,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], jo
         label_smoothing=resize.label_smoothing,
         fixed_statistics=resize.batchnorm == "fixed",
         augmentation=Augmentation(**recipe.augment.model_dump()),
-        device=choose_device(recipe.device),
+        device=device,
         seed=recipe.seed,
     )
 

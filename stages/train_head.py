@@ -37,6 +37,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.manifest import load_manifest
     from pipeline.manifest_figures import log_augmented
+    from pipeline.nvjpeg import choose_decoder
     from pipeline.schedule import cycle_lengths
     from pipeline.training_log import Phase, log_trained, train_in_phases
     from pipeline.tune import activation_batches, head_optimizer, pixel_batches, thaw, training_split
@@ -47,7 +48,9 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
     network.to(device)
-    open_pixels = pixels_opener(chain, job, data.max_store_gib, data.max_logged_gib)
+    open_pixels = pixels_opener(
+        chain, job, data.max_store_gib, data.max_logged_gib, choose_decoder(data.decoder, device)
+    )
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     augmentation = Augmentation(**recipe.augment.model_dump())
     log_augmented(job.run_id, manifest, pixels, augmentation, recipe.seed)
@@ -56,7 +59,8 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
 
     def on_activations() -> Phase:
         stored = read_activations(upstream_folder(chain, "activations", "precompute"))
-        train, valid = activation_batches(stored, split, batch_size, device, recipe.seed)
+        views = upstream_folder(chain, "views", "precompute") if recipe.precompute.views else None
+        train, valid = activation_batches(stored, split, batch_size, device, recipe.seed, views)
         optimizer = head_optimizer(network.head, lr, train_head.weight_decay)
         return Phase(network.head, optimizer, train, valid, [train_head.stored_epochs], smoothing, "head, stored")
 

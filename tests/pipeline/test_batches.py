@@ -135,6 +135,40 @@ def test_every_batch_of_an_epoch_is_augmented_in_its_own_way() -> None:
     assert 8 < sum(flipped) < 32
 
 
+MIXED = replace(FLIPS, mixup=0.4, cutmix=1.0)
+
+
+def test_mixing_is_a_function_of_seed_and_epoch_alone_and_can_be_taken_up_at_any_batch() -> None:
+    fetch = fetch_pixels(pictures(20), CPU)
+    train = Batches(fetch, np.arange(20), TARGETS[:20] % 4, 4, CPU, seed=3, augmentation=MIXED)
+    whole = list(train.epoch(1))
+    torch.manual_seed(5)
+    for first in range(5):
+        for (images, shares), (same_images, same_shares) in zip(train.epoch(1, first), whole[first:], strict=True):
+            assert torch.equal(images, same_images)
+            assert torch.equal(shares, same_shares)
+    other = next(train.epoch(2))[1]
+    assert not torch.equal(other, whole[0][1])
+
+
+def test_mixed_targets_are_shares_of_all_classes_and_plain_ones_class_numbers() -> None:
+    fetch, targets = fetch_pixels(pictures(20), CPU), TARGETS[:20] % 4
+    _, shares = next(Batches(fetch, np.arange(20), targets, 5, CPU, 0, MIXED).epoch(0))
+    assert shares.shape == (5, 4)
+    _, plain = next(Batches(fetch, np.arange(20), targets, 5, CPU, 0, FLIPS).epoch(0))
+    assert plain.dtype == torch.int64
+
+
+def test_images_are_bit_for_bit_the_same_whoever_fetches_them_and_wherever_an_epoch_begins() -> None:
+    fetch = fetch_pixels(pictures(20), CPU)
+    alone = Batches(fetch, np.arange(20), TARGETS, 4, CPU, seed=3, augmentation=MIXED)
+    whole = images_of(alone, 2)
+    for workers in (1, 3):
+        ahead = replace(alone, workers=workers)
+        assert torch.equal(images_of(ahead, 2), whole)
+        assert torch.equal(torch.cat([images for images, _ in ahead.epoch(2, 3)]), whole[12:])
+
+
 def test_validation_batches_hold_the_pictures_as_they_are() -> None:
     pixels = pictures(10)
     valid = Batches(fetch_pixels(pixels, CPU), np.arange(10, dtype=np.int64), TARGETS, 4, CPU)

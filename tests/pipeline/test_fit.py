@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.augment import Augmentation
-from pipeline.batches import Batches, fetch_pixels
+from pipeline.batches import Batches, fetch_pixels, seed_for
 from pipeline.body import build_body
 from pipeline.errors import UserError
 from pipeline.fit import EpochRecord, Position, fit, train_step, validate
-from pipeline.layer_groups import freeze, layer_groups
+from pipeline.layer_groups import freeze, layer_groups, training_mode
 from pipeline.network import Network
 from pipeline.optim import build_optimizer
 from pipeline.schedule import cosine_factor
@@ -324,12 +324,12 @@ def test_with_fixed_statistics_a_thawed_body_learns_weights_and_keeps_its_runnin
     assert any(name.endswith("running_var") for name in still)
 
 
-def toy_pixels() -> tuple[Batches, Batches]:
+def toy_pixels(mixup: float = 0.0, cutmix: float = 0.0) -> tuple[Batches, Batches]:
     """Noise of two brightnesses as images, the training batches augmented with all that can vary."""
     images = np.random.default_rng(0).integers(0, 200, (96, 8, 8, 3)).astype(np.uint8) + (TARGETS * 50)[
         :, None, None, None
     ].astype(np.uint8)
-    how = Augmentation("all", 20.0, 1.3, 0.8, 0.3, 0.75)
+    how = Augmentation("all", 20.0, 1.3, 0.8, 0.3, 0.75, mixup, cutmix)
     fetch = fetch_pixels(images, CPU)
     return Batches(fetch, TRAIN, TARGETS, 16, CPU, 0, how), Batches(fetch, VALID, TARGETS, 20, CPU)
 
@@ -339,16 +339,33 @@ def pixel_network() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
 
 
+def test_the_training_loss_of_mixed_pictures_is_a_plain_cross_entropy_with_the_shares_as_target() -> None:
+    train, valid = toy_pixels(mixup=0.4)
+    network = pixel_network()
+    training_mode(network)
+    torch.manual_seed(seed_for(1, 0))
+    images, shares = next(train.epoch(0))
+    with torch.no_grad():
+        expected = -(network(images).log_softmax(1) * shares).sum(1).mean()
+    network = pixel_network()
+    record = next(iter(fit(network, toy_optimizer(network), train, valid, [1], label_smoothing=0.3)))
+    assert isinstance(record, EpochRecord)
+    assert record.steps[0].loss == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [(0.0, 0.0), (0.4, 1.0)], ids=["plain", "mixed"])
 @pytest.mark.parametrize("after_steps", range(1, 13))
-def test_training_that_was_broken_off_after_any_step_goes_on_as_if_it_had_not_been(after_steps: int) -> None:
+def test_training_that_was_broken_off_after_any_step_goes_on_as_if_it_had_not_been(
+    after_steps: int, mixed: tuple[float, float]
+) -> None:
     whole = pixel_network()
-    expected = list(fit(whole, toy_optimizer(whole), *toy_pixels(), [1, 2], label_smoothing=0.1))
+    expected = list(fit(whole, toy_optimizer(whole), *toy_pixels(*mixed), [1, 2], label_smoothing=0.1))
 
     network = pixel_network()
     optimizer = toy_optimizer(network)
     steps = itertools.count(1)
     records: list[EpochRecord] = []
-    for moment in fit(network, optimizer, *toy_pixels(), [1, 2], label_smoothing=0.1, pauses=lambda: True):
+    for moment in fit(network, optimizer, *toy_pixels(*mixed), [1, 2], label_smoothing=0.1, pauses=lambda: True):
         if isinstance(moment, EpochRecord):
             records.append(moment)
         elif next(steps) == after_steps:
@@ -356,7 +373,7 @@ def test_training_that_was_broken_off_after_any_step_goes_on_as_if_it_had_not_be
     torch.rand(17)  # what happens in between must not matter
     start = moment
     assert isinstance(start, Position)
-    rest = list(fit(network, optimizer, *toy_pixels(), [1, 2], label_smoothing=0.1, start=start))
+    rest = list(fit(network, optimizer, *toy_pixels(*mixed), [1, 2], label_smoothing=0.1, start=start))
     assert same_state(network, whole)
     assert results([*records, *rest]) == results(expected)
 

@@ -1,5 +1,7 @@
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +110,36 @@ def test_the_same_pictures_in_another_order_are_another_store(manifest, tmp_path
     first = open_pixels(manifest, 8, "crop")
     manifest.table.iloc[:] = manifest.table.iloc[::-1].to_numpy()
     assert (open_pixels(manifest, 8, "crop") == first[::-1]).all()
+
+
+def test_another_decoder_is_another_store_and_pillow_keeps_the_one_it_had(manifest, cache, monkeypatch):
+    from pipeline import nvjpeg
+
+    monkeypatch.setattr(nvjpeg, "read_header", lambda content: None)  # all is left to Pillow
+    first = open_pixels(manifest, 8, "crop")
+    assert "decoder" not in json.loads((first.folder / "store.json").read_text())["made_from"]
+    second = open_pixels(manifest, 8, "crop", decoder="nvjpeg")
+    assert json.loads((second.folder / "store.json").read_text())["made_from"]["decoder"] == "nvjpeg"
+    assert second.folder != first.folder
+    assert (second[:] == first[:]).all()
+
+
+def test_where_the_pictures_are_not_a_store_of_the_other_decoder_that_was_fetched_will_do(
+    manifest, tmp_path, monkeypatch
+):
+    from pipeline import nvjpeg
+
+    monkeypatch.setattr(nvjpeg, "read_header", lambda content: None)
+    made = open_pixels(manifest, 8, "crop", decoder="nvjpeg")
+    expected = made[:]
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "elsewhere"))
+
+    def fetch(folder):
+        shutil.copytree(made.folder, folder, dirs_exist_ok=True)
+        return True
+
+    manifest.root.rename(tmp_path / "gone")
+    assert (open_pixels(manifest, 8, "crop", fetch=fetch)[:] == expected).all()
 
 
 def test_new_pictures_are_another_store(manifest, decoded):

@@ -1,0 +1,158 @@
+"""JPEGs decoded, turned and resized by a GPU, many at a time.
+
+The pixels differ a little from Pillow's, which decodes and rounds in other ways. What a GPU does not decode as Pillow
+does is told apart by its header, and left to Pillow.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
+from pipeline.decode import Decoder, Fit, Pixels
+from pipeline.errors import UserError
+
+# Decoded at once, so that memory stays bounded: 400 MB as colour bytes, and four times that as they are resized.
+PIXELS_AT_ONCE = 128_000_000
+MOST_PIXELS = 32_000_000
+_START_OF_FRAME = {0xC0, 0xC1, 0xC2}
+_START_OF_SCAN, _EXIF_SEGMENT, _ADOBE_SEGMENT, _ORIENTATION = 0xDA, 0xE1, 0xEE, 0x0112
+
+# What a recipe may ask for.
+Choice: TypeAlias = Literal["auto"] | Decoder
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a JPEG's header says: its sides as they are stored, in pixels, and its EXIF orientation, 1 to 8."""
+
+    height: int
+    width: int
+    orientation: int
+
+
+def choose_decoder(choice: Choice, device: torch.device) -> Decoder:
+    """Which decoder "auto", "pillow" or "nvjpeg" is on `device`; UserError if it is asked for what it has not."""
+    can = device.type == "cuda" and _can_decode(device)
+    if choice == "nvjpeg" and not can:
+        raise UserError("data.decoder is nvjpeg, but torch decodes no JPEG on a GPU here; set it to auto or pillow.")
+    if choice == "auto":
+        return "nvjpeg" if can else "pillow"
+    return choice
+
+
+@cache
+def _can_decode(device: torch.device) -> bool:
+    try:
+        decode_jpeg([encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))], device=device)
+    except RuntimeError:  # torchvision was built without it
+        return False
+    return True
+
+
+def read_header(content: bytes) -> Header | None:
+    """The header of a JPEG that a GPU decodes as Pillow does: 8 bits, grey or YCbCr, of a bearable size. None for
+    CMYK, RGB and other JPEGs, and for whatever is no JPEG."""
+    orientation = 1
+    for marker, segment in _segments(content):
+        if marker == _EXIF_SEGMENT and segment.startswith(b"Exif\0\0"):
+            orientation = _orientation(segment)
+        if marker == _ADOBE_SEGMENT and segment.startswith(b"Adobe") and segment[11:12] != b"\1":
+            return None  # its colours are no YCbCr
+        if marker in _START_OF_FRAME:
+            height, width = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
+            is_usual = segment[0] == 8 and segment[5] in (1, 3) and 0 < height * width <= MOST_PIXELS
+            is_usual = is_usual and segment[6::3][:3] != b"RGB"
+            return Header(height, width, orientation) if is_usual else None
+    return None
+
+
+def decode_squares(
+    contents: Sequence[bytes], headers: Sequence[Header], size_px: int, fit: Fit, grey: bool, device: torch.device
+) -> Pixels:
+    """JPEGs and their headers as squares (N, size, size, 1 or 3); what `decode_square` gives, but for rounding."""
+    channels = 1 if grey else 3
+    squares = torch.empty((len(contents), channels, size_px, size_px), dtype=torch.uint8, device=device)
+    mode = ImageReadMode.GRAY if grey else ImageReadMode.RGB
+    for chosen in _bounded(headers):
+        encoded = [torch.frombuffer(bytearray(contents[place]), dtype=torch.uint8) for place in chosen]
+        decoded = decode_jpeg(encoded, mode=mode, device=device)
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, image in enumerate(decoded):
+            alike[(headers[chosen[index]].orientation, *image.shape)].append(index)
+        for (orientation, *_), members in alike.items():
+            images = _upright(torch.stack([decoded[index] for index in members]), orientation)
+            places = torch.tensor([chosen[index] for index in members]).pin_memory().to(device, non_blocking=True)
+            squares[places] = _square(images, size_px, fit)
+    pixels: Pixels = squares.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, content) of the segments up to the first scan; none where this is no JPEG."""
+    place = 2 if content.startswith(b"\xff\xd8") else len(content)
+    while place + 4 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+            continue
+        length = int.from_bytes(content[place + 2 : place + 4])
+        if marker == _START_OF_SCAN or length < 2:
+            return
+        yield marker, content[place + 4 : place + 2 + length].ljust(6, b"\0")
+        place += 2 + length
+
+
+def _orientation(segment: bytes) -> int:
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        turn = exif.get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF fails in many ways; Pillow's path leaves such a picture as it is stored too
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def _bounded(headers: Sequence[Header]) -> Iterator[list[int]]:
+    """Places of JPEGs that are decoded together."""
+    waiting: list[int] = []
+    pixels = 0
+    for place, header in enumerate(headers):
+        if waiting and pixels + header.height * header.width > PIXELS_AT_ONCE:
+            yield waiting
+            waiting, pixels = [], 0
+        waiting.append(place)
+        pixels += header.height * header.width
+    if waiting:
+        yield waiting
+
+
+def _upright(images: Tensor, orientation: int) -> Tensor:
+    """Images (N, channels, height, width) turned as EXIF's number for it says."""
+    if orientation >= 5:
+        images = images.transpose(2, 3)
+    axes = {2: [3], 3: [2, 3], 4: [2], 6: [3], 7: [2, 3], 8: [2]}.get(orientation, [])
+    return images.flip(axes) if axes else images
+
+
+def _square(images: Tensor, size_px: int, fit: Fit) -> Tensor:
+    height, width = images.shape[2:]
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        images = images[:, :, top : top + side, left : left + side]
+    inner = [size_px, size_px]
+    if fit == "pad":
+        inner = [max(round(side * size_px / max(height, width)), 1) for side in (height, width)]
+    if list(images.shape[2:]) != inner:
+        resized = F.interpolate(images.float(), inner, mode="bilinear", antialias=True, align_corners=False)
+        images = resized.round_().clamp_(0, 255).byte()
+    above, before = (size_px - inner[0]) // 2, (size_px - inner[1]) // 2
+    return F.pad(images, (before, size_px - inner[1] - before, above, size_px - inner[0] - above))

@@ -1,0 +1,107 @@
+"""What is told from headers and done after decoding runs on a CPU; decoding itself needs a GPU."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from skimage import data
+
+from pipeline.decode import Fit, decode_square
+from pipeline.errors import UserError
+from pipeline.nvjpeg import (
+    PIXELS_AT_ONCE,
+    Header,
+    _bounded,
+    _square,
+    _upright,
+    choose_decoder,
+    decode_squares,
+    read_header,
+)
+
+PHOTO = Image.fromarray(data.astronaut()).crop((0, 0, 300, 200))
+EIGHT = range(1, 9)
+
+
+def jpeg(picture: Image.Image = PHOTO, orientation: int = 1, **options: object) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture.save(file, "JPEG", exif=exif, quality=95, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", EIGHT)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_header_has_the_sides_as_they_are_stored_and_the_orientation(orientation: int, progressive: bool) -> None:
+    assert read_header(jpeg(orientation=orientation, progressive=progressive)) == Header(200, 300, orientation)
+
+
+def test_a_grey_jpeg_and_one_without_exif_are_taken() -> None:
+    file = io.BytesIO()
+    PHOTO.convert("L").save(file, "JPEG")
+    assert read_header(file.getvalue()) == Header(200, 300, 1)
+
+
+def test_what_a_gpu_would_decode_otherwise_is_left_to_pillow() -> None:
+    file = io.BytesIO()
+    PHOTO.save(file, "PNG")
+    assert read_header(file.getvalue()) is None
+    assert read_header(jpeg(PHOTO.convert("CMYK"))) is None
+    assert read_header(jpeg(keep_rgb=True)) is None
+    assert read_header(jpeg()[:20]) is None
+    assert read_header(b"") is None
+
+
+def test_damaged_exif_leaves_a_picture_as_it_is_stored() -> None:
+    content = jpeg(orientation=6)
+    place = content.index(b"Exif\0\0") + 6
+    assert read_header(content[:place] + b"\xff" * 8 + content[place + 8 :]) == Header(200, 300, 1)
+
+
+@pytest.mark.parametrize("orientation", EIGHT)
+def test_pictures_are_turned_as_pillow_turns_them(orientation: int) -> None:
+    stored = Image.open(io.BytesIO(jpeg(orientation=orientation)))
+    tensor = torch.from_numpy(np.array(stored)).permute(2, 0, 1)[None]
+    expected = np.asarray(ImageOps.exif_transpose(stored))
+    assert np.array_equal(_upright(tensor, orientation)[0].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squish"])
+@pytest.mark.parametrize("size_px", [64, 150, 260])
+def test_squares_are_pillows_but_for_rounding(fit: Fit, size_px: int) -> None:
+    file = io.BytesIO()
+    PHOTO.save(file, "PNG")
+    expected = decode_square(file.getvalue(), size_px, fit, False).astype(int)
+    tensor = torch.from_numpy(np.array(PHOTO)).permute(2, 0, 1)[None]
+    found = _square(tensor, size_px, fit)[0].permute(1, 2, 0).numpy().astype(int)
+    assert found.shape == expected.shape
+    # At the rim of a crop Pillow sees what lies beyond it.
+    inner = slice(1, -1) if fit == "crop" and size_px < 200 else slice(2, -2) if fit == "crop" else slice(None)
+    assert np.abs(found - expected)[inner, inner].max() <= 2
+
+
+def test_no_more_is_decoded_at_once_than_memory_allows() -> None:
+    large = Header(5_000, 6_000, 1)
+    parts = list(_bounded([large] * 9))
+    assert [place for part in parts for place in part] == list(range(9))
+    assert max(len(part) for part in parts) * 30_000_000 <= PIXELS_AT_ONCE
+
+
+def test_a_cpu_has_pillow_and_says_so() -> None:
+    cpu = torch.device("cpu")
+    assert choose_decoder("auto", cpu) == choose_decoder("pillow", cpu) == "pillow"
+    with pytest.raises(UserError, match=r"data\.decoder is nvjpeg, but torch decodes no JPEG on a GPU here"):
+        choose_decoder("nvjpeg", cpu)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_gpu_gives_what_pillow_gives_but_for_rounding(grey: bool) -> None:
+    contents = [jpeg(orientation=orientation) for orientation in EIGHT]
+    headers = [header for content in contents if (header := read_header(content))]
+    found = decode_squares(contents, headers, 64, "crop", grey, torch.device("cuda")).astype(int)
+    expected = np.stack([decode_square(content, 64, "crop", grey) for content in contents]).astype(int)
+    assert np.abs(found - expected).mean() < 2
