@@ -119,9 +119,11 @@ def test_the_dataset_is_an_input_of_the_first_and_the_last_run(first):
 
 def test_the_registered_model_serves_raw_picture_bytes(workplace, first):
     nested = first.nested
-    uri = f"sqlite:///{workplace.folder}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    model = mlflow.pyfunc.load_model(nested[-1].data.tags["thaw.model"])
+    mlflow.set_tracking_uri(f"sqlite:///{workplace.folder}/mlflow.db")
+    try:
+        model = mlflow.pyfunc.load_model(nested[-1].data.tags["thaw.model"])
+    finally:
+        mlflow.set_tracking_uri(None)  # it holds for the whole process
     predictions = pd.read_csv(f"{nested[-1].info.artifact_uri}/predictions.csv")
     row = predictions[predictions["split"] == "test"].iloc[0]
     answer = model.predict(pd.DataFrame({"image": [(workplace.pictures / row["path"]).read_bytes()]}))
