@@ -72,4 +72,4 @@ def test_a_gpu_is_fed_the_same_images(manifest: Manifest, share: float, monkeypa
     pixels, rows = open_pixels(manifest, 16, "crop"), np.array([7, 2, 11])
     fetch, workers = feed(pixels, np.array([2, 7, 9, 11]), torch.device("cuda"))
     assert workers == (0 if share else 1)
-    assert torch.equal(fetch(rows).cpu(), reader(pixels, CPU)[0](rows))
+    assert torch.allclose(fetch(rows).cpu(), reader(pixels, CPU)[0](rows), atol=1e-6)  # a GPU divides otherwise
