@@ -1,6 +1,7 @@
 """Entries left in outboxes by processes that are no more, or whose server did not come back in time."""
 
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from mlflow.tracking import MlflowClient
 from pipeline.errors import UserError
 from pipeline.tracking.outbox import Outbox, first_group, is_alive, outbox_folder
 from pipeline.tracking.server import absolute, cause, check_server, is_lasting, shown
+
+ATTEMPTS, SECONDS_BETWEEN = 3, 0.5
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def send_leftovers(uri: str | None = None) -> Iterator[Sent]:
 def _send(outbox: Outbox, uri: str) -> Sent:
     entries = outbox.read()
     sent, refused, alone, problem = 0, 0, False, None
+    failures = 0
     while entries and problem is None:
         group = entries[:1] if alone else first_group(entries)
         try:
@@ -58,7 +62,10 @@ def _send(outbox: Outbox, uri: str) -> Sent:
         except UserError as error:
             problem = str(error)
         except Exception as error:  # another run's leftovers may still go
-            if not is_lasting(error):
+            failures += 1
+            if not is_lasting(error) and failures < ATTEMPTS:  # such as a connection that was shut while it was idle
+                time.sleep(SECONDS_BETWEEN)
+            elif not is_lasting(error):
                 problem = f"The server does not take it for now ({cause(error)})."
             elif len(group) > 1:
                 alone = True

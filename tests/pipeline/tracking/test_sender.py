@@ -125,14 +125,16 @@ def test_a_run_that_cannot_be_told_in_time_is_whole_once_it_is_sent(server, gate
     assert SEND in str(told.value)
     assert not tracking.is_open()
     gate.mode = "open"
-    sent = {one.run_id: one for one in send_leftovers()}
-    assert set(sent) == {run_id, parent}
-    assert not any(one.left for one in sent.values())
+    sent: set[str] = set()
+    deadline = time.monotonic() + 20
+    while outbox_folder().exists() and any(outbox_folder().iterdir()):  # a call that was cut off may still hold one
+        assert time.monotonic() < deadline
+        sent |= {one.run_id for one in send_leftovers() if one.sent}
+    assert sent == {run_id, parent}
     assert look_up(server, run_id).info.status == "FINISHED"
     assert look_up(server, run_id).data.tags[tracking.DONE] == "true"
     assert history(server, run_id, "train/loss") == [(1, 0.5)]
     assert look_up(server, parent).info.status == "FAILED"
-    assert list(outbox_folder().iterdir()) == []
 
 
 def test_a_run_that_is_stopped_while_the_server_is_away_ends_at_once_and_is_killed_once_sent(server, gate, capsys):
