@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from pipeline.console import duration, say
 from pipeline.contract import Job, RunRef, Stage
 from pipeline.disk import told_when_full
@@ -22,7 +20,7 @@ from pipeline.fingerprint import fingerprint, source_digest
 from pipeline.provenance import git_tags
 from pipeline.recipe import Recipe, flatten
 from pipeline.recipe_file import write_recipe
-from pipeline.store import cache_folder
+from pipeline.store import cache_folder, locked
 
 if TYPE_CHECKING:
     from pipeline.decode import Decoder, Fit, Pixels
@@ -90,17 +88,8 @@ def _run(
 def _alone(stage: Stage, print_: str) -> Iterator[Path]:
     """The folder of what is in hand for this fingerprint, while no other process on this machine works on it."""
     folder = cache_folder() / IN_HAND / print_
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        say(f"{stage.name}: another process is running this very stage; waiting for its result")
-        lock.acquire()
-    try:
+    with locked(folder, f"{stage.name}: another process is running this very stage; waiting for its result"):
         yield folder
-    finally:
-        lock.release()
 
 
 def chain_of(stage: Stage, upstream: str | None) -> list[RunRef]:

@@ -112,14 +112,14 @@ def remove(place: Path) -> None:
 
 
 @contextmanager
-def locked(place: Path) -> Iterator[None]:
-    """Hold the lock of a store; where another process holds it, that is said, and waited for."""
+def locked(place: Path, waiting: str = "") -> Iterator[None]:
+    """Hold the lock of a store; where another process holds it, that is said (`waiting`), and waited for."""
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(beside(place, LOCK))
     try:
         lock.acquire(timeout=_SECONDS_BEFORE_TELLING)
     except Timeout:
-        say(f"Waiting for another process that is writing {_title(place)} {place}.")
+        say(waiting or f"Waiting for another process that is writing {_title(place)} {place}.")
         lock.acquire()
     try:
         yield
