@@ -1,8 +1,8 @@
 """Augmentation on the batch: each image warped and lit in its own way, in one resampling."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,18 @@ class Augmentation:
     probability: float
     mixup: float = 0.0
     cutmix: float = 0.0
+
+
+def augmentation(strength: float, **settings: Any) -> Augmentation:
+    """The augmentation of these settings, with rotation, zoom, crop and lighting `strength` times as strong."""
+    how = Augmentation(**settings)
+    return replace(
+        how,
+        rotate_degrees=how.rotate_degrees * strength,
+        zoom=1 + (how.zoom - 1) * strength,
+        crop=1 - (1 - how.crop) * strength,
+        lighting=how.lighting * strength,
+    )
 
 
 def augment(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:

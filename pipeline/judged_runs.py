@@ -8,7 +8,7 @@ from pipeline.comparison import JudgedRun
 from pipeline.contract import RunRef
 from pipeline.execute import RECIPE_FILE, nearest
 from pipeline.manifest import load_manifest
-from pipeline.recipe import flatten
+from pipeline.recipe import training_settings
 from pipeline.recipe_file import read_recipe
 
 CURVES = ("train/loss", "valid/loss", "valid/accuracy", "overfit/gap")
@@ -29,7 +29,7 @@ def read_judged_run(run_id: str) -> JudgedRun:
     return JudgedRun(
         name=f"{run_name} ({run_id[:SHORT_ID]})",
         run_id=run_id,
-        settings=flatten(read_recipe(tracking.artifact(chain[0].run_id, RECIPE_FILE))),
+        settings=training_settings(read_recipe(tracking.artifact(chain[0].run_id, RECIPE_FILE))),
         metrics=chain[0].metrics,
         split=split,
         classes=manifest.classes,

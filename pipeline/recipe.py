@@ -6,50 +6,27 @@ Reading and overriding is in `recipe_file`; nothing here imports torch.
 
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Share = Annotated[float, Field(gt=0, le=1, description="a share above 0, up to 1")]
-HeldOutShare = Annotated[float, Field(ge=0, lt=0.9, description="a share of the pictures from 0 to below 0.9")]
-Count = Annotated[int, Field(ge=1, description="a whole number from 1 up")]
-BatchSize = Annotated[int, Field(ge=2, description="a whole number from 2 up")]
-ImageSize = Annotated[int, Field(ge=16, le=2048, description="a whole number of pixels from 16 to 2048")]
-Rate = Annotated[float, Field(gt=0, lt=1e3)]
-OneRate = Annotated[
-    Literal["auto"] | Rate,
-    Field(description="auto (what the LR finder suggested) or a rate above 0 such as 0.002"),
-]
-GroupRates = Annotated[
-    Literal["auto"] | Rate | list[Rate],
-    Field(
-        description="auto (what the LR finder suggested), a rate above 0 for the head such as 0.002, or a list "
-        "of three rates, early to head, such as [0.00002, 0.0002, 0.002]"
-    ),
-]
-LearningRateRatio = Annotated[
-    float, Field(ge=1, le=1e4, description="a number from 1 up: each earlier layer group learns so many times slower")
-]
-WeightDecay = Annotated[float, Field(ge=0, lt=10, description="a number from 0 to below 10")]
-BatchNorm = Annotated[
-    Literal["fixed", "batch"],
-    Field(
-        description="fixed (the body keeps its running statistics, which suits small sets) or batch (it normalises by "
-        "each batch and learns new ones)"
-    ),
-]
-# HEIC, which needs a package, is among them, so that it is not passed over but set aside with a word on that.
-PICTURE_ENDINGS = [
-    ".jpg", ".jpeg", ".png", ".apng", ".gif", ".bmp", ".webp", ".avif", ".heic", ".heif", ".jp2", ".tif", ".tiff",
-    ".ppm", ".pgm",
-]  # fmt: skip
-Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
-
-
-class Section(BaseModel):
-    """What all sections share: unknown keys are errors, "3" is not 3, and nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+from pipeline.recipe_sweep import Sweep
+from pipeline.recipe_types import (
+    PICTURE_ENDINGS,
+    BatchNorm,
+    BatchSize,
+    Count,
+    GroupRates,
+    HeldOutShare,
+    ImageSize,
+    LearningRateRatio,
+    OneRate,
+    Rate,
+    Section,
+    Share,
+    Smoothing,
+    WeightDecay,
+)
 
 
 class Data(Section):
@@ -61,6 +38,9 @@ class Data(Section):
         description="elpv (the packaged solar cells), a folder of class folders, a folder with train/, "
         "valid/ or val/, and maybe test/, or a table (.csv, .tsv, .parquet) with the columns path and label, and maybe "
         "split, group and weight",
+    )
+    split_seed: Literal["auto"] | int = Field(
+        "auto", description="auto (the recipe's seed) or a whole number: which pictures are held out"
     )
     valid_fraction: HeldOutShare = 0.15
     test_fraction: HeldOutShare = 0.25
@@ -133,6 +113,9 @@ class Augment(Section):
     )
     lighting: float = Field(
         0.2, ge=0, lt=1, description="a number from 0 (none) to below 1: how far brightness and contrast vary"
+    )
+    strength: float = Field(
+        1.0, ge=0, le=3, description="a number from 0 (none) to 3: rotation, zoom, crop and lighting, times this"
     )
     probability: float = Field(
         0.75, ge=0, le=1, description="a number from 0 to 1: how often a warp, or lighting, acts"
@@ -279,6 +262,7 @@ class Recipe(Section):
     fine_tune: FineTune = FineTune()
     resize: Resize = Resize()
     evaluate: Evaluate = Evaluate()
+    sweep: Sweep = Sweep()
 
 
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
@@ -295,7 +279,12 @@ def flatten(recipe: Recipe) -> dict[str, object]:
     flat: dict[str, object] = {}
     for name, value in recipe:
         if isinstance(value, Section):
-            flat |= {f"{name}.{key}": inner for key, inner in value}
+            flat |= {f"{name}.{key}": inner for key, inner in value.model_dump().items()}
         else:
             flat[name] = value
     return flat
+
+
+def training_settings(recipe: Recipe) -> dict[str, object]:
+    """The same without the keys that only a sweep reads."""
+    return {key: value for key, value in flatten(recipe).items() if not key.startswith("sweep")}

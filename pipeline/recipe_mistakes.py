@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.recipe import Recipe, Section, flatten
+from pipeline.recipe import Recipe, flatten
+from pipeline.recipe_types import Section
 
 
 def field_of(path: Sequence[str]) -> FieldInfo | None:
@@ -61,6 +62,17 @@ def wrong_together(recipe: Recipe, typed: Collection[str], place: str) -> str | 
         if isinstance(lr, list) and len(lr) != 3:
             where = _where([key], typed, place)
             return f"{where}: {key} has {len(lr)} rates; give three, for the groups early, late and head."
+    augment = recipe.augment
+    for key, too_far in (
+        ("crop", 1 - (1 - augment.crop) * augment.strength < 0.1),
+        ("lighting", augment.lighting * augment.strength >= 1),
+    ):
+        if too_far:
+            where = _where(["augment.strength", f"augment.{key}"], typed, place)
+            return (
+                f"{where}: augment.strength {augment.strength:g} takes augment.{key}, {getattr(augment, key):g}, "
+                "beyond what it may be; lower the strength."
+            )
     if head.stored_epochs == 0 and head.cycles == 0:
         where = _where(["train_head.stored_epochs", "train_head.cycles"], typed, place)
         return f"{where}: train_head.stored_epochs and train_head.cycles are both 0; set one of them to 1 or more."

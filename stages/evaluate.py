@@ -44,7 +44,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.metrics import class_metrics
     from pipeline.nvjpeg import choose_decoder
     from pipeline.publishing import publish
-    from pipeline.recipe import flatten
+    from pipeline.recipe import training_settings
 
     evaluate_ = recipe.evaluate
     device = choose_device(recipe.device)
@@ -89,7 +89,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
         metrics=evaluation.metrics,
         by_class=class_metrics(evaluation.judged, evaluation.classes),
         verdict=evaluation.verdict.words,
-        settings=flatten(recipe),
+        settings=training_settings(recipe),
         register_as=evaluate_.register_as,
         champion_by=evaluate_.champion_by,
         onnx=evaluate_.onnx,

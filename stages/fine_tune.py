@@ -30,7 +30,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
 
 def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], job: Job) -> None:
     """Train all layers."""
-    from pipeline.augment import Augmentation
+    from pipeline.augment import augmentation
     from pipeline.device import choose_device
     from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.nvjpeg import choose_decoder
@@ -55,7 +55,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], jo
         weight_decay=fine_tune.weight_decay,
         label_smoothing=fine_tune.label_smoothing,
         fixed_statistics=fine_tune.batchnorm == "fixed",
-        augmentation=Augmentation(**recipe.augment.model_dump()),
+        augmentation=augmentation(**recipe.augment.model_dump()),
         device=device,
         seed=recipe.seed,
     )

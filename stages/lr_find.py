@@ -90,7 +90,7 @@ def _on_activations(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
 
 
 def _on_pixels(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> "Curve":
-    from pipeline.augment import Augmentation
+    from pipeline.augment import augmentation
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
     from pipeline.execute import pixels_opener, upstream_folder
@@ -109,8 +109,8 @@ def _on_pixels(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> "Curve":
     )
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     split = training_split(manifest, 1.0, recipe.seed)
-    augmentation = Augmentation(**recipe.augment.model_dump())
-    train, _ = pixel_batches(pixels, split, augmentation, find.batch_size, device, recipe.seed)
+    how = augmentation(**recipe.augment.model_dump())
+    train, _ = pixel_batches(pixels, split, how, find.batch_size, device, recipe.seed)
     optimizer = thaw(network, "none", group_rates(find.end_lr, find.lr_ratio), find.weight_decay)
     fixed = find.batchnorm == "fixed"
     return range_test(network, optimizer, train, find.start_lr, find.end_lr, find.iterations, fixed)

@@ -26,11 +26,11 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """Each stage on the run of the one before it; the parent run ends with the final figures."""
     from pipeline import tracking
     from pipeline.provenance import git_tags
-    from pipeline.recipe import flatten
+    from pipeline.recipe import training_settings
     from pipeline.summary import CURVES, log_summary
 
     started = time.perf_counter()
-    with tracking.open_run(STAGE.name, {tracking.STAGE: STAGE.name, **git_tags()}, flatten(recipe)) as run_id:
+    with tracking.open_run(STAGE.name, {tracking.STAGE: STAGE.name, **git_tags()}, training_settings(recipe)) as run_id:
         done: dict[str, RunRef] = {}
         latest = None
         for name, stage in CHAIN:

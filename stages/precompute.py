@@ -28,8 +28,9 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     tracking.meet_server()  # a server that is away is told before pictures are opened
     data, model = recipe.data, recipe.model
     listing = list_source(data.source, data.extensions)
+    split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
     manifest = build_manifest(
-        listing, data.valid_fraction, data.test_fraction, data.max_bad, recipe.seed, data.duplicates
+        listing, data.valid_fraction, data.test_fraction, data.max_bad, split_seed, data.duplicates
     )
     weights = find_weights(model.backbone, model.weights, recipe.seed)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
@@ -46,7 +47,7 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
 
     from pipeline import tracking
     from pipeline.activations import open_activations, store_parts
-    from pipeline.augment import Augmentation
+    from pipeline.augment import augmentation
     from pipeline.body import load_weights
     from pipeline.checkpoint import Checkpoint, build_network, save_checkpoint
     from pipeline.console import say
@@ -76,11 +77,8 @@ def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> 
     parts = store_parts(hashes, image_px, fit, grey, backbone, weights.identity, dtype)
     store = open_activations(network.to(device), pixels, parts, recipe.precompute.batch_size, device, dtype)
     if recipe.precompute.views:
-        size, views, how = (
-            recipe.precompute.batch_size,
-            recipe.precompute.views,
-            Augmentation(**recipe.augment.model_dump()),
-        )
+        size, views = recipe.precompute.batch_size, recipe.precompute.views
+        how = augmentation(**recipe.augment.model_dump())
         train = manifest.rows("train")
         varied = open_views(network, pixels, train, views, how, parts, size, device, dtype, recipe.seed)
         tracking.log_folder(job.run_id, varied, "views")

@@ -33,7 +33,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
 
 def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], job: Job) -> None:
     """Train at the larger size."""
-    from pipeline.augment import Augmentation
+    from pipeline.augment import augmentation
     from pipeline.device import choose_device
     from pipeline.execute import pixels_opener, upstream_folder
     from pipeline.nvjpeg import choose_decoder
@@ -58,7 +58,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], jo
         weight_decay=resize.weight_decay,
         label_smoothing=resize.label_smoothing,
         fixed_statistics=resize.batchnorm == "fixed",
-        augmentation=Augmentation(**recipe.augment.model_dump()),
+        augmentation=augmentation(**recipe.augment.model_dump()),
         device=device,
         seed=recipe.seed,
     )

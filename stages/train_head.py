@@ -31,7 +31,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
     import torch
 
     from pipeline.activations import read_activations
-    from pipeline.augment import Augmentation
+    from pipeline.augment import augmentation
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
     from pipeline.execute import pixels_opener, upstream_folder
@@ -52,8 +52,8 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
         chain, job, data.max_store_gib, data.max_logged_gib, choose_decoder(data.decoder, device)
     )
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
-    augmentation = Augmentation(**recipe.augment.model_dump())
-    log_augmented(job.run_id, manifest, pixels, augmentation, recipe.seed)
+    how = augmentation(**recipe.augment.model_dump())
+    log_augmented(job.run_id, manifest, pixels, how, recipe.seed)
     split = training_split(manifest, train_head.fraction, recipe.seed)
     batch_size, smoothing = train_head.batch_size, train_head.label_smoothing
 
@@ -65,7 +65,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], lr: float, job: Job) -> None:
         return Phase(network.head, optimizer, train, valid, [train_head.stored_epochs], smoothing, "head, stored")
 
     def on_pixels() -> Phase:
-        train, valid = pixel_batches(pixels, split, augmentation, batch_size, device, recipe.seed)
+        train, valid = pixel_batches(pixels, split, how, batch_size, device, recipe.seed)
         optimizer = thaw(network, "body", {"head": lr}, train_head.weight_decay)
         lengths = cycle_lengths(train_head.cycles, train_head.cycle_len, train_head.cycle_mult)
         return Phase(network, optimizer, train, valid, lengths, smoothing, "head, augmented")

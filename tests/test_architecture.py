@@ -29,7 +29,7 @@ HEAVY = {
     "scipy",
 }
 LONGEST_FILE = 325
-TESTED_WITHIN_OTHERS = {"__init__", "__main__", "errors", "contract", "device"}
+TESTED_WITHIN_OTHERS = {"__init__", "__main__", "errors", "contract", "device", "recipe_types"}
 IN_PYPI = {"PIL": "pillow"}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.augment import Augmentation, Flip, augment, view_matrices, warp
+from pipeline.augment import Augmentation, Flip, augment, augmentation, view_matrices, warp
 
 OFF = Augmentation(flip="none", rotate_degrees=0, zoom=1.0, crop=1.0, lighting=0, probability=1.0)
 GEOMETRY = {
@@ -241,3 +241,13 @@ def test_the_corner_views_show_the_four_corners() -> None:
         rim = (slice(None), slice(2, -2), slice(2, -2))
         found += [place for place, corner in enumerate(enlarged) if torch.allclose(view[rim], corner[rim], atol=1e-4)]
     assert sorted(found) == [0, 1, 2, 3]
+
+
+def test_strength_multiplies_how_far_images_are_varied_and_nothing_else() -> None:
+    settings = {"flip": "all", "rotate_degrees": 10.0, "zoom": 1.1, "crop": 0.8, "lighting": 0.2, "probability": 0.75}
+    assert augmentation(1.0, **settings) == FULL
+    assert augmentation(0.0, **settings) == replace(FULL, rotate_degrees=0.0, zoom=1.0, crop=1.0, lighting=0.0)
+    twice = augmentation(2.0, **settings)
+    assert (twice.rotate_degrees, twice.lighting) == (20.0, 0.4)
+    assert (twice.zoom, twice.crop) == pytest.approx((1.2, 0.6))
+    assert (twice.flip, twice.probability) == (FULL.flip, FULL.probability)

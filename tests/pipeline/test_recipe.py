@@ -3,8 +3,9 @@ import shlex
 import pytest
 from pydantic import ValidationError
 
-from pipeline.recipe import Recipe, Section, command_line, flatten
+from pipeline.recipe import Recipe, command_line, flatten
 from pipeline.recipe_file import override_recipe
+from pipeline.recipe_types import Section
 
 SECTIONS = [name for name, value in Recipe() if isinstance(value, Section)]
 

@@ -37,6 +37,13 @@ def complaint(content, **overrides):
         ("fine_tune: {lr: [0.1, -1, x]}", "fine_tune.lr", "-1", "a list of three rates"),
         ("train_head: {lr: yes}", "train_head.lr", "True", "a rate above 0"),
         ("augment: {flip: up}", "augment.flip", "'up'", "none, sideways (left and right may be swapped), or all"),
+        (
+            "sweep: {space: {seed: {type: whole, low: 1}}}",
+            "sweep.space",
+            "{'type': 'whole', 'low': 1}",
+            "a range for each",
+        ),
+        ("sweep: {objective: [valid/accuracy, speed]}", "sweep.objective", "'speed'", "a list of two of them"),
         ("fine_tune: 3", "fine_tune", "3", "a section with keys of its own"),
         ("fine_tune:", "fine_tune", "None", "a section with keys of its own"),
     ],
@@ -138,6 +145,16 @@ def test_of_keys_that_go_together_nothing_is_said():
 
 def test_every_key_has_its_field_and_nothing_else_has_one():
     for key, value in flatten(Recipe()).items():
-        assert field_of(key.split(".")).get_default() == value, key
+        default = field_of(key.split(".")).get_default()
+        if key == "sweep.space":
+            default = {name: values.model_dump() for name, values in default.items()}
+        assert default == value, key
     for path in ("sed", "fine_tune.cycle_length", "seed.x", "fine_tune.lr.0", "cycles"):
         assert field_of(path.split(".")) is None, path
+
+
+@pytest.mark.parametrize(("key", "value"), [("crop", 0.6), ("lighting", 0.4)])
+def test_an_augmentation_times_its_strength_stays_within_what_it_may_be(key: str, value: float) -> None:
+    assert f"augment.strength 2.5 takes augment.{key}, {value}, beyond" in complaint(
+        {"augment": {key: value, "strength": 2.5}}
+    )
