@@ -18,7 +18,7 @@ from mlflow.tracking.fluent import _active_run_stack
 
 from pipeline.console import say, warn
 from pipeline.contract import RunRef, Stage
-from pipeline.errors import UserError
+from pipeline.errors import Pruned, UserError
 from pipeline.processes import identity
 from pipeline.store import DESCRIPTION, find_damage, size_bytes
 from pipeline.tracking.abandoned import close_abandoned
@@ -53,8 +53,9 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
     """The id of a run that is open within the block: the one that `mlflow run` made, where it made one, else a new
     one, nested if another is open.
 
-    It ends as FINISHED; as KILLED by Ctrl-C or SIGTERM; as FAILED, with the reason as a tag, by any error. Raises
-    UserError where there is no server to be had; one that goes away later is waited for when it has to answer.
+    It ends as FINISHED; as KILLED by Ctrl-C, by SIGTERM, and where it is `Pruned`; as FAILED by any error; the reason
+    is a tag. Raises UserError where there is no server to be had; one that goes away later is waited for when it has to
+    answer.
     """
     meet_server()
     outer = mlflow.active_run()
@@ -71,6 +72,9 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
                 yield run_id
         except KeyboardInterrupt:
             _end(sender, run_id, "KILLED", "stopped by Ctrl-C or SIGTERM")
+            raise
+        except Pruned as error:
+            _end(sender, run_id, "KILLED", str(error))
             raise
         except Unreachable as error:
             whole = error.done == run_id  # and only has to be sent
