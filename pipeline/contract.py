@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +18,15 @@ def go_on(record: EpochRecord) -> None:
 @dataclass(frozen=True)
 class Stage:
     """A stage's `name`; the recipe's `sections` that it reads; the stages that it may `follow`; and the artifacts
-    that a finished run of it must hold. Its runs are called `title`, where that says more than the name."""
+    that a finished run of it must hold. Its runs are called `title`, where that says more than the name; `short_for`
+    has the keys of the recipe that its command takes under a shorter name, by that name."""
 
     name: str
     sections: tuple[str, ...]
     follows: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     title: str = ""
+    short_for: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
