@@ -1,0 +1,1 @@
+"""The tuning of a recipe by many trials. Nothing else imports optuna."""
