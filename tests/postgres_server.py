@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -42,17 +43,17 @@ def postgres_server(folder: Path) -> Iterator[str]:
         _wait(server, port, folder / "postgres.log")
         yield f"postgresql://thaw@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # without waiting for clients
         server.wait(timeout=30)
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    import psycopg2
+    import psycopg
 
     while server.poll() is None:
         try:
-            psycopg2.connect(host="127.0.0.1", port=port, user="thaw", dbname="postgres").close()
+            psycopg.connect(host="127.0.0.1", port=port, user="thaw", dbname="postgres").close()
             return
-        except psycopg2.OperationalError:
+        except psycopg.OperationalError:
             pass
     raise RuntimeError(log.read_text())
