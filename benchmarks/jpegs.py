@@ -44,9 +44,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     device = choose_device("auto")
-    print(
-        f"{given.count:,} JPEGs to {given.image_px} px on {torch.cuda.get_device_name() if device.type == 'cuda' else device}"
-    )
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{given.count:,} JPEGs to {given.image_px} px on {where}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["THAW_CACHE"] = folder
         for what, sides in (("of one size", (256, 257)), ("of sizes of their own", SIDES_PX)):
