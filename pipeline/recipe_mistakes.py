@@ -76,6 +76,12 @@ def wrong_together(recipe: Recipe, typed: Collection[str], place: str) -> str | 
     if head.stored_epochs == 0 and head.cycles == 0:
         where = _where(["train_head.stored_epochs", "train_head.cycles"], typed, place)
         return f"{where}: train_head.stored_epochs and train_head.cycles are both 0; set one of them to 1 or more."
+    if head.freeze == "early" and head.stored_epochs and recipe.precompute.cut == "head":
+        where = _where(["train_head.freeze", "train_head.stored_epochs", "precompute.cut"], typed, place)
+        return (
+            f"{where}: train_head.freeze is early, but with precompute.cut at head the late layer group cannot be "
+            "trained on what is stored; set precompute.cut to late, or train_head.stored_epochs to 0."
+        )
     return None
 
 
