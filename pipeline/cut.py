@@ -5,7 +5,7 @@ timm's bodies are chains of modules, `forward_features`, and a pooled end, `forw
 the first module of the late layer group. That both halves together are the whole network is tried on an image.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -39,10 +39,11 @@ def cut_network(network: Network, cut: Cut, image_px: int) -> Halves:
     """
     if cut == "head":
         return Halves(network.activations, network.head, (network.width,))
+    groups = layer_groups(network)
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        return _cut_body(network, image_px)
+        return _cut_body(network, groups, image_px)
     except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError, IndexError) as error:
         raise _cannot_be_cut("its modules are no chain") from error
     finally:
@@ -87,11 +88,11 @@ class _ReachedError(Exception):
 
 
 @torch.no_grad()
-def _cut_body(network: Network, image_px: int) -> Halves:
+def _cut_body(network: Network, groups: Mapping[str, Sequence[str]], image_px: int) -> Halves:
     """The halves at the late group; whatever a body raises that is no chain of modules comes up."""
     random = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, image_px, image_px, generator=random).to(network.mean.device)
-    chain = _chain_above(network, image)
+    chain = _chain_above(network, groups, image)
 
     def below(images: Tensor) -> Tensor:
         hook = chain[0].register_forward_pre_hook(_stop)
@@ -113,9 +114,8 @@ def _cut_body(network: Network, image_px: int) -> Halves:
     return Halves(below, above, tuple(activations.shape[1:]))
 
 
-def _chain_above(network: Network, image: Tensor) -> list[nn.Module]:
+def _chain_above(network: Network, groups: Mapping[str, Sequence[str]], image: Tensor) -> list[nn.Module]:
     """The modules that are run from the first one of the late group to the end of the body's features, in order."""
-    groups = layer_groups(network)
     early, late = ({name.removeprefix("body.") for name in groups[group]} for group in ("early", "late"))
     parts = dict(_parts(network.body, late, ""))
     called: list[nn.Module] = []

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pipeline.mixing import mix
+from pipeline.mixing import blend, mix
 
 
 def batch(count: int = 6, height: int = 12, width: int = 20) -> tuple[Tensor, Tensor]:
@@ -22,6 +22,16 @@ def test_the_same_random_numbers_mix_in_the_same_way_and_others_in_another(alpha
     first, again, other = (mix(images, targets, 4, *alphas, seeded(seed))[0] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0)], ids=["mixup", "cutmix"])
+def test_the_share_that_is_kept_is_told_and_blends_other_values_as_the_targets(alphas: tuple[float, float]) -> None:
+    images, targets = batch()
+    _, shares, kept = mix(images, targets, 4, *alphas, seeded())
+    whole = torch.eye(4)[targets]
+    torch.testing.assert_close(blend(whole, kept), shares)
+    assert 0 < kept < 1
+    assert torch.equal(blend(torch.tensor([1.0, 2.0, 4.0]), 0.75), torch.tensor([1.75, 1.75, 3.5]))
 
 
 def test_mixup_blends_each_picture_with_the_one_before_it_as_much_as_their_targets() -> None:

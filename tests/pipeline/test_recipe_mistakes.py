@@ -117,6 +117,10 @@ WRONG_TOGETHER = [
     ("fine_tune: {lr: [0.1, 0.2]}", ["fine_tune.lr has 2 rates", "three"]),
     ("resize: {lr: [0.1, 0.2, 0.3, 0.4]}", ["resize.lr has 4 rates", "three"]),
     ("train_head: {stored_epochs: 0, cycles: 0}", ["train_head.stored_epochs", "train_head.cycles"]),
+    (
+        "train_head: {stored_epochs: 2, freeze: early}",
+        ["train_head.freeze is early", "set precompute.cut to late, or train_head.stored_epochs to 0"],
+    ),
 ]
 
 
@@ -141,6 +145,22 @@ def test_keys_that_do_not_go_together_are_said_to_stand_where_one_of_them_was_ty
 def test_of_keys_that_go_together_nothing_is_said():
     assert wrong_together(Recipe(), set(), "mine.yaml") is None
     assert wrong_together(Recipe(), set(flatten(Recipe())), "mine.yaml") is None
+
+
+@pytest.mark.parametrize(
+    ("cut", "head"),
+    [
+        ("late", {"freeze": "early"}),
+        ("late", {"freeze": "body"}),
+        ("head", {"freeze": "body"}),
+        ("head", {"freeze": "early", "stored_epochs": 0}),
+    ],
+)
+def test_the_late_group_can_be_trained_on_what_is_stored_in_front_of_it_or_without_a_store(
+    cut: str, head: dict[str, object]
+) -> None:
+    content = {"precompute": {"cut": cut}, "train_head": head}
+    assert build_recipe(content, {}, "mine.yaml").train_head.freeze == head["freeze"]
 
 
 def test_every_key_has_its_field_and_nothing_else_has_one():
