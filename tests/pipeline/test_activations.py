@@ -259,6 +259,19 @@ def test_the_bodys_last_activations_are_had_from_a_store_of_any_cut_and_computed
     assert np.array_equal(read_activations(folder), np.load(folder / FILE)), "what was stored stays as it is"
 
 
+def test_what_is_written_is_let_go_of_as_it_goes_and_is_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, calls = activations.let_go, []
+    monkeypatch.setattr(activations, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(activations, "let_go", lambda array: calls.append(let_go(array)))
+    network = shaken()
+    stored = read_activations(late_store(network))
+    assert len(calls) == 3
+    halves = cut_network(network.eval(), "late", 32)
+    with torch.no_grad():
+        found = halves.below(fetch_pixels(pictures(), CPU)(np.arange(COUNT)))
+    np.testing.assert_allclose(stored, found, rtol=1e-4, atol=1e-4)
+
+
 def test_activations_that_are_too_large_for_half_precision_are_told_and_not_stored(cache: Path) -> None:
     network = shaken()
     nn.init.constant_(network.body.layer4[-1].bn2.bias, 1e5)  # type: ignore[index, union-attr]
