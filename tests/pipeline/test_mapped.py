@@ -1,10 +1,11 @@
 import mmap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline import mapped
 from pipeline.disk import allocate_array
 from pipeline.mapped import MappedRows, let_go
 
@@ -27,11 +28,7 @@ def store(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("limit", [1, 10**9])
-def test_rows_come_by_their_numbers_as_copies_however_often_pages_are_let_go_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
-    monkeypatch.setattr(mapped, "MAPPED_BYTES", limit)
+def test_rows_come_by_their_numbers_as_copies(tmp_path: Path) -> None:
     array = np.load(store(tmp_path), mmap_mode="r")
     rows = MappedRows(array)
     assert (len(rows), rows.shape, rows.dtype) == (ROWS, array.shape, array.dtype)
@@ -42,14 +39,40 @@ def test_rows_come_by_their_numbers_as_copies_however_often_pages_are_let_go_of(
         assert type(found) is np.ndarray
 
 
-def test_reading_all_rows_leaves_few_of_them_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "MAPPED_BYTES", 2**20)
+@pytest.mark.parametrize(
+    "seen",
+    [
+        lambda array: array.reshape(ROWS * 4, -1),
+        lambda array: array.reshape(ROWS * 4, 16, -1),
+        lambda array: array[100:],
+        lambda array: array[:200],
+        lambda array: array[:, :2],
+        lambda array: array.transpose(0, 2, 1),
+        lambda array: array[:, 0, :1],
+    ],
+)
+def test_a_part_or_another_shape_of_a_map_has_its_own_rows(tmp_path: Path, seen: Callable[..., Any]) -> None:
+    array = seen(np.load(store(tmp_path), mmap_mode="r"))
+    chosen = np.array([7, 80, 0])
+    assert np.array_equal(MappedRows(array)[chosen], array[chosen])
+
+
+def test_reading_all_rows_leaves_none_of_them_in_memory(tmp_path: Path) -> None:
     path = store(tmp_path)
     rows = MappedRows(np.load(path, mmap_mode="r"))
     order = np.random.default_rng(0).permutation(ROWS)
     for start in range(0, ROWS, 8):
         rows[order[start : start + 8]]
-    assert resident_bytes(path) <= 2 * 2**20 < ROWS * ROW_BYTES
+    assert resident_bytes(path) <= 2**17 < ROWS * ROW_BYTES
+
+
+def test_a_file_that_is_cut_off_is_told_and_not_made_up(tmp_path: Path) -> None:
+    path = store(tmp_path)
+    rows = MappedRows(np.load(path, mmap_mode="r"))
+    with path.open("r+b") as file:
+        file.truncate(ROWS * ROW_BYTES // 2)
+    with pytest.raises(OSError, match="ends before row 2047"):
+        rows[np.array([0, 2047])]
 
 
 def test_what_was_written_is_there_after_it_was_let_go_of(tmp_path: Path) -> None:
