@@ -1,0 +1,41 @@
+"""AdamW over stacked heads: one rate and one weight decay for each."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from pipeline.optim import BETAS
+
+
+class StackedAdamW:
+    """AdamW for parameters whose first dimension is the head, with `rates` and `decays` by head.
+
+    torch's fused step takes one rate for all, so it goes from zero at the rate 1; each head is then moved by that
+    times its own rate. Decay leaves out norms and biases, as `optim.build_optimizer` does.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], decays: Sequence[float]) -> None:
+        self.parameters = list(parameters)
+        self.rates = torch.tensor(rates, dtype=torch.float64)
+        self.decays = torch.tensor(decays, dtype=torch.float64)
+        self.steps = [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters]
+        self._direction = AdamW(self.steps, lr=1.0, betas=BETAS, weight_decay=0.0, fused=True)
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Move every head along its gradient at its rate × `factor`; the gradients go."""
+        for parameter, step in zip(self.parameters, self.steps, strict=True):
+            step.grad, parameter.grad = parameter.grad, None
+        self._direction.step()
+        like = self.parameters[0]
+        rates = (self.rates * factor).to(like.device, like.dtype, non_blocking=True)
+        kept = (1 - self.rates * factor * self.decays).to(like.device, like.dtype, non_blocking=True)
+        for parameter, step in zip(self.parameters, self.steps, strict=True):
+            by_head = (-1, *[1] * (parameter.ndim - 1))
+            if parameter.ndim > 2:  # a head's matrix; its norms and biases are vectors
+                parameter.mul_(kept.view(by_head))
+            parameter.addcmul_(step, rates.view(by_head))
+            step.grad = None
+        torch._foreach_zero_(self.steps)
