@@ -49,7 +49,8 @@ def compare(
     name: str, settings: Sequence[HeadSetting], hidden: int, train: Batches, valid: Batches, repeats: int
 ) -> None:
     """Print the seconds of both ways, and how many times shorter the one is."""
-    sample = settings[:: max(len(settings) // SAMPLE, 1)][:SAMPLE]
+    chosen = np.random.default_rng(1).choice(len(settings), min(SAMPLE, len(settings)), replace=False)
+    sample = [settings[index] for index in chosen]
     one_by_one(sample[:1], hidden, train, valid, epochs=1)  # what is set up once is not counted
     train_heads(settings[:SEEDS], CLASSES, hidden, train, valid, [1])
     apart, together = [], []

@@ -46,7 +46,8 @@ class StackedHeads:
     ) -> None:
         """For `heads`, (seed, dropout) of each, those that share both next to one another."""
         self.seeds = list(dict.fromkeys(seed for seed, _ in heads))
-        self.groups, self.device = _groups(heads, self.seeds), device
+        self.groups, self.hidden = _groups(heads, self.seeds), hidden
+        self.sizes = [group.last - group.first for group in self.groups]
         self.seed_of = torch.tensor([self.seeds.index(seed) for seed, _ in heads], device=device)
         count = torch.tensor([sum(one == seed for one, _ in heads) for seed in self.seeds])
         assert self.seed_of.tolist() == sorted(self.seed_of.tolist()), "heads of one seed have to stand together"
@@ -61,7 +62,6 @@ class StackedHeads:
                 self.statistics[name] = stacked.repeat_interleave(count, 0).to(device)
             else:
                 self.parameters[name] = stacked.repeat_interleave(count, 0).to(device).requires_grad_()
-        self.hidden = hidden
 
     def __len__(self) -> int:
         return len(self.seed_of)
@@ -107,14 +107,15 @@ class StackedHeads:
 
     def _first_layer(self, normalised: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
         """Scale, shift, dropout and the linear layer: (pictures, heads, outputs) of (pictures, seeds, inputs)."""
-        scale, shift = self.parameters["0.weight"], self.parameters["0.bias"]
-        weight, bias = self.parameters["2.weight"], self.parameters["2.bias"]
-        outputs = []
-        for group, mask in zip(self.groups, masks, strict=True):
-            heads = slice(group.first, group.last)
-            own = normalised[:, group.seed], mask, scale[heads], shift[heads], weight[heads]
-            outputs.append(_folded(*own) if _folds(weight.shape[1], len(normalised)) else _unfolded(*own))
-        return torch.cat(outputs, dim=1) + bias
+        names = ("0.weight", "0.bias", "2.weight")
+        layer = _folded if _folds(self.parameters["2.weight"].shape[1], len(normalised)) else _unfolded
+        # Split and not sliced: the gradient of each slice would be as large as the whole.
+        of_groups = zip(*(self.parameters[name].split(self.sizes) for name in names), strict=True)
+        outputs = [
+            layer(normalised[:, group.seed], mask, *own)
+            for group, mask, own in zip(self.groups, masks, of_groups, strict=True)
+        ]
+        return torch.cat(outputs, dim=1) + self.parameters["2.bias"]
 
     def _last_layer(self, values: Tensor, masks: Sequence[Tensor | None], training: bool) -> Tensor:
         """BatchNorm, dropout and the linear layer over (pictures, heads, hidden), each head's own."""
