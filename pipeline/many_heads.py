@@ -22,8 +22,9 @@ from pipeline.schedule import cosine_factor
 from pipeline.stacked_head import StackedHeads, bytes_per_head
 from pipeline.stacked_optim import StackedAdamW
 
-# What heads that are trained at once may take: on a CPU bytes, on a GPU a share of its free memory.
-CPU_BYTES = 2**30
+# What heads that are trained at once may take: on a CPU so many bytes, since what is larger leaves its caches and is
+# slower, on a GPU a share of its free memory.
+CPU_BYTES = 2**27
 GPU_SHARE = 0.4
 
 CPU = torch.device("cpu")

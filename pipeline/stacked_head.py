@@ -7,7 +7,6 @@ batch become one matrix product over that batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -15,22 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.network import build_head
+from pipeline.stacked_layer import Group, folds, shared_layer
 
 # Numbers of 4 bytes that a parameter takes in training: itself, its gradient, AdamW's two moments and its step, and
 # where scale and shift go into the weights, both products and their gradients.
 COPIES, COPIES_WHERE_FOLDED = 5, 9
 # And an input of the first layer that is each head's own: scaled, masked, and the gradients of these.
 COPIES_OF_INPUTS = 6
-
-
-@dataclass(frozen=True)
-class Group:
-    """The heads `first` to before `last`, which share the seed, number `seed` of the stack's, and the `dropout`."""
-
-    seed: int
-    dropout: float
-    first: int
-    last: int
 
 
 class StackedHeads:
@@ -47,7 +37,6 @@ class StackedHeads:
         """For `heads`, (seed, dropout) of each, those that share both next to one another."""
         self.seeds = list(dict.fromkeys(seed for seed, _ in heads))
         self.groups, self.hidden = _groups(heads, self.seeds), hidden
-        self.sizes = [group.last - group.first for group in self.groups]
         self.seed_of = torch.tensor([self.seeds.index(seed) for seed, _ in heads], device=device)
         count = torch.tensor([sum(one == seed for one, _ in heads) for seed in self.seeds])
         assert self.seed_of.tolist() == sorted(self.seed_of.tolist()), "heads of one seed have to stand together"
@@ -107,15 +96,8 @@ class StackedHeads:
 
     def _first_layer(self, normalised: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
         """Scale, shift, dropout and the linear layer: (pictures, heads, outputs) of (pictures, seeds, inputs)."""
-        names = ("0.weight", "0.bias", "2.weight")
-        layer = _folded if _folds(self.parameters["2.weight"].shape[1], len(normalised)) else _unfolded
-        # Split and not sliced: the gradient of each slice would be as large as the whole.
-        of_groups = zip(*(self.parameters[name].split(self.sizes) for name in names), strict=True)
-        outputs = [
-            layer(normalised[:, group.seed], mask, *own)
-            for group, mask, own in zip(self.groups, masks, of_groups, strict=True)
-        ]
-        return torch.cat(outputs, dim=1) + self.parameters["2.bias"]
+        own = [self.parameters[name] for name in ("0.weight", "0.bias", "2.weight")]
+        return shared_layer(normalised, self.groups, masks, *own) + self.parameters["2.bias"]
 
     def _last_layer(self, values: Tensor, masks: Sequence[Tensor | None], training: bool) -> Tensor:
         """BatchNorm, dropout and the linear layer over (pictures, heads, hidden), each head's own."""
@@ -125,7 +107,7 @@ class StackedHeads:
         normalised = flat.view_as(values)
         if any(mask is not None for mask in masks):
             kept = [
-                torch.ones_like(normalised[:, group.first : group.last])
+                torch.ones_like(normalised[:, group.heads])
                 if mask is None
                 else mask[:, None].expand(-1, group.last - group.first, -1)
                 for group, mask in zip(self.groups, masks, strict=True)
@@ -139,33 +121,9 @@ def bytes_per_head(width: int, classes: int, hidden: int, batch_size: int) -> in
     """About what a head takes in memory while many are trained at once."""
     outputs = hidden or classes
     numbers = outputs * width + 2 * width + (hidden * (classes + 2) if hidden else 0)
-    if _folds(outputs, batch_size):
+    if folds(outputs, batch_size):
         return 4 * COPIES_WHERE_FOLDED * numbers
     return 4 * (COPIES * numbers + COPIES_OF_INPUTS * batch_size * width)
-
-
-def _folds(outputs: int, pictures: int) -> bool:
-    """Whether the weights of a linear layer are smaller than its inputs."""
-    return outputs <= pictures
-
-
-def _folded(inputs: Tensor, mask: Tensor | None, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
-    """((inputs × scale + shift) × mask) times the weights, with scale and shift multiplied into the weights."""
-    heads, outputs, _ = weight.shape
-    scaled = (weight * scale[:, None]).flatten(0, 1)
-    if mask is None:
-        shifted = torch.bmm(weight, shift[:, :, None]).flatten()
-        return torch.addmm(shifted, inputs, scaled.T).view(-1, heads, outputs)
-    shifted = (weight * shift[:, None]).flatten(0, 1)
-    return torch.addmm(mask @ shifted.T, inputs * mask, scaled.T).view(-1, heads, outputs)
-
-
-def _unfolded(inputs: Tensor, mask: Tensor | None, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
-    """The same with each head's own inputs."""
-    own = torch.addcmul(shift[:, None], inputs, scale[:, None])
-    if mask is not None:
-        own = own * mask
-    return torch.bmm(own, weight.transpose(1, 2)).transpose(0, 1)
 
 
 def _mask(like: Tensor, dropout: float, generator: torch.Generator) -> Tensor | None:

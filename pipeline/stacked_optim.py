@@ -12,8 +12,9 @@ from pipeline.optim import BETAS
 class StackedAdamW:
     """AdamW for parameters whose first dimension is the head, with `rates` and `decays` by head.
 
-    torch's fused step takes one rate for all, so it goes from zero at the rate 1; each head is then moved by that
-    times its own rate. Decay leaves out norms and biases, as `optim.build_optimizer` does.
+    torch's fused step takes one rate for all. So it moves `steps` at the rate 1, with a decay that first forgets the
+    step before, and each head is moved by its step times its own rate. Decay leaves out norms and biases, as
+    `optim.build_optimizer` does.
     """
 
     def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], decays: Sequence[float]) -> None:
@@ -21,7 +22,7 @@ class StackedAdamW:
         self.rates = torch.tensor(rates, dtype=torch.float64)
         self.decays = torch.tensor(decays, dtype=torch.float64)
         self.steps = [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters]
-        self._direction = AdamW(self.steps, lr=1.0, betas=BETAS, weight_decay=0.0, fused=True)
+        self._direction = AdamW(self.steps, lr=1.0, betas=BETAS, weight_decay=1.0, fused=True)
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
@@ -38,4 +39,3 @@ class StackedAdamW:
                 parameter.mul_(kept.view(by_head))
             parameter.addcmul_(step, rates.view(by_head))
             step.grad = None
-        torch._foreach_zero_(self.steps)
