@@ -68,9 +68,7 @@ def compare(
     )
 
 
-def one_by_one(
-    settings: Sequence[HeadSetting], hidden: int, train: Batches, valid: Batches, epochs: int
-) -> float:
+def one_by_one(settings: Sequence[HeadSetting], hidden: int, train: Batches, valid: Batches, epochs: int) -> float:
     """The seconds that these heads take by themselves, as train_head trains one."""
     started = clock(train.device)
     for one in settings:

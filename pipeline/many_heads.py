@@ -1,9 +1,9 @@
 """Hundreds of heads on stored activations in one pass, each with a result equal to that of training it alone.
 
 Each head has its own seed, rate, weight decay, dropout and label smoothing. The seed gives its first weights, the order
-of its pictures and its dropout masks, as in `fit` after `torch.manual_seed(seed)`. On a CPU a head ends where `fit` ends,
-up to rounding. On a GPU it has the same first weights and order, but masks of another generator, and is computed in
-float32, where `fit` computes in bfloat16. A head's result does not depend on those that are trained beside it.
+of its pictures and its dropout masks, as in `fit` after `torch.manual_seed(seed)`. On a CPU a head ends where `fit`
+ends, up to rounding. On a GPU it has the same first weights and order, but masks of another generator, and is computed
+in float32, where `fit` computes in bfloat16. A head's result does not depend on those that are trained beside it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +162,8 @@ def judge_heads(stack: StackedHeads, batches: Batches) -> list[Validated]:
         predicted, classes = logits.argmax(-1), logits.shape[-1]
         loss = loss + losses_of(logits, of_all)[1] * len(targets)
         right = right + _counts(of_all, predicted == of_all, classes)
-        named = named + _counts(of_all, torch.ones_like(of_all), classes) + _counts(predicted, torch.ones_like(of_all), classes)
+        for of_class in (of_all, predicted):
+            named = named + _counts(of_class, torch.ones_like(of_all), classes)
     loss, right, named = torch.as_tensor(loss), torch.as_tensor(right), torch.as_tensor(named)
     count = len(batches.rows)
     shares = torch.where(named > 0, 2 * right / named, 0.0).sum(1) / (named > 0).sum(1)

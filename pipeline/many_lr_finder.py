@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.batches import Batches, seed_for
 from pipeline.console import track
 from pipeline.errors import UserError
-from pipeline.lr_finder import EXPLODED, SMOOTHING, Curve
+from pipeline.lr_finder import EXPLODED, SMOOTHING, Curve, debiased_average
 from pipeline.many_heads import count_at_once, epoch_of, losses_of
 from pipeline.stacked_head import StackedHeads
 from pipeline.stacked_optim import StackedAdamW
@@ -103,18 +103,20 @@ def _losses(
     generators = [
         torch.Generator(batches.device).manual_seed(seed_for(stack.seeds[group.seed], 0)) for group in stack.groups
     ]
-    seen: list[Tensor] = []
+    average = torch.zeros(len(stack), dtype=torch.float64, device=batches.device)
+    lowest, has_ended = torch.full_like(average, torch.inf), torch.zeros_like(average, dtype=torch.bool)
     steps = (step for epoch in count() for step in epoch_of(stack.seeds, batches, epoch))
-    for rate, (inputs, targets) in zip(growth, steps, strict=False):
+    for number, (rate, (inputs, targets)) in enumerate(zip(growth, steps, strict=False), start=1):
         descended, plain = losses_of(stack.train(inputs, generators), targets[:, stack.seed_of])
         descended.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step(rate)
-        seen.append(plain)
         yield plain
-        if len(seen) % STEPS_BETWEEN_LOOKS == 0:
-            so_far = torch.stack(seen, dim=1).tolist()
-            if all(_end(of_seed)[0] < len(seen) for of_seed in so_far):
-                return
+        average = average * SMOOTHING + plain * (1 - SMOOTHING)
+        smoothed = average / (1 - SMOOTHING**number)
+        lowest = torch.minimum(lowest, smoothed)
+        has_ended |= ~plain.isfinite() | (smoothed > EXPLODED * lowest)
+        if number % STEPS_BETWEEN_LOOKS == 0 and bool(has_ended.all()):
+            return
 
 
 def _curve(growth: npt.NDArray[np.float64], losses: list[float]) -> Curve:
@@ -128,7 +130,6 @@ def _end(losses: list[float]) -> tuple[int, npt.NDArray[np.float64]]:
     """How many of the losses belong to the curve, as `range_test` has it, and all of them smoothed."""
     finite = np.isfinite(losses)
     known = np.array(losses)[: len(losses) if finite.all() else int(np.argmin(finite))]
-    decays = SMOOTHING ** np.arange(len(known))
-    smoothed = np.array([np.dot(decays[: at + 1][::-1], known[: at + 1]) / decays[: at + 1].sum() for at in range(len(known))])
+    smoothed = np.array([debiased_average(losses[: at + 1]) for at in range(len(known))])
     exploded = smoothed > EXPLODED * np.minimum.accumulate(smoothed) if len(known) else np.array([], dtype=bool)
     return (int(np.argmax(exploded)) + 1 if exploded.any() else len(known)), smoothed

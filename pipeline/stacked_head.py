@@ -101,10 +101,10 @@ class StackedHeads:
 
     def _last_layer(self, values: Tensor, masks: Sequence[Tensor | None], training: bool) -> Tensor:
         """BatchNorm, dropout and the linear layer over (pictures, heads, hidden), each head's own."""
-        statistics = [self.statistics[f"4.running_{name}"] for name in ("mean", "var")]
-        affine = [self.parameters[f"4.{name}"].flatten() for name in ("weight", "bias")]
-        flat = F.batch_norm(values.flatten(1), *[of.view(-1) for of in statistics], *affine, training=training)
-        normalised = flat.view_as(values)
+        mean, variance = (self.statistics[f"4.running_{name}"].view(-1) for name in ("mean", "var"))
+        scale, shift = (self.parameters[f"4.{name}"].flatten() for name in ("weight", "bias"))
+        flat = values.flatten(1)
+        normalised = F.batch_norm(flat, mean, variance, scale, shift, training=training).view_as(values)
         if any(mask is not None for mask in masks):
             kept = [
                 torch.ones_like(normalised[:, group.heads])

@@ -37,7 +37,7 @@ def shared_layer(
 ) -> Tensor:
     """(pictures, heads, outputs) for `inputs` (pictures, seeds, inputs), and for each group a mask (pictures, inputs)
     or None; `scale` and `shift` are (heads, inputs), `weight` is (heads, outputs, inputs)."""
-    outputs: Tensor = _SharedLayer.apply(inputs, groups, masks, scale, shift, weight)  # type: ignore[no-untyped-call]
+    outputs: Tensor = _SharedLayer.apply(inputs, groups, masks, scale, shift, weight)
     return outputs
 
 
