@@ -28,7 +28,7 @@ STEPS_BETWEEN_LOOKS = 10
 class Band:
     """Over the growing `rates`, the `low` (10 %), `middle` (median) and `high` (90 %) of the seeds' smoothed losses.
 
-    A seed whose curve has ended has exploded and counts as above all others: the band ends where half of them have,
+    A seed whose curve has ended has exploded and counts as above all others: the band ends where most of them have,
     and its high end is infinite from where a tenth of them have.
     """
 

@@ -92,8 +92,8 @@ def _wrong_range(recipe: Recipe, typed: Collection[str], place: str) -> str | No
             )
         for value in values.of if isinstance(values, Choice) else (values.low, values.high):
             if not _is_taken(recipe, key, value) or (name == "stored_epochs" and value == 0):
-                takes = "a whole number from 1 up" if name == "stored_epochs" else field_of(key.split("."))
-                takes = takes if isinstance(takes, str) or takes is None else takes.description
+                field = field_of(key.split("."))
+                takes = "a whole number from 1 up" if name == "stored_epochs" else field and field.description
                 return f"{_where([ranged], typed, place)}: {ranged} has {value!r} in it; {key} takes {takes}."
     return None
 
