@@ -19,8 +19,9 @@ class StackedAdamW:
 
     def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], decays: Sequence[float]) -> None:
         self.parameters = list(parameters)
-        self.rates = torch.tensor(rates, dtype=torch.float64)
-        self.decays = torch.tensor(decays, dtype=torch.float64)
+        like = self.parameters[0]
+        self.rates = torch.tensor(rates, dtype=like.dtype, device=like.device)
+        self.decays = torch.tensor(decays, dtype=like.dtype, device=like.device)
         self.steps = [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters]
         self._direction = AdamW(self.steps, lr=1.0, betas=BETAS, weight_decay=1.0, fused=True)
 
@@ -30,9 +31,8 @@ class StackedAdamW:
         for parameter, step in zip(self.parameters, self.steps, strict=True):
             step.grad, parameter.grad = parameter.grad, None
         self._direction.step()
-        like = self.parameters[0]
-        rates = (self.rates * factor).to(like.device, like.dtype, non_blocking=True)
-        kept = (1 - self.rates * factor * self.decays).to(like.device, like.dtype, non_blocking=True)
+        rates = self.rates * factor
+        kept = 1 - rates * self.decays
         for parameter, step in zip(self.parameters, self.steps, strict=True):
             by_head = (-1, *[1] * (parameter.ndim - 1))
             if parameter.ndim > 2:  # a head's matrix; its norms and biases are vectors
