@@ -16,7 +16,7 @@ def band_figure(
 ) -> Figure:
     """Loss over rate: the median of the seeds and where four in five lie; the suggestions of the median curve, and
     those of each seed by the `chosen` rule as ticks."""
-    figure, axes = new_figure(8, 4.5)
+    figure, axes = new_figure(10, 4.5)
     lowest = band.middle.min()
     highest = max(band.middle[: len(band.middle) // 2 + 1].max(), lowest)
     spread = max(highest - lowest, 1e-3)

@@ -102,7 +102,9 @@ def describe_lead(settings: pd.DataFrame, seeds: int) -> str:
     start = f"The best setting's mean validation accuracy is {lead.difference:.4f} above that of the recipe's own"
     if math.isnan(lead.by_noise):
         return f"{start}; with one seed that cannot be told from noise: raise sweep_head.seeds."
-    compared = f"the best of {len(settings)} would by the seeds' noise alone come to {lead.by_noise:.4f} at most"
+    compared = (
+        f"by the seeds' noise alone the best of {len(settings)} would stay below {lead.by_noise:.4f} in 19 of 20 cases"
+    )
     if lead.is_more_than_noise:
         return f"{start}, which is more than noise: {compared}."
     return f"{start}, which may be noise: {compared}."
