@@ -65,7 +65,7 @@ def run_stage(
                 shutil.rmtree(folder, ignore_errors=True)
                 return done
     say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)})")
-    _tell_run_of_mlflow_run(stage, found)
+    point_mlflow_run_at(stage.name, found.run_id, "Nothing that it depends on has changed: reused")
     return found
 
 
@@ -190,12 +190,12 @@ def _find(stage: Stage, reuse: str, print_: str) -> RunRef | None:
     return tracking.find_done(print_, stage, within=reuse)
 
 
-def _tell_run_of_mlflow_run(stage: Stage, found: RunRef) -> None:
-    """A stage started alone by `mlflow run` has a run already, which then points at the one reused."""
+def point_mlflow_run_at(stage: str, run_id: str, why: str) -> None:
+    """What was started by `mlflow run` has a run already, which then points at the one that is gone on with."""
     from pipeline import tracking
 
     if os.environ.get("MLFLOW_RUN_ID") and not tracking.is_open():
-        tags = {tracking.STAGE: stage.name, tracking.REUSED: found.run_id}
-        with tracking.open_run(stage.name, tags, {}) as run_id:
-            (page,) = tracking.pages_beside(run_id, [found.run_id])
-            tracking.describe_run(run_id, f"Reused [run {found.run_id}]({page}): nothing it depends on has changed.")
+        tags = {tracking.STAGE: stage, tracking.REUSED: run_id}
+        with tracking.open_run(stage, tags, {}) as own_run_id:
+            (page,) = tracking.pages_beside(own_run_id, [run_id])
+            tracking.describe_run(own_run_id, f"{why} [run {run_id}]({page}).")

@@ -96,6 +96,11 @@ class Sweep(Section):
         "high: 1}, {type: log_uniform, low: 1e-5, high: 1e-2} or {type: choice, of: [none, sideways]}",
     )
 
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objective, or both."""
+        return self.objective if isinstance(self.objective, list) else [self.objective]
+
 
 # Which key of a recipe each range of `SweepHead` is for.
 HEAD_KEYS = {

@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from pipeline.console import duration, say
-from pipeline.sweep.trials import best_so_far, started_trials, trials_of, verdict
+from pipeline.sweep.trials import best_so_far, trials_of, verdict
 
 LARGEST_SHARE = 0.01  # of the time may go into drawing the report
 

@@ -89,7 +89,7 @@ def most_epochs(recipe: Recipe, space: Space) -> int:
     highest: dict[str, Value] = {}
     for key, values in space.items():
         if key.split(".")[0] in TRAINED_UNFROZEN and key.split(".")[1] in CYCLES:
-            highest[key] = max(_points(values))  # type: ignore[type-var]
+            highest[key] = max(_points(values))
     longest = with_values(recipe, highest)
     stages = (longest.fine_tune, longest.resize)
     return sum(sum(cycle_lengths(stage.cycles, stage.cycle_len, stage.cycle_mult)) for stage in stages)

@@ -118,6 +118,12 @@ def space_of(study: optuna.Study) -> dict[str, Range]:
     return TypeAdapter(dict[str, Range]).validate_python(study.user_attrs[SPACE])
 
 
+def sampler_seed(seed: int, started: int, place: int) -> int:
+    """A seed of its own for each worker, and for each command that goes on with a study after `started` trials: with
+    the same one they would choose the same values."""
+    return int(content_key({"seed": seed, "started": started, "place": place})[:8], 16)
+
+
 def build_sampler(name: str, seed: int) -> BaseSampler:
     """How the next trial is chosen; on a grid, which is put into the queue, what is beyond it is chosen at random."""
     if name == "tpe":

@@ -23,7 +23,8 @@ HAS_GIVEN_UP = 3
 
 
 class Workers:
-    """Up to `count` processes that run `target(*arguments)`, and write what they print to files in `folder`.
+    """Up to `count` processes that run `target(place, *arguments)`, the place counted from 0; what they print
+    goes to files in `folder`.
 
     `target` says with False that it gives up, since all that it tried failed.
     """
@@ -80,7 +81,7 @@ class Workers:
                 environment_of(place, len(self._places)),
                 self.log(place),
                 self._target,
-                self._arguments,
+                (place, *self._arguments),
                 os.getpid(),
             ),
             name=f"worker {place + 1}",
