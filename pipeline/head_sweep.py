@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from pipeline.batches import Batches
+from pipeline.errors import UserError
 from pipeline.head_settings import Setting
 from pipeline.many_heads import HeadSetting, train_heads
 
@@ -59,7 +60,7 @@ def train_settings(
 def compare_settings(heads: pd.DataFrame, own: int) -> pd.DataFrame:
     """A row per setting, the best first: by mean validation accuracy over the seeds, ties by mean loss, and those of
     which a head diverged last. `is_own` marks the recipe's own, number `own`; each result has its `_mean` and `_std`
-    over the seeds (NaN with one seed), and `diverged` counts heads."""
+    over the seeds (NaN with one seed), and `diverged` counts heads. UserError if no setting is without one."""
     results = ["valid_accuracy", "valid_loss", "valid_macro_f1", "train_loss"]
     by_setting = heads.groupby("setting", sort=True)
     table = by_setting[["lr", "weight_decay", "dropout", "label_smoothing", "stored_epochs"]].first()
@@ -69,6 +70,8 @@ def compare_settings(heads: pd.DataFrame, own: int) -> pd.DataFrame:
         table[f"{name}_std"] = by_setting[name].std(ddof=1)
     table["diverged"] = by_setting["diverged"].sum()
     table.loc[table["diverged"] > 0, [f"{name}_mean" for name in results]] = math.nan
+    if table["diverged"].all():
+        raise UserError("With every setting the loss of a head turned into no number; lower the range sweep_head.lr.")
     # Means of the same accuracies in another order may differ in the last digit, which is no lead.
     rounded = table.assign(accuracy=table["valid_accuracy_mean"].round(9))
     order = rounded.sort_values(["accuracy", "valid_loss_mean"], ascending=[False, True], kind="stable").index

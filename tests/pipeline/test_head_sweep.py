@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.head_settings import Setting
 from pipeline.head_sweep import compare_settings, describe_lead, lead_of_best, train_settings
 from pipeline.many_heads import HeadSetting
@@ -57,6 +58,11 @@ def test_a_setting_of_which_a_head_diverged_comes_last_and_is_counted():
     assert compared["setting"].tolist() == [0, 1]
     assert compared["diverged"].tolist() == [0, 1]
     assert math.isnan(compared["valid_accuracy_mean"][1])
+
+
+def test_where_every_setting_diverged_there_is_nothing_to_compare():
+    with pytest.raises(UserError, match=r"lower the range sweep_head\.lr"):
+        compare_settings(heads([math.nan, 0.5], [math.nan, math.nan]), own=0)
 
 
 def test_a_large_lead_is_more_than_noise_and_a_small_one_is_not():
