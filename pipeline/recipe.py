@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.recipe_sweep import Sweep
+from pipeline.recipe_sweep import Sweep, SweepHead
 from pipeline.recipe_types import (
     PICTURE_ENDINGS,
     BatchNorm,
@@ -273,6 +273,7 @@ class Recipe(Section):
     resize: Resize = Resize()
     evaluate: Evaluate = Evaluate()
     sweep: Sweep = Sweep()
+    sweep_head: SweepHead = SweepHead()
 
 
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:

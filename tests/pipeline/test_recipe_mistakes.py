@@ -5,6 +5,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe, flatten
 from pipeline.recipe_file import build_recipe
 from pipeline.recipe_mistakes import field_of, wrong_together
+from pipeline.recipe_types import Section
 
 
 def complaint(content, **overrides):
@@ -121,6 +122,11 @@ WRONG_TOGETHER = [
         "train_head: {stored_epochs: 2, freeze: early}",
         ["train_head.freeze is early", "set precompute.cut to late, or train_head.stored_epochs to 0"],
     ),
+    ("sweep_head: {lr: {type: log_uniform, low: 0.1, high: 0.01}}", ["sweep_head.lr goes from 0.1 to 0.01"]),
+    ("sweep_head: {lr: {type: choice, of: [auto]}}", ["sweep_head.lr has 'auto' in it", "train_head.lr takes"]),
+    ("sweep_head: {dropout: {type: uniform, low: 0, high: 1}}", ["sweep_head.dropout has 1", "head.dropout takes"]),
+    ("sweep_head: {stored_epochs: {type: uniform, low: 1.5, high: 3}}", ["has 1.5", "a whole number from 1 up"]),
+    ("sweep_head: {stored_epochs: {type: choice, of: [0, 3]}}", ["has 0 in it", "a whole number from 1 up"]),
 ]
 
 
@@ -168,6 +174,7 @@ def test_every_key_has_its_field_and_nothing_else_has_one():
         default = field_of(key.split(".")).get_default()
         if key == "sweep.space":
             default = {name: values.model_dump() for name, values in default.items()}
+        default = default.model_dump() if isinstance(default, Section) else default
         assert default == value, key
     for path in ("sed", "fine_tune.cycle_length", "seed.x", "fine_tune.lr.0", "cycles"):
         assert field_of(path.split(".")) is None, path
