@@ -45,11 +45,15 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.execute import SUGGESTED
     from pipeline.figures import lr_find_figure
     from pipeline.lr_finder import curve_table
-    from pipeline.suggest import suggestions
+    from pipeline.suggest import below_rise, suggestions
 
     chosen = recipe.lr_find.suggestion
     curve = _on_activations(recipe, chain) if chain[0].stage == "precompute" else _on_pixels(recipe, chain, job)
     found = suggestions(curve.rates, curve.smoothed)
+    if found[chosen] is None and chain[0].stage != "precompute":
+        chosen = "below_rise"
+        found[chosen] = below_rise(curve.rates, curve.smoothed)
+        say("  The curve is flat, as of a network that is nearly trained: the rate is taken well below where it rises.")
     with TemporaryDirectory() as folder:
         curve_table(curve).to_csv(Path(folder) / "curve.csv", index=False)
         (Path(folder) / "figures").mkdir()

@@ -38,8 +38,8 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
         )
     if recipe.precompute.cut != "head":
         raise UserError(
-            f"The activations of run {upstream} are stored below the {recipe.precompute.cut} layer group, of which a head "
-            "is not all that comes after; run precompute with precompute.cut=head."
+            f"The activations of run {upstream} are stored below the {recipe.precompute.cut} layer group, after which "
+            "comes more than a head; run precompute with precompute.cut=head."
         )
     chain = chain_of(STAGE, upstream)
     return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain))
@@ -73,7 +73,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     views = upstream_folder(chain, "views", "precompute") if recipe.precompute.views else None
     split = training_split(manifest, train_head.fraction, recipe.seed)
     if split.weights is not None:
-        raise UserError("The pictures' table has weights, which sweep_head does not count; leave out its weight column.")
+        raise UserError("The table of pictures has weights, which sweep_head does not count; leave that column out.")
     batches = activation_batches(stored, split, train_head.batch_size, device, recipe.seed, views)
     started = time.perf_counter()
     heads = train_settings(settings, seeds, len(manifest.classes), recipe.head.hidden, *batches)
