@@ -203,7 +203,7 @@ def test_where_nothing_falls_the_rate_is_a_tenth_of_where_the_loss_begins_to_ris
     rate = below_rise(rates, flat)
     assert rate is not None
     assert 3e-5 < rate < 3e-4
-    assert flat[rates > 10 * rate].min() > 1.1 * flat.min()
+    assert flat[rates > 10.01 * rate].min() > 1.1 * flat.min()
 
 
 def test_a_loss_that_never_rises_has_no_place_below_its_rise() -> None:
