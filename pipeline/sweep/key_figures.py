@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.figures import TRAIN, VALID, new_figure, plain
-from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, shown_range
+from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, name_of_best, shown_range
 from pipeline.sweep.trials import (
     best_trial,
     complete_trials,
@@ -106,7 +106,10 @@ def parallel_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | 
     }
     for trial in sorted(trials, key=_value, reverse=not is_maximised(study)):
         axes.plot(np.clip(heights[trial.number], *MARGINS), color=colours(scale(_value(trial))), linewidth=1.3)
-    for one, colour, name in ((recipes_trial(study), "black", "the recipe"), (best_trial(study), VALID, "best")):
+    for one, colour, name in (
+        (recipes_trial(study), "black", "the recipe"),
+        (best_trial(study), VALID, name_of_best(study)),
+    ):
         if one is not None and one.number in heights:
             axes.plot(np.clip(heights[one.number], *MARGINS), color=colour, linewidth=2.4,
                       label=f"{name} (trial {one.number})")  # fmt: skip

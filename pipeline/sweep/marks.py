@@ -32,13 +32,18 @@ def shown_range(values: Sequence[float], is_maximised: bool) -> tuple[float, flo
     return low - margin, high + margin
 
 
+def name_of_best(study: optuna.Study) -> str:
+    """Of one objective there is a best trial, of two one that is proposed."""
+    return "best" if len(study.directions) == 1 else "proposed"
+
+
 def mark_best_and_recipe(
     axes: Axes, study: optuna.Study, place: Callable[[FrozenTrial], Sequence[float]], named: bool = True
 ) -> None:
     """A star on the best trial and a diamond round the recipe's own, where each is by `place`."""
     marks = (
         (recipes_trial(study), "D", 90, "none", "black", "the recipe"),
-        (best_trial(study), "*", 150, VALID, "white", "best"),
+        (best_trial(study), "*", 150, VALID, "white", name_of_best(study)),
     )
     for trial, shape, size, fill, edge, name in marks:
         if trial is not None and np.isfinite(place(trial)).all():

@@ -89,7 +89,7 @@ def learning_curves_figure(study: optuna.Study, objective: str) -> Figure | None
     for one, colour, name in ((own, "black", "the recipe"), (best, VALID, "best")):
         if one is not None and one.intermediate_values:
             axes.plot(*_curve(one), color=colour, linewidth=2.2, label=f"{name} (trial {one.number})", zorder=4)
-    for kind, style, colour in {_curve_style(trial) for trial in trials}:
+    for kind, style, colour in dict.fromkeys(_curve_style(trial) for trial in trials):
         axes.plot([], [], style, color=colour, linewidth=1, label=kind, marker="o" if kind == "pruned" else None,
                   mfc="white", ms=5)  # fmt: skip
     everything = [value for trial in trials for value in _curve(trial)[1].tolist()]
