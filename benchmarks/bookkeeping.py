@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     import torch
 
     from pipeline import in_hand, tracking, training_log
-    from pipeline.augment import Augmentation
+    from pipeline.augment import augmentation
     from pipeline.backbones import find_weights
     from pipeline.body import load_weights
     from pipeline.checkpoint import Checkpoint, build_network
@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
 
     def phase() -> Phase:
         split = training_split(manifest, 1.0, 0)
-        how = Augmentation(**recipe.augment.model_dump())
+        how = augmentation(**recipe.augment.model_dump())
         train, valid = pixel_batches(pixels, split, how, recipe.fine_tune.batch_size, torch.device("cpu"), 0)
         optimizer = thaw(network, "none", group_rates(1e-4, 10), 0.01)
         return Phase(network, optimizer, train, valid, [EPOCHS], 0.0, "all layers", fixed_statistics=True)

@@ -26,6 +26,7 @@ from PIL import Image
 from pipeline.activations import open_activations, read_activations, write_activations
 from pipeline.augment import Augmentation
 from pipeline.body import build_body
+from pipeline.decoded_pixels import DecodedPixels
 from pipeline.device import choose_device, mixed_precision
 from pipeline.feed import reader
 from pipeline.fit import EpochRecord, fit, train_step
@@ -34,7 +35,7 @@ from pipeline.manifest import build_manifest
 from pipeline.network import Network
 from pipeline.nvjpeg import choose_decoder
 from pipeline.pixel_file import write_rows
-from pipeline.pixels import DecodedPixels, StoredPixels, open_pixels
+from pipeline.pixels import StoredPixels, open_pixels
 from pipeline.prefetch import fetch_ahead
 from pipeline.rates import group_rates
 from pipeline.sources import list_source
@@ -77,7 +78,7 @@ def random_store(folder: Path, count: int, image_px: int) -> StoredPixels:
     write_rows(
         folder / "noise",
         (count, *shape),
-        lambda done: (random.integers(0, 256, shape, dtype=np.uint8) for _ in range(done, count)),
+        lambda done: (random.integers(0, 256, (1, *shape), dtype=np.uint8) for _ in range(done, count)),
     )
     return StoredPixels(folder / "noise")
 

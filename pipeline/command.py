@@ -6,12 +6,10 @@ Everything that a user can get wrong in the recipe is checked here, before torch
 import argparse
 import difflib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from pipeline.backbones import check_backbone, find_weights
@@ -20,6 +18,7 @@ from pipeline.contract import RunRef, Stage
 from pipeline.disk import told_when_full
 from pipeline.errors import UserError
 from pipeline.fingerprint import PROJECT
+from pipeline.interrupts import raise_on_signals
 from pipeline.processes import end_mlflow_run, end_with_parent
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import check_overrides, help_text, override_recipe, read_recipe
@@ -68,8 +67,7 @@ def main_without_recipe(
 
 
 def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    raise_on_signals()
     # Read by OpenMP when torch is loaded. Threads that wait give up the core: where anything else runs on it, waiting
     # in a loop makes training on the CPU several times slower, and where nothing does it gains nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -109,12 +107,15 @@ def _read(stage: Stage, doc: str | None, arguments: Sequence[str]) -> tuple[Reci
     parser.add_argument(
         "--recipe", default="", metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})"
     )
+    for name, key in stage.short_for.items():
+        parser.add_argument(f"--{name}", default="", metavar="VALUE", help=f"short for --{key}")
     if not stage.follows:
         parser.add_argument("--data", default="", metavar="FOLDER", help="short for --data.source")
     else:
         parser.add_argument("--upstream", default="", metavar="RUN_ID", help=f"a run of {' or '.join(stage.follows)}")
     known, rest = parser.parse_known_args(arguments)
-    overrides = _overrides(rest) | ({"data": known.data} if getattr(known, "data", "") else {})
+    short = {key: getattr(known, name) for name, key in stage.short_for.items() if getattr(known, name)}
+    overrides = _overrides(rest) | short | ({"data": known.data} if getattr(known, "data", "") else {})
     upstream = getattr(known, "upstream", "")
     if not stage.follows:
         recipe = read_recipe(Path(known.recipe or DEFAULT_RECIPE), overrides)
@@ -187,9 +188,3 @@ def _tag_reason(reason: str) -> None:
         from pipeline import tracking
 
         tracking.try_tag(run_id, reason)
-
-
-def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
-    # MLflow's command sends a SIGTERM after the Ctrl-C that both have seen; it must not break off what ends the run.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -8,14 +8,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.console import duration, say
-from pipeline.contract import Job, RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage, go_on
 from pipeline.disk import told_when_full
-from pipeline.errors import UserError
+from pipeline.errors import Pruned, UserError
 from pipeline.fingerprint import fingerprint, source_digest
 from pipeline.provenance import git_tags
 from pipeline.recipe import Recipe, flatten
@@ -24,6 +25,7 @@ from pipeline.store import cache_folder, locked
 
 if TYPE_CHECKING:
     from pipeline.decode import Decoder, Fit, Pixels
+    from pipeline.fit import EpochRecord
     from pipeline.manifest import Manifest
 
 RECIPE_FILE = "recipe.yaml"
@@ -37,12 +39,13 @@ def run_stage(
     chain: Sequence[RunRef],
     inputs: Mapping[str, str],
     work: Callable[[Job], None],
+    after_epoch: "Callable[[EpochRecord], None]" = go_on,
 ) -> RunRef:
     """The finished run of `stage` for this recipe, these upstream runs (nearest first) and further `inputs`.
 
     Unless `recipe.reuse` says otherwise, a run with the same fingerprint is taken, after waiting for the process that
     is making it on this machine, if there is one. Else `work` is called with a run that is open and the folder of what
-    an earlier run had in hand; the run is marked done as the last act, and the folder goes.
+    an earlier run had in hand; the run is marked done as the last act, and the folder goes. `after_epoch` is the job's.
     """
     sections = {name: getattr(recipe, name).model_dump() for name in stage.sections}
     known = {"upstream": chain[0].fingerprint} if chain else {}
@@ -54,16 +57,20 @@ def run_stage(
             if found is None:
                 if recipe.reuse == "never":
                     shutil.rmtree(folder, ignore_errors=True)
-                done = _run(stage, recipe, chain, print_, folder, work)
+                try:
+                    done = _run(stage, recipe, chain, print_, Job("", folder, after_epoch), work)
+                except Pruned:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
                 shutil.rmtree(folder, ignore_errors=True)
                 return done
     say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)})")
-    _tell_run_of_mlflow_run(stage, found)
+    point_mlflow_run_at(stage.name, found.run_id, "Nothing that it depends on has changed: reused")
     return found
 
 
 def _run(
-    stage: Stage, recipe: Recipe, chain: Sequence[RunRef], print_: str, folder: Path, work: Callable[[Job], None]
+    stage: Stage, recipe: Recipe, chain: Sequence[RunRef], print_: str, job: Job, work: Callable[[Job], None]
 ) -> RunRef:
     from pipeline import tracking
 
@@ -78,7 +85,7 @@ def _run(
         tracking.name_run(run_id, stage.title or stage.name)
         tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
         with told_when_full(f"what {stage.name} has made"):
-            work(Job(run_id, folder))
+            work(replace(job, run_id=run_id))
         done = tracking.mark_done(run_id, time.perf_counter() - started)
     say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
     return done
@@ -183,12 +190,12 @@ def _find(stage: Stage, reuse: str, print_: str) -> RunRef | None:
     return tracking.find_done(print_, stage, within=reuse)
 
 
-def _tell_run_of_mlflow_run(stage: Stage, found: RunRef) -> None:
-    """A stage started alone by `mlflow run` has a run already, which then points at the one reused."""
+def point_mlflow_run_at(stage: str, run_id: str, why: str) -> None:
+    """What was started by `mlflow run` has a run already, which then points at the one that is gone on with."""
     from pipeline import tracking
 
     if os.environ.get("MLFLOW_RUN_ID") and not tracking.is_open():
-        tags = {tracking.STAGE: stage.name, tracking.REUSED: found.run_id}
-        with tracking.open_run(stage.name, tags, {}) as run_id:
-            (page,) = tracking.pages_beside(run_id, [found.run_id])
-            tracking.describe_run(run_id, f"Reused [run {found.run_id}]({page}): nothing it depends on has changed.")
+        tags = {tracking.STAGE: stage, tracking.REUSED: run_id}
+        with tracking.open_run(stage, tags, {}) as own_run_id:
+            (page,) = tracking.pages_beside(own_run_id, [run_id])
+            tracking.describe_run(own_run_id, f"{why} [run {run_id}]({page}).")

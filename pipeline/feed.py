@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pipeline.batches import as_images, fetch_pixels
 from pipeline.decode import Pixels
+from pipeline.decoded_pixels import DecodedPixels
 from pipeline.device import sent
-from pipeline.pixels import DecodedPixels, StoredPixels
+from pipeline.pixels import StoredPixels
 from pipeline.splits import Rows
 
 # Of a GPU's free memory: what training takes has to fit beside the rows.
@@ -34,7 +35,9 @@ def reader(pixels: Pixels, device: torch.device) -> tuple[Fetch, int]:
     GPU, and by none for a CPU, which takes so little time for it that another thread gains nothing.
     """
     if isinstance(pixels, DecodedPixels):
-        return fetch_pixels(pixels, device), WORKERS_THAT_DECODE
+        on_gpu = device.type == "cuda" and pixels.decoder == "nvjpeg"
+        fetch = _decoded_there(pixels) if on_gpu else fetch_pixels(pixels, device)
+        return fetch, WORKERS_THAT_DECODE
     if device.type == "cuda":
         return (
             _into_pinned_memory(pixels, device) if isinstance(pixels, StoredPixels) else fetch_pixels(pixels, device)
@@ -49,6 +52,10 @@ def _into_pinned_memory(pixels: StoredPixels, device: torch.device) -> Fetch:
         return as_images(squares.to(device, non_blocking=True))
 
     return fetch
+
+
+def _decoded_there(pixels: DecodedPixels) -> Fetch:
+    return lambda rows: as_images(pixels.on_gpu(rows.tolist()))
 
 
 def resident(stored: Any, rows: Rows, device: torch.device) -> Fetch | None:

@@ -40,6 +40,7 @@ class EpochRecord:
     train_loss: float
     valid_loss: float
     valid_accuracy: float
+    valid_macro_f1: float
     seconds: float
     images_per_second: float
     steps: list[StepRecord] = field(repr=False)
@@ -48,6 +49,16 @@ class EpochRecord:
     def overfit_gap(self) -> float:
         """How far the validation loss lies above the training loss."""
         return self.valid_loss - self.train_loss
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Mean cross-entropy, accuracy, and the mean over classes of F1, as scikit-learn has it: over those that are there
+    or are predicted."""
+
+    loss: float
+    accuracy: float
+    macro_f1: float
 
 
 @dataclass(frozen=True)
@@ -105,14 +116,15 @@ def fit(
         finished = yield from _train_epoch(
             network, optimizer, batches, factors, first_step, in_hand, train.device, label_smoothing, pauses
         )
-        valid_loss, valid_accuracy = validate(network, valid)
+        validated = validate(network, valid)
         yield EpochRecord(
             epoch=epoch + 1,
             step=first_step + len(train),
             cycle=position_in_cycle(done, cycle_epochs)[0] + 1,
             train_loss=sum(finished.losses) / len(train),
-            valid_loss=valid_loss,
-            valid_accuracy=valid_accuracy,
+            valid_loss=validated.loss,
+            valid_accuracy=validated.accuracy,
+            valid_macro_f1=validated.macro_f1,
             seconds=finished.seconds,
             images_per_second=len(train) * min(train.batch_size, len(train.rows)) / finished.seconds,
             steps=[
@@ -168,18 +180,23 @@ def train_step(
 
 
 @torch.no_grad()
-def validate(network: nn.Module, batches: Batches) -> tuple[float, float]:
-    """(mean cross-entropy, accuracy) over all of `batches`, in eval mode."""
+def validate(network: nn.Module, batches: Batches) -> Validated:
+    """What the network, in eval mode, makes of all of `batches`."""
     network.eval()
-    loss_sum = torch.zeros((), device=batches.device)
-    right = torch.zeros((), device=batches.device)
+    loss_sum: Tensor | float = 0.0
+    right: Tensor | float = 0.0
+    named: Tensor | float = 0.0  # how often each class is there, or is predicted
     for inputs, targets in batches.epoch(0):
         with mixed_precision(inputs.device):
             logits = network(inputs)
-        loss_sum += F.cross_entropy(logits.float(), targets, reduction="sum")
-        right += (logits.argmax(1) == targets).sum()
+        loss_sum = loss_sum + F.cross_entropy(logits.float(), targets, reduction="sum")
+        classes, predicted = logits.shape[1], logits.argmax(1)
+        right = right + torch.bincount(targets[predicted == targets], minlength=classes)
+        named = named + torch.bincount(torch.cat([targets, predicted]), minlength=classes)
+    right, named = torch.as_tensor(right), torch.as_tensor(named)
+    f1 = 2 * right[named > 0] / named[named > 0]
     count = len(batches.rows)
-    return float(loss_sum) / count, float(right) / count
+    return Validated(float(loss_sum) / count, float(right.sum()) / count, float(f1.mean()))
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -10,7 +10,17 @@ from pipeline.contract import RunRef
 from pipeline.fit import EpochRecord
 
 POINTS_PER_EPOCH = 40
-EPOCH_COLUMNS = ["epoch", "step", "cycle", "train_loss", "valid_loss", "valid_accuracy", "seconds", "images_per_second"]
+EPOCH_COLUMNS = [
+    "epoch",
+    "step",
+    "cycle",
+    "train_loss",
+    "valid_loss",
+    "valid_accuracy",
+    "valid_macro_f1",
+    "seconds",
+    "images_per_second",
+]
 
 
 def epoch_points(record: EpochRecord) -> list[tuple[str, float, int]]:
@@ -21,6 +31,8 @@ def epoch_points(record: EpochRecord) -> list[tuple[str, float, int]]:
         ("train/loss", record.train_loss, step),
         ("valid/loss", record.valid_loss, step),
         ("valid/accuracy", record.valid_accuracy, step),
+        ("valid/macro_f1", record.valid_macro_f1, step),
+        ("train/seconds", record.seconds, step),
         ("overfit/gap", record.overfit_gap, step),
         ("throughput/images_per_second", record.images_per_second, step),
     ]

@@ -6,9 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 # Written to without a buffer, which the handler could find half-written.
 STANDARD_ERROR = 2
+
+
+def raise_on_signals() -> None:
+    """From now on SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
 
 
 @contextmanager
@@ -42,3 +49,9 @@ def put_off() -> Iterator[Callable[[], bool]]:
         if callable(handler):
             handler(noted[0], None)
         raise KeyboardInterrupt
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
+    # MLflow's command sends a SIGTERM after the Ctrl-C that both have seen; it must not break off what ends the run.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt

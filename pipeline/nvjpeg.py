@@ -4,8 +4,10 @@ The pixels differ a little from Pillow's, which decodes and rounds in other ways
 does is told apart by its header, and left to Pillow.
 """
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, TypeAlias
@@ -16,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from pipeline.decode import Decoder, Fit, Pixels
+from pipeline.decode import Decoder, Fit
+from pipeline.device import sent
 from pipeline.errors import UserError
 
 # Decoded at once, so that memory stays bounded: 400 MB as colour bytes, and four times that as they are resized.
@@ -24,6 +27,8 @@ PIXELS_AT_ONCE = 128_000_000
 MOST_PIXELS = 32_000_000
 _START_OF_FRAME = {0xC0, 0xC1, 0xC2}
 _START_OF_SCAN, _EXIF_SEGMENT, _ADOBE_SEGMENT, _ORIENTATION = 0xDA, 0xE1, 0xEE, 0x0112
+
+_one_at_a_time = threading.Lock()
 
 # What a recipe may ask for.
 Choice: TypeAlias = Literal["auto"] | Decoder
@@ -57,7 +62,7 @@ def _can_decode(device: torch.device) -> bool:
     return True
 
 
-def read_header(content: bytes) -> Header | None:
+def read_header(content: bytes | bytearray) -> Header | None:
     """The header of a JPEG that a GPU decodes as Pillow does: 8 bits, grey or YCbCr, of a bearable size. None for
     CMYK, RGB and other JPEGs, and for whatever is no JPEG."""
     orientation = 1
@@ -75,27 +80,64 @@ def read_header(content: bytes) -> Header | None:
 
 
 def decode_squares(
-    contents: Sequence[bytes], headers: Sequence[Header], size_px: int, fit: Fit, grey: bool, device: torch.device
-) -> Pixels:
-    """JPEGs and their headers as squares (N, size, size, 1 or 3); what `decode_square` gives, but for rounding."""
-    channels = 1 if grey else 3
-    squares = torch.empty((len(contents), channels, size_px, size_px), dtype=torch.uint8, device=device)
+    jpegs: Sequence[tuple[bytearray, Header]], size_px: int, fit: Fit, grey: bool, device: torch.device
+) -> Tensor:
+    """JPEGs, each with its header, as squares (N, size, size, 1 or 3) of uint8 in the GPU's memory; what
+    `decode_square` gives, but for rounding. They are there when this returns."""
     mode = ImageReadMode.GRAY if grey else ImageReadMode.RGB
-    for chosen in _bounded(headers):
-        encoded = [torch.frombuffer(bytearray(contents[place]), dtype=torch.uint8) for place in chosen]
-        decoded = decode_jpeg(encoded, mode=mode, device=device)
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, image in enumerate(decoded):
-            alike[(headers[chosen[index]].orientation, *image.shape)].append(index)
-        for (orientation, *_), members in alike.items():
-            images = _upright(torch.stack([decoded[index] for index in members]), orientation)
-            places = torch.tensor([chosen[index] for index in members]).pin_memory().to(device, non_blocking=True)
-            squares[places] = _square(images, size_px, fit)
-    pixels: Pixels = squares.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return pixels
+    squares = torch.empty((len(jpegs), size_px, size_px, 1 if grey else 3), dtype=torch.uint8, device=device)
+    for chosen in _bounded([header for _, header in jpegs], size_px):
+        encoded = [torch.frombuffer(jpegs[place][0], dtype=torch.uint8) for place in chosen]
+        orientations = [jpegs[place][1].orientation for place in chosen]
+        with _in_turn(device):
+            decoded = decode_jpeg(encoded, mode=mode, device=device)
+            squares[chosen[0] : chosen[-1] + 1] = to_squares(decoded, orientations, size_px, fit).permute(0, 2, 3, 1)
+    return squares
 
 
-def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+def to_squares(images: Sequence[Tensor], orientations: Sequence[int], size_px: int, fit: Fit) -> Tensor:
+    """Images (channels, height, width) of uint8, each turned by its EXIF orientation and made square, as (N, channels,
+    size, size) of uint8."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, image in enumerate(images):
+        alike[(orientations[place], *image.shape)].append(place)
+    resized = [
+        _resized(_upright(torch.stack([images[place] for place in places]), orientation), size_px, fit)
+        for (orientation, *_), places in alike.items()
+    ]
+    # All at once, as a GPU would take longer to be told of each than to do it.
+    squares = (resized[0] if len(resized) == 1 else torch.cat(resized)).round_().clamp_(0, 255).byte()
+    if len(resized) > 1:
+        order = torch.tensor([place for places in alike.values() for place in places])
+        squares = squares[sent(order.argsort(), squares.device)]
+    return squares
+
+
+@contextmanager
+def _in_turn(device: torch.device) -> Iterator[None]:
+    """One thread at a time, over a stream that is waited for.
+
+    torchvision decodes over a stream of its own into memory that it takes from the current one's, and does not wait for
+    what is still queued there and may use it.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    own, callers = _stream(device), torch.cuda.current_stream(device)
+    with _one_at_a_time, torch.cuda.stream(own):
+        own.wait_stream(callers)
+        try:
+            yield
+        finally:
+            own.synchronize()
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _segments(content: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
     """(marker, content) of the segments up to the first scan; none where this is no JPEG."""
     place = 2 if content.startswith(b"\xff\xd8") else len(content)
     while place + 4 <= len(content) and content[place] == 0xFF:
@@ -106,7 +148,7 @@ def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
         length = int.from_bytes(content[place + 2 : place + 4])
         if marker == _START_OF_SCAN or length < 2:
             return
-        yield marker, content[place + 4 : place + 2 + length].ljust(6, b"\0")
+        yield marker, bytes(content[place + 4 : place + 2 + length]).ljust(6, b"\0")
         place += 2 + length
 
 
@@ -120,16 +162,17 @@ def _orientation(segment: bytes) -> int:
     return turn if turn in range(1, 9) else 1
 
 
-def _bounded(headers: Sequence[Header]) -> Iterator[list[int]]:
-    """Places of JPEGs that are decoded together."""
+def _bounded(headers: Sequence[Header], size_px: int) -> Iterator[list[int]]:
+    """Places of JPEGs that are decoded together, one after the other."""
     waiting: list[int] = []
     pixels = 0
     for place, header in enumerate(headers):
-        if waiting and pixels + header.height * header.width > PIXELS_AT_ONCE:
+        most = max(header.height * header.width, size_px**2)
+        if waiting and pixels + most > PIXELS_AT_ONCE:
             yield waiting
             waiting, pixels = [], 0
         waiting.append(place)
-        pixels += header.height * header.width
+        pixels += most
     if waiting:
         yield waiting
 
@@ -142,17 +185,20 @@ def _upright(images: Tensor, orientation: int) -> Tensor:
     return images.flip(axes) if axes else images
 
 
-def _square(images: Tensor, size_px: int, fit: Fit) -> Tensor:
+def _resized(images: Tensor, size_px: int, fit: Fit) -> Tensor:
+    """Images (N, channels, height, width) as squares of float, their values not yet rounded."""
     height, width = images.shape[2:]
-    if fit == "crop":
+    if fit == "crop" and height != width:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         images = images[:, :, top : top + side, left : left + side]
     inner = [size_px, size_px]
     if fit == "pad":
         inner = [max(round(side * size_px / max(height, width)), 1) for side in (height, width)]
+    squares = images.float()
     if list(images.shape[2:]) != inner:
-        resized = F.interpolate(images.float(), inner, mode="bilinear", antialias=True, align_corners=False)
-        images = resized.round_().clamp_(0, 255).byte()
+        squares = F.interpolate(squares, inner, mode="bilinear", antialias=True, align_corners=False)
+    if inner == [size_px, size_px]:
+        return squares
     above, before = (size_px - inner[0]) // 2, (size_px - inner[1]) // 2
-    return F.pad(images, (before, size_px - inner[1] - before, above, size_px - inner[0] - above))
+    return F.pad(squares, (before, size_px - inner[1] - before, above, size_px - inner[0] - above))

@@ -9,9 +9,11 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
 from pipeline.decode import Pixels
@@ -27,8 +29,8 @@ Shape = tuple[int, int, int, int]
 def write_rows(folder: Path, shape: Shape, rows_from: Callable[[int], Iterator[Pixels]]) -> Path:
     """The file in `folder` with all rows of an array of `shape` in uint8, as numpy's .npy.
 
-    `rows_from` is given the number of rows that are finished, and yields the others in order. What it raises comes up,
-    and the rows before that are kept.
+    `rows_from` is given the number of rows that are finished, and yields the others in order, in arrays of one or more
+    of them. What it raises comes up, and the rows before that are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     header = io.BytesIO()
@@ -83,7 +85,7 @@ def _checksum(file: BinaryIO, count: int) -> str:
     return digest.hexdigest()
 
 
-def _write_stretches(file: BinaryIO, journal: BinaryIO, row: int, squares: Iterator[Pixels]) -> None:
+def _write_stretches(file: BinaryIO, journal: BinaryIO, row: int, blocks: Iterator[Pixels]) -> None:
     digest, started, size = hashlib.sha256(), time.monotonic(), 0
 
     def end_stretch() -> None:
@@ -94,16 +96,19 @@ def _write_stretches(file: BinaryIO, journal: BinaryIO, row: int, squares: Itera
             _to_disk(journal)
         digest, started, size = hashlib.sha256(), time.monotonic(), 0
 
-    try:
-        for square in squares:
-            content = square.tobytes()
-            file.write(content)
-            digest.update(content)
-            row, size = row + 1, size + len(content)
-            if size >= STRETCH_BYTES or time.monotonic() - started >= STRETCH_SECONDS:
-                end_stretch()
-    finally:
-        end_stretch()
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            for block in blocks:
+                content = np.ascontiguousarray(block).data
+                # Both take as long, and neither needs Python meanwhile.
+                digested = beside.submit(digest.update, content)
+                file.write(content)
+                digested.result()
+                row, size = row + len(block), size + block.nbytes
+                if size >= STRETCH_BYTES or time.monotonic() - started >= STRETCH_SECONDS:
+                    end_stretch()
+        finally:
+            end_stretch()
 
 
 def _to_disk(file: BinaryIO) -> None:

@@ -2,14 +2,12 @@
 each time they are asked for. Both give the same bytes for the same rows."""
 
 import errno
-import hashlib
 import json
 import math
 import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +15,10 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic
 
 from pipeline.console import say, track
-from pipeline.decode import Decoder, Fit, Pixels, decode_square
+from pipeline.decode import Decoder, Fit, Pixels
+from pipeline.decoded_pixels import DecodedPixels
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
-from pipeline.parallel import in_parallel
 from pipeline.pixel_file import FILE, write_rows
 from pipeline.splits import Rows
 from pipeline.store import DESCRIPTION, cache_folder, content_key, open_or_build
@@ -29,10 +27,6 @@ from pipeline.store import DESCRIPTION, cache_folder, content_key, open_or_build
 DECODER_VERSION = 1
 # Pages of the store that were mapped by reading are let go of after so much; a row brings some that lie around it.
 MAPPED_BYTES, AROUND_A_ROW_BYTES = 32 * 2**20, 64 * 2**10
-# Decoded squares that wait to be written take no more.
-WAITING_BYTES = 64 * 2**20
-# Pictures that a GPU is given at once.
-ROWS_OF_A_GPU = 256
 GIB = 2**30
 
 
@@ -134,93 +128,6 @@ class StoredPixels:
                 raise OSError(f"{self.folder / FILE} ends before row {row}")
 
 
-class DecodedPixels:
-    """What StoredPixels gives, decoded from the pictures' files by as many threads as there are cores, each time; with
-    the decoder "nvjpeg" by the GPU, where it takes them."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, manifest: Manifest, size_px: int, fit: Fit, decoder: Decoder = "pillow") -> None:
-        self._root, self._fit, self._size_px, self._grey = manifest.root, fit, size_px, manifest.is_grey
-        self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
-        self._pool: ThreadPoolExecutor | None = None
-        self._decoder = decoder
-        self.shape: tuple[int, int, int, int] = (len(manifest.table), size_px, size_px, 1 if self._grey else 3)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> Pixels:
-        chosen = np.arange(len(self))[rows]
-        if chosen.ndim == 0:
-            return self._decode(int(chosen))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(os.cpu_count())
-        if self._decoder == "nvjpeg":
-            return self._decode_on_gpu(chosen.tolist(), self._pool)
-        pixels = np.empty((len(chosen), *self.shape[1:]), dtype=np.uint8)
-        for place, square in enumerate(self._pool.map(self._decode, chosen.tolist())):
-            pixels[place] = square
-        return pixels
-
-    def squares(self, first: int) -> Iterator[Pixels]:
-        """The squares of all pictures from row number `first` on, decoded ahead."""
-        most_waiting = max(WAITING_BYTES // math.prod(self.shape[1:]), 2 * (os.cpu_count() or 1))
-        if self._decoder == "nvjpeg":
-            starts = range(first, len(self), ROWS_OF_A_GPU)
-            for part in in_parallel(lambda start: self[start : start + ROWS_OF_A_GPU], starts, 3, 2):
-                yield from part
-        else:
-            yield from in_parallel(self._decode, range(first, len(self)), most_waiting)
-
-    def _decode(self, row: int) -> Pixels:
-        return self._decode_read(row, self._read(row))
-
-    def _decode_read(self, row: int, content: bytes) -> Pixels:
-        try:
-            return decode_square(content, self._size_px, self._fit, self._grey)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise self._changed(row, str(error)) from None
-
-    def _decode_on_gpu(self, rows: list[int], pool: ThreadPoolExecutor) -> Pixels:
-        import torch
-
-        from pipeline.nvjpeg import decode_squares, read_header
-
-        contents = list(pool.map(self._read, rows))
-        headers = [read_header(content) for content in contents]
-        others = [place for place, header in enumerate(headers) if header is None]
-        decoded = pool.map(lambda place: self._decode_read(rows[place], contents[place]), others)
-        taken = [(place, contents[place], header) for place, header in enumerate(headers) if header is not None]
-        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
-        if taken:
-            places, jpegs, known = zip(*taken, strict=True)
-            device = torch.device("cuda")
-            pixels[list(places)] = decode_squares(jpegs, known, self._size_px, self._fit, self._grey, device)
-        for place, square in zip(others, decoded, strict=True):
-            pixels[place] = square
-        return pixels
-
-    def _read(self, row: int) -> bytes:
-        """The picture's file, if its content is what it was."""
-        try:
-            content: bytes = (self._root / self._paths[row]).read_bytes()
-        except OSError as error:
-            raise self._changed(row, str(error)) from None
-        if hashlib.sha256(content).hexdigest() != self._hashes[row]:
-            raise self._changed(row, "its content has changed")
-        return content
-
-    def _changed(self, row: int, reason: str) -> UserError:
-        if not self._root.exists():
-            return UserError(
-                f"The pictures lie in {self._root}, which is not on this machine, and their pixels at "
-                f"{self._size_px} px are not among the files of the precompute run; run it where the pictures are."
-            )
-        path = self._root / self._paths[row]
-        return UserError(f"The picture {path} is not what it was ({reason}); run precompute again on what is there.")
-
-
 class _OtherDecoderError(Exception):
     """The store that was fetched was decoded in the other way."""
 
@@ -262,7 +169,8 @@ def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
     def rows_from(start: int) -> Iterator[Pixels]:
         if start:
             say(f"  decoding goes on after the {start:,} pictures that were done before")
-        return track(source.squares(start), f"decoding to {source.shape[1]} px", len(source) - start, "images")
+        blocks, size = source.blocks(start)
+        return track(blocks, f"decoding to {source.shape[1]} px", len(source) - start, "images", size)
 
     try:
         file = write_rows(unfinished, source.shape, rows_from)

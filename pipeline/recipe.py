@@ -267,8 +267,10 @@ class Recipe(Section):
 
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
     """The `mlflow run` that follows `recipe` with these keys changed; keys at their defaults are left out."""
-    defaults = flatten(Recipe()) | {"reuse": recipe.reuse}
-    settings = {key: value for key, value in flatten(recipe).items() if value != defaults[key]} | dict(changes)
+    defaults = training_settings(Recipe()) | {"reuse": recipe.reuse}
+    settings = {key: value for key, value in training_settings(recipe).items() if value != defaults[key]} | dict(
+        changes
+    )
     words = ["data" if key == "data.source" else key for key in settings]
     pairs = [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, settings.values(), strict=True)]
     return " ".join(["mlflow run . --env-manager local", *pairs])

@@ -31,7 +31,7 @@ def wrong_keys(error: ValidationError, typed: Collection[str], place: str) -> st
         path = [str(part) for part in problem["loc"]]
         if problem["type"] == "extra_forbidden":
             key = ".".join(path)
-            sentence = f"{key} is not a key of a recipe; the nearest is {_nearest(path)}."
+            sentence = f"{key} is not a key of a recipe; the nearest is {nearest_key(path)}."
         else:
             path = _known_part(path)
             key = ".".join(path)
@@ -95,7 +95,7 @@ def _known_part(path: Sequence[str]) -> list[str]:
     return known
 
 
-def _nearest(path: Sequence[str]) -> str:
+def nearest_key(path: Sequence[str]) -> str:
     """The key that looks most like the one at `path`: among its siblings first, then anywhere in the recipe."""
     keys = list(flatten(Recipe()))
     of_siblings = {key.split(".")[-1]: key for key in keys if key.split(".")[:-1] == list(path[:-1])}

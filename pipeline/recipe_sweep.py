@@ -95,3 +95,8 @@ class Sweep(Section):
         description="a range for each key that may vary: {type: int, low: 1, high: 3}, {type: uniform, low: 0, "
         "high: 1}, {type: log_uniform, low: 1e-5, high: 1e-2} or {type: choice, of: [none, sideways]}",
     )
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objective, or both."""
+        return self.objective if isinstance(self.objective, list) else [self.objective]

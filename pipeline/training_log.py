@@ -91,6 +91,7 @@ def train_in_phases(
         _say_where_it_goes_on(job, kept)
     for record in records:
         log_epoch(job.run_id, record)
+        job.after_epoch(record)
     for number, build in enumerate(phases):
         if kept is None or number >= kept.phase:
             phase, start = build(), Position()
@@ -135,6 +136,7 @@ def _train_phase(
                 say(describe_epoch(moment))
                 position = Position(len(records) - first)
                 checkpoints.keep_after_epoch(network, phase.optimizer, number, position, records, stopped())
+                job.after_epoch(moment)
             else:
                 checkpoints.keep(network, phase.optimizer, number, moment, len(records))
             if stopped():

@@ -1,12 +1,16 @@
 """fine_tune: all layers, each group at its own rate, in cosine cycles with warm restarts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pipeline.command import main
-from pipeline.contract import Job, RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage, go_on
 from pipeline.rates import group_rates
 from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.fit import EpochRecord
 
 STAGE = Stage(
     "fine_tune",
@@ -17,7 +21,7 @@ STAGE = Stage(
 TRAINED = ("train_head", "fine_tune", "resize")
 
 
-def run(recipe: Recipe, upstream: str | None) -> RunRef:
+def run(recipe: Recipe, upstream: str | None, after_epoch: "Callable[[EpochRecord], None]" = go_on) -> RunRef:
     """Unfreeze the upstream run's network and train it on at the same image size."""
     from pipeline.execute import chain_of, given_or_suggested, nearest, run_stage
 
@@ -25,7 +29,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     nearest(chain, *TRAINED)
     lr = given_or_suggested(recipe.fine_tune.lr, chain, "fine_tune.lr")
     rates = group_rates(lr, recipe.fine_tune.lr_ratio)
-    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates))
+    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates), after_epoch)
 
 
 def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], job: Job) -> None:

@@ -1,25 +1,19 @@
 """main: the whole recipe, every stage as a run nested in one; finished stages are reused."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.command import main
-from pipeline.contract import RunRef, Stage
+from pipeline.contract import RunRef, Stage, go_on
 from pipeline.recipe import Recipe
 from stages import evaluate, fine_tune, lr_find, precompute, resize, train_head
 
-STAGE = Stage("main", ())
+if TYPE_CHECKING:
+    from pipeline.fit import EpochRecord
 
-CHAIN: tuple[tuple[str, Callable[[Recipe, str | None], RunRef]], ...] = (
-    ("precompute", precompute.run),
-    ("lr_find", lr_find.run),
-    ("train_head", train_head.run),
-    ("lr_find_unfrozen", lr_find.run),
-    ("fine_tune", fine_tune.run),
-    ("resize", resize.run),
-    ("evaluate", evaluate.run),
-)
+STAGE = Stage("main", ())
 
 
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
@@ -30,16 +24,42 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     from pipeline.summary import CURVES, log_summary
 
     started = time.perf_counter()
-    with tracking.open_run(STAGE.name, {tracking.STAGE: STAGE.name, **git_tags()}, training_settings(recipe)) as run_id:
+    tags = {tracking.STAGE: STAGE.name, **git_tags()}
+    with tracking.open_run(STAGE.name, tags, training_settings(recipe)) as run_id:
         done: dict[str, RunRef] = {}
-        latest = None
-        for name, stage in CHAIN:
-            done[name] = stage(recipe, latest)
-            latest = done[name].run_id
-            tracking.copy_curves(latest, run_id, CURVES)
+        for name, ref in train(recipe):
+            done[name] = ref
+            tracking.copy_curves(ref.run_id, run_id, CURVES)
+        done["evaluate"] = evaluate.run(recipe, done["resize"].run_id)
+        tracking.copy_curves(done["evaluate"].run_id, run_id, CURVES)
         tracking.show_result(done["evaluate"].run_id, run_id, ["report.html"])
         log_summary(run_id, Path(recipe.data.source).stem, done)
         return tracking.mark_done(run_id, time.perf_counter() - started)
+
+
+def train(
+    recipe: Recipe, after_epoch: "Callable[[EpochRecord], None]" = go_on, find_given: bool = True
+) -> Iterator[tuple[str, RunRef]]:
+    """The name and the run of each stage up to the last that trains, as soon as it is done.
+
+    Where the recipe gives a rate, the finder's run is no part of what comes after it; unless `find_given`, there is
+    none. `after_epoch` is called after each epoch once all is unfrozen.
+    """
+    latest = precompute.run(recipe)
+    yield "precompute", latest
+    if find_given or recipe.train_head.lr == "auto":
+        found = lr_find.run(recipe, latest.run_id)
+        yield "lr_find", found
+        latest = found if recipe.train_head.lr == "auto" else latest
+    latest = train_head.run(recipe, latest.run_id)
+    yield "train_head", latest
+    if find_given or recipe.fine_tune.lr == "auto":
+        found = lr_find.run(recipe, latest.run_id)
+        yield "lr_find_unfrozen", found
+        latest = found if recipe.fine_tune.lr == "auto" else latest
+    latest = fine_tune.run(recipe, latest.run_id, after_epoch)
+    yield "fine_tune", latest
+    yield "resize", resize.run(recipe, latest.run_id, after_epoch)
 
 
 if __name__ == "__main__":

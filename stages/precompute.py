@@ -22,16 +22,10 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     from pipeline import tracking
     from pipeline.backbones import find_weights
     from pipeline.execute import run_stage
-    from pipeline.manifest import build_manifest
-    from pipeline.sources import list_source
 
     tracking.meet_server()  # a server that is away is told before pictures are opened
     data, model = recipe.data, recipe.model
-    listing = list_source(data.source, data.extensions)
-    split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
-    manifest = build_manifest(
-        listing, data.valid_fraction, data.test_fraction, data.max_bad, split_seed, data.duplicates
-    )
+    manifest = list_pictures(recipe)
     weights = find_weights(model.backbone, model.weights, recipe.seed)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
     # How pictures are varied is part of what comes out only where some are.
@@ -39,6 +33,17 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     if recipe.precompute.views:
         stage = replace(STAGE, sections=("precompute", "augment"), artifacts=(*STAGE.artifacts, "views"))
     return run_stage(stage, recipe, [], inputs, partial(work, recipe, manifest, weights))
+
+
+def list_pictures(recipe: Recipe) -> "Manifest":
+    """The manifest of the recipe's pictures, inspected and split."""
+    from pipeline.manifest import build_manifest
+    from pipeline.sources import list_source
+
+    data = recipe.data
+    listing = list_source(data.source, data.extensions)
+    split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
+    return build_manifest(listing, data.valid_fraction, data.test_fraction, data.max_bad, split_seed, data.duplicates)
 
 
 def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> None:

@@ -1,12 +1,16 @@
 """resize: the same network goes on at a larger image size, frozen as deep as the recipe says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pipeline.command import main
-from pipeline.contract import Job, RunRef, Stage
+from pipeline.contract import Job, RunRef, Stage, go_on
 from pipeline.rates import group_rates
 from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.fit import EpochRecord
 
 STAGE = Stage(
     "resize",
@@ -17,7 +21,7 @@ STAGE = Stage(
 TRAINED = ("train_head", "fine_tune", "resize")
 
 
-def run(recipe: Recipe, upstream: str | None) -> RunRef:
+def run(recipe: Recipe, upstream: str | None, after_epoch: "Callable[[EpochRecord], None]" = go_on) -> RunRef:
     """Train the upstream run's network on at `resize.image_px`; "auto" is the head's top rate there, or, after
     lr_find, its suggestion."""
     from pipeline.execute import chain_of, nearest, run_stage, suggested
@@ -28,7 +32,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     if lr == "auto":
         lr = suggested(chain[0]) if chain[0].stage == "lr_find" else trained.metrics["rate/head"]
     rates = group_rates(lr, recipe.resize.lr_ratio)
-    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates))
+    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates), after_epoch)
 
 
 def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], job: Job) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import optuna
 import pandas as pd
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 THE_RECIPE = "the recipe"  # the `origin` of the trial that has the recipe's own values
 STATES = ("complete", "pruned", "failed", "retried", "running", "waiting")
@@ -53,7 +53,7 @@ def is_maximised(study: optuna.Study, objective: int = 0) -> bool:
     return study.directions[objective] == StudyDirection.MAXIMIZE
 
 
-def is_recipes_own(trial: FrozenTrial) -> bool:
+def is_recipes_own(trial: Trial | FrozenTrial) -> bool:
     """Whether the trial has the recipe's own values."""
     return bool(trial.user_attrs.get("origin") == THE_RECIPE)
 

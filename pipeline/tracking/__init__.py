@@ -22,7 +22,7 @@ from pipeline.tracking.names import (
 )
 from pipeline.tracking.reading import evaluated_on, evaluation_of, pages_beside, read_curve
 from pipeline.tracking.registry import crown, register
-from pipeline.tracking.runs import find_done, is_open, mark_done, open_run, run_of, try_tag
+from pipeline.tracking.runs import find_done, is_open, is_there, mark_done, open_run, run_of, try_tag
 from pipeline.tracking.sender import ask, flush
 from pipeline.tracking.values import (
     add_to_description,
@@ -31,6 +31,7 @@ from pipeline.tracking.values import (
     log_metrics,
     log_points,
     name_run,
+    rename_run,
     set_tags,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "flush",
     "has_artifact",
     "is_open",
+    "is_there",
     "log_classifier",
     "log_dataset",
     "log_file",
@@ -76,6 +78,7 @@ __all__ = [
     "pages_beside",
     "read_curve",
     "register",
+    "rename_run",
     "run_of",
     "set_tags",
     "show_result",

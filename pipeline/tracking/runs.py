@@ -18,7 +18,7 @@ from mlflow.tracking.fluent import _active_run_stack
 
 from pipeline.console import say, warn
 from pipeline.contract import RunRef, Stage
-from pipeline.errors import UserError
+from pipeline.errors import Pruned, UserError
 from pipeline.processes import identity
 from pipeline.store import DESCRIPTION, find_damage, size_bytes
 from pipeline.tracking.abandoned import close_abandoned
@@ -49,18 +49,26 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @contextmanager
-def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -> Iterator[str]:
+def open_run(
+    name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, object],
+    parent: str | None = None,
+    again: str | None = None,
+) -> Iterator[str]:
     """The id of a run that is open within the block: the one that `mlflow run` made, where it made one, else a new
-    one, nested if another is open.
+    one, nested if another is open, or in the run `parent`, which another process has open; or `again` one that has
+    ended.
 
-    It ends as FINISHED; as KILLED by Ctrl-C or SIGTERM; as FAILED, with the reason as a tag, by any error. Raises
-    UserError where there is no server to be had; one that goes away later is waited for when it has to answer.
+    It ends as FINISHED; as KILLED by Ctrl-C, by SIGTERM, and where it is `Pruned`; as FAILED by any error; the reason
+    is a tag. Raises UserError where there is no server to be had; one that goes away later is waited for when it has to
+    answer.
     """
     meet_server()
     outer = mlflow.active_run()
     # Taken out of the environment, so that a run opened within this one does not adopt it once more.
     handed = os.environ.pop("MLFLOW_RUN_ID", None) if outer is None else None
-    run_id, first_step = _start(handed, name)
+    run_id, first_step = _start(again or handed, name, parent)
     with _active(), _sending(run_id, outer.info.run_id if outer is not None else None) as sender:
         try:
             log_params(run_id, params)
@@ -71,6 +79,9 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
                 yield run_id
         except KeyboardInterrupt:
             _end(sender, run_id, "KILLED", "stopped by Ctrl-C or SIGTERM")
+            raise
+        except Pruned as error:
+            _end(sender, run_id, "KILLED", str(error))
             raise
         except Unreachable as error:
             whole = error.done == run_id  # and only has to be sent
@@ -85,18 +96,21 @@ def open_run(name: str, tags: Mapping[str, str], params: Mapping[str, object]) -
         sender.flush(patience_seconds())
 
 
-def _start(handed: str | None, name: str) -> tuple[str, int]:
-    """Start a run, once: its id, and the step that its next system metrics have."""
+def _start(given: str | None, name: str, parent: str | None) -> tuple[str, int]:
+    """Start a run, or go on with the `given` one: its id, and the step that its next system metrics have."""
     opening = uuid4().hex
+    experiment_id = _experiment_id(parent)
 
     def start() -> tuple[str, int]:
         # Where the server was away before it answered, it may have made the run all the same.
-        known = handed or (_opened_by(opening) if tried else None)
+        known = given or (_opened_by(opening, experiment_id) if tried else None)
         tried.append(True)
         run = mlflow.start_run(
             run_id=known,
             run_name=None if known else name,
             nested=mlflow.active_run() is not None,
+            parent_run_id=None if known else parent,
+            experiment_id=experiment_id if parent and not known else None,
             tags={PROCESS: identity()} | ({} if known else {OPENING: opening}),
             log_system_metrics=False,
         )
@@ -109,9 +123,9 @@ def _start(handed: str | None, name: str) -> tuple[str, int]:
         raise _no_run(error) from None
 
 
-def _opened_by(opening: str) -> str | None:
+def _opened_by(opening: str, experiment_id: str | None) -> str | None:
     query = f"tags.`{OPENING}` = '{opening}'"
-    found = MlflowClient().search_runs([_experiment_id() or "0"], query, max_results=1)
+    found = MlflowClient().search_runs([experiment_id or "0"], query, max_results=1)
     return found[0].info.run_id if found else None
 
 
@@ -232,6 +246,15 @@ def mark_done(run_id: str, seconds: float) -> RunRef:
         raise
 
 
+def is_there(run_id: str) -> bool:
+    """Whether the tracking server has this run, and it was not deleted."""
+    meet_server()
+    try:
+        return bool(ask(lambda: MlflowClient().get_run(run_id)).info.lifecycle_stage == "active")
+    except MlflowException:
+        return False
+
+
 def is_open() -> bool:
     """Whether a run is open in this process."""
     return mlflow.active_run() is not None
@@ -244,13 +267,13 @@ def try_tag(run_id: str, reason: str) -> None:
         sender.flush(0.0)
 
 
-def _experiment_id() -> str | None:
-    """The experiment of the open run, else of the run handed over, else the one that a new run would go to, if it is
-    there already."""
+def _experiment_id(parent: str | None = None) -> str | None:
+    """The experiment of the open run, else of the run `parent`, or the one handed over, else the one that a new run
+    would go to, if it is there already."""
     active = mlflow.active_run()
     if active is not None:
         return str(active.info.experiment_id)
-    handed = os.environ.get("MLFLOW_RUN_ID")
+    handed = parent or os.environ.get("MLFLOW_RUN_ID")
     client = MlflowClient()
     if handed:
         try:

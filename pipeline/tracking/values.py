@@ -61,6 +61,11 @@ def name_run(run_id: str, name: str) -> None:
         set_tags(run_id, {RUN_NAME: name})
 
 
+def rename_run(run_id: str, name: str) -> None:
+    """Give the run another name, whoever gave it the one that it has."""
+    set_tags(run_id, {RUN_NAME: name})
+
+
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
     """Params cannot be changed: those that `mlflow run` has logged, as they were typed, stay as they are."""
     there = ask(lambda: MlflowClient().get_run(run_id)).data.params

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -139,7 +140,7 @@ def test_pictures_come_in_another_order_after_epochs_of_an_earlier_stage() -> No
 
 
 def test_the_overfit_gap_is_how_far_validation_lies_above_training() -> None:
-    record = EpochRecord(1, 4, 1, 0.25, 1.0, 0.5, 1.0, 64.0, [])
+    record = EpochRecord(1, 4, 1, 0.25, 1.0, 0.5, 0.5, 1.0, 64.0, [])
     assert record.overfit_gap == 0.75
 
 
@@ -196,7 +197,7 @@ def test_label_smoothing_does_not_enter_the_recorded_training_loss() -> None:
         optimizer = toy_optimizer(network, head=0.0, early=0.0)
         (record,) = fit(network, optimizer, *toy_batches(), [1], label_smoothing=smoothing)
         recorded.append(record.train_loss)
-    plain = validate(toy_network(), replace(toy_batches()[1], rows=TRAIN))[0]
+    plain = validate(toy_network(), replace(toy_batches()[1], rows=TRAIN)).loss
     assert recorded == pytest.approx([plain, plain], rel=1e-5)
 
 
@@ -218,6 +219,18 @@ def test_validation_is_in_eval_mode_over_every_row() -> None:
     targets = torch.from_numpy(TARGETS[VALID])
     assert record.valid_loss == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
     assert record.valid_accuracy == float((logits.argmax(1) == targets).float().mean())
+    assert record.valid_macro_f1 == pytest.approx(f1_score(targets, logits.argmax(1), average="macro"))
+
+
+@pytest.mark.parametrize(("bias", "classes"), [([0.0, 0.0, 0.0], 3), ([99.0, 0.0, 0.0], 3), ([0.0, 0.0, -99.0], 3)])
+def test_macro_f1_is_that_of_scikit_learn_where_classes_are_missing_too(bias: list[float], classes: int) -> None:
+    network = nn.Linear(POINTS.shape[1], classes)
+    with torch.no_grad():
+        network.bias.copy_(torch.tensor(bias))
+    valid = toy_batches()[1]
+    predicted = network(rows_of(POINTS, VALID)).argmax(1)
+    expected = f1_score(TARGETS[VALID], predicted, average="macro", zero_division=0)
+    assert validate(network, valid).macro_f1 == pytest.approx(expected)
 
 
 def test_validation_changes_nothing_in_the_network() -> None:

@@ -21,6 +21,7 @@ def record(steps: int = 3, first: int = 11, epoch: int = 4) -> EpochRecord:
         train_loss=0.5,
         valid_loss=0.75,
         valid_accuracy=0.875,
+        valid_macro_f1=0.85,
         seconds=2.0,
         images_per_second=1234.5,
         steps=taken,
@@ -33,6 +34,8 @@ def test_an_epochs_results_stand_at_its_last_step() -> None:
         ("train/loss", 0.5, 13),
         ("valid/loss", 0.75, 13),
         ("valid/accuracy", 0.875, 13),
+        ("valid/macro_f1", 0.85, 13),
+        ("train/seconds", 2.0, 13),
         ("overfit/gap", 0.25, 13),
         ("throughput/images_per_second", 1234.5, 13),
     ]
@@ -80,6 +83,7 @@ def test_the_epoch_table_has_a_row_per_epoch() -> None:
         "train_loss": 0.5,
         "valid_loss": 0.75,
         "valid_accuracy": 0.875,
+        "valid_macro_f1": 0.85,
         "seconds": 2.0,
         "images_per_second": 1234.5,
     }

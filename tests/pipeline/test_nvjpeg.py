@@ -8,17 +8,18 @@ import torch
 from PIL import Image, ImageOps
 from skimage import data
 
+from pipeline import nvjpeg
 from pipeline.decode import Fit, decode_square
 from pipeline.errors import UserError
 from pipeline.nvjpeg import (
     PIXELS_AT_ONCE,
     Header,
     _bounded,
-    _square,
     _upright,
     choose_decoder,
     decode_squares,
     read_header,
+    to_squares,
 )
 
 PHOTO = Image.fromarray(data.astronaut()).crop((0, 0, 300, 200))
@@ -31,6 +32,10 @@ def jpeg(picture: Image.Image = PHOTO, orientation: int = 1, **options: object) 
     file = io.BytesIO()
     picture.save(file, "JPEG", exif=exif, quality=95, **options)
     return file.getvalue()
+
+
+def with_headers(contents: list[bytes]) -> list[tuple[bytearray, Header]]:
+    return [(bytearray(content), header) for content in contents if (header := read_header(content))]
 
 
 @pytest.mark.parametrize("orientation", EIGHT)
@@ -75,19 +80,43 @@ def test_squares_are_pillows_but_for_rounding(fit: Fit, size_px: int) -> None:
     file = io.BytesIO()
     PHOTO.save(file, "PNG")
     expected = decode_square(file.getvalue(), size_px, fit, False).astype(int)
-    tensor = torch.from_numpy(np.array(PHOTO)).permute(2, 0, 1)[None]
-    found = _square(tensor, size_px, fit)[0].permute(1, 2, 0).numpy().astype(int)
+    tensor = torch.from_numpy(np.array(PHOTO)).permute(2, 0, 1)
+    found = to_squares([tensor], [1], size_px, fit)[0].permute(1, 2, 0).numpy().astype(int)
     assert found.shape == expected.shape
     # At the rim of a crop Pillow sees what lies beyond it.
     inner = slice(1, -1) if fit == "crop" and size_px < 200 else slice(2, -2) if fit == "crop" else slice(None)
     assert np.abs(found - expected)[inner, inner].max() <= 2
 
 
+@pytest.mark.parametrize("fit", ["crop", "pad", "squish"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_pictures_of_many_sizes_and_turns_come_in_order_each_as_it_would_alone(fit: Fit, grey: bool) -> None:
+    sizes = [(64, 48), (64, 64), (30, 90), (64, 48), (90, 30), (64, 64), (33, 47)]
+    contents = [jpeg(PHOTO.resize(size), 1 + place % 8) for place, size in enumerate([*sizes, *sizes])]
+    jpegs = with_headers(contents)
+    together = decode_squares(jpegs, 64, fit, grey, torch.device("cpu"))
+    assert together.shape == (14, 64, 64, 1 if grey else 3)
+    for square, one, content in zip(together, jpegs, contents, strict=True):
+        assert torch.equal(square, decode_squares([one], 64, fit, grey, torch.device("cpu"))[0])
+        assert np.abs(square.numpy() - decode_square(content, 64, fit, grey).astype(int)).mean() < 3
+
+
+def test_what_is_decoded_in_several_goes_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    jpegs = with_headers([jpeg(PHOTO.resize((60 + side, 50))) for side in range(7)])
+    expected = decode_squares(jpegs, 32, "crop", False, torch.device("cpu"))
+    monkeypatch.setattr(nvjpeg, "PIXELS_AT_ONCE", 7_000)
+    assert torch.equal(decode_squares(jpegs, 32, "crop", False, torch.device("cpu")), expected)
+
+
 def test_no_more_is_decoded_at_once_than_memory_allows() -> None:
     large = Header(5_000, 6_000, 1)
-    parts = list(_bounded([large] * 9))
+    parts = list(_bounded([large] * 9, 224))
     assert [place for part in parts for place in part] == list(range(9))
     assert max(len(part) for part in parts) * 30_000_000 <= PIXELS_AT_ONCE
+
+
+def test_nor_as_small_pictures_are_made_larger() -> None:
+    assert max(len(part) for part in _bounded([Header(200, 300, 1)] * 300, 1024)) * 1024**2 <= PIXELS_AT_ONCE
 
 
 def test_a_cpu_has_pillow_and_says_so() -> None:
@@ -101,7 +130,6 @@ def test_a_cpu_has_pillow_and_says_so() -> None:
 @pytest.mark.parametrize("grey", [False, True])
 def test_a_gpu_gives_what_pillow_gives_but_for_rounding(grey: bool) -> None:
     contents = [jpeg(orientation=orientation) for orientation in EIGHT]
-    headers = [header for content in contents if (header := read_header(content))]
-    found = decode_squares(contents, headers, 64, "crop", grey, torch.device("cuda")).astype(int)
+    found = decode_squares(with_headers(contents), 64, "crop", grey, torch.device("cuda")).cpu().numpy().astype(int)
     expected = np.stack([decode_square(content, 64, "crop", grey) for content in contents]).astype(int)
     assert np.abs(found - expected).mean() < 2

@@ -22,12 +22,12 @@ def short_stretches(monkeypatch):
 
 
 def rows_from(start, stop=SHAPE[0]):
-    yield from SQUARES[start:stop]
+    yield from SQUARES[start:stop, None]
 
 
 def stopped_after(folder, count, error=KeyboardInterrupt):
     def rows(start):
-        yield from SQUARES[start:count]
+        yield from SQUARES[start:count, None]
         raise error
 
     with pytest.raises(error):
@@ -128,7 +128,7 @@ pixel_file.STRETCH_BYTES = 4 * 48
 squares = np.random.default_rng(0).integers(0, 256, {SHAPE}, dtype=np.uint8)
 def rows(start):
     for row in range(start, 18):
-        yield squares[row]
+        yield squares[row : row + 1]
     print("there", flush=True)
     time.sleep(60)
 pixel_file.write_rows(pixel_file.Path({str(tmp_path)!r}), {SHAPE}, rows)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline import decoded_pixels
 from pipeline import pixels as pixel_store
 from pipeline.augment import Augmentation
 from pipeline.batches import Batches, fetch_pixels
@@ -47,13 +48,13 @@ def manifest(tmp_path):
 def decoded(monkeypatch):
     """The sizes that pictures are decoded to from now on."""
     sizes = []
-    decode = pixel_store.decode_square
+    decode = decoded_pixels.decode_square
 
     def count(content, size_px, fit, grey):
         sizes.append(size_px)
         return decode(content, size_px, fit, grey)
 
-    monkeypatch.setattr(pixel_store, "decode_square", count)
+    monkeypatch.setattr(decoded_pixels, "decode_square", count)
     return sizes
 
 
@@ -251,7 +252,7 @@ def test_what_was_read_is_let_go_of_and_can_be_read_again(manifest, monkeypatch)
 
 
 def test_a_build_that_is_stopped_is_gone_on_with(manifest, decoded, cache, capsys, monkeypatch):
-    decode, eighth = pixel_store.decode_square, manifest.paths[7].read_bytes()
+    decode, eighth = decoded_pixels.decode_square, manifest.paths[7].read_bytes()
 
     def stop(content, *arguments):
         if content == eighth:
@@ -259,7 +260,7 @@ def test_a_build_that_is_stopped_is_gone_on_with(manifest, decoded, cache, capsy
         return decode(content, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pixel_store, "decode_square", stop)
+        patched.setattr(decoded_pixels, "decode_square", stop)
         with pytest.raises(KeyboardInterrupt):
             open_pixels(manifest, 8, "crop")
     assert stores(cache) == []
@@ -274,15 +275,15 @@ def test_a_build_that_is_stopped_is_gone_on_with(manifest, decoded, cache, capsy
 BUILDER = r"""
 import os, sys, time
 from pathlib import Path
-from pipeline import pixel_file, pixels
+from pipeline import decoded_pixels, pixel_file, pixels
 from pipeline.manifest import load_manifest
-decode, done, slow = pixels.decode_square, [], float(sys.argv[2])
+decode, done, slow = decoded_pixels.decode_square, [], float(sys.argv[2])
 pixel_file.STRETCH_SECONDS = 0
 def decode_slowly(*arguments):
     time.sleep(slow)
     os.write(1, b"decoded\n")  # whole, whichever thread it is
     return decode(*arguments)
-pixels.decode_square = decode_slowly
+decoded_pixels.decode_square = decode_slowly
 print(pixels.open_pixels(load_manifest(Path(sys.argv[1])), 8, "crop")[:].mean(axis=(1, 2, 3)).tolist(), flush=True)
 """
 

@@ -1,0 +1,177 @@
+"""The study: where it is kept, how the next trial is chosen, and how a hopeless one is ended."""
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import Trial
+from pydantic import TypeAdapter
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.errors import UserError
+from pipeline.recipe_sweep import Choice, IntRange, LogUniformRange, Range
+from pipeline.store import content_key
+from pipeline.sweep.space import Space, Value
+
+Found = TypeVar("Found")
+
+DEFAULT_FILE = "sweeps.db"
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
+    "valid/accuracy": "maximize",
+    "valid/macro_f1": "maximize",
+    "valid/loss": "minimize",
+    "train/seconds": "minimize",
+}
+# Keys that say how it is run and not what comes out.
+HOW_IT_RUNS = ("device", "reuse", "data.source", "data.max_store_gib", "data.max_logged_gib")
+OBJECTIVES, GIVEN_SPACE, SPACE = "objectives", "given space", "space"
+# A worker that shows no life for so many heartbeats is taken to be gone.
+MISSED_HEARTBEATS = 3
+SECONDS_FOR_A_LOCK = 60.0
+ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 10, 0.5
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
+def storage_url(storage: str) -> str:
+    """The address of what the recipe names: a database, or, where that is empty, a file in the working folder."""
+    return storage or f"sqlite:///{Path(DEFAULT_FILE).absolute()}"
+
+
+def open_storage(url: str, heartbeat_seconds: int, make_tables: bool) -> RDBStorage:
+    """The storage at `url`; its tables are made, once, before workers start. UserError where it cannot be used.
+
+    A trial whose worker has shown no life for some heartbeats fails, and is put into the queue again.
+    """
+    kwargs = {"connect_args": {"timeout": SECONDS_FOR_A_LOCK}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
+
+    def connect() -> RDBStorage:
+        return RDBStorage(
+            url,
+            engine_kwargs=kwargs,
+            skip_compatibility_check=not make_tables,
+            skip_table_creation=not make_tables,
+            heartbeat_interval=heartbeat_seconds,
+            grace_period=MISSED_HEARTBEATS * heartbeat_seconds,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+
+    try:
+        return _patiently(connect) if make_tables else connect()
+    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The storage {_without_password(url)} cannot be used ({reason}); start it, or mend sweep.storage."
+        ) from None
+
+
+def study_name(given: str, data: str, settings: Mapping[str, object], space: Space, objectives: Sequence[str]) -> str:
+    """The name of the study of these settings, on the pictures called `data`: the one that is `given`, or one of its
+    own for whatever would make its trials incomparable."""
+    if given != "auto":
+        return given
+    about = {"settings": {key: value for key, value in settings.items() if key not in HOW_IT_RUNS}}
+    return f"{data}-{content_key(about | {'space': _plain(space), 'objectives': list(objectives)})[:8]}"
+
+
+def open_study(storage: RDBStorage, name: str, objectives: Sequence[str]) -> optuna.Study:
+    """The study called `name`, made where there is none."""
+    directions = [DIRECTIONS[objective] for objective in objectives]
+
+    def load_or_create() -> optuna.Study:
+        if name in optuna.get_all_study_names(storage):
+            return optuna.load_study(study_name=name, storage=storage)
+        return optuna.create_study(study_name=name, storage=storage, directions=directions)
+
+    return _patiently(load_or_create)  # where two make it at once, one of them fails, and finds it then
+
+
+def describe_study(study: optuna.Study, objectives: Sequence[str], given: Space, space: Space) -> None:
+    """Write into a new study what it is about: its objectives, and the space as it was given and as it is searched.
+
+    UserError if it is one of other objectives, or of another space.
+    """
+    is_new = SPACE not in study.user_attrs
+    about = {OBJECTIVES: list(objectives), GIVEN_SPACE: _plain(given)}
+    for key, value in (about | {SPACE: _plain(space)}).items() if is_new else ():
+        study.set_user_attr(key, value)
+    for key, value in about.items():
+        if study.user_attrs[key] != value:
+            raise UserError(
+                f"The study {study.study_name} is one of another {key}; give another sweep.name, or what it had: "
+                f"{study.user_attrs[key]}."
+            )
+
+
+def space_of(study: optuna.Study) -> dict[str, Range]:
+    """The space that a described study searches."""
+    return TypeAdapter(dict[str, Range]).validate_python(study.user_attrs[SPACE])
+
+
+def sampler_seed(seed: int, started: int, place: int) -> int:
+    """A seed of its own for each worker, and for each command that goes on with a study after `started` trials: with
+    the same one they would choose the same values."""
+    return int(content_key({"seed": seed, "started": started, "place": place})[:8], 16)
+
+
+def build_sampler(name: str, seed: int) -> BaseSampler:
+    """How the next trial is chosen; on a grid, which is put into the queue, what is beyond it is chosen at random."""
+    if name == "tpe":
+        return TPESampler(seed=seed)
+    if name == "gp":
+        return GPSampler(seed=seed)
+    if name == "cmaes":
+        return CmaEsSampler(seed=seed)
+    return RandomSampler(seed=seed)
+
+
+def build_pruner(name: str, most_epochs: int) -> BasePruner:
+    """How a hopeless trial is ended: by successive halving in several brackets (Li et al. 2018, "Hyperband"), or where
+    it is worse than the median of the earlier ones at the same epoch."""
+    if name == "hyperband":
+        return HyperbandPruner(min_resource=1, max_resource=most_epochs, reduction_factor=3)
+    if name == "median":
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    return NopPruner()
+
+
+def suggest(trial: Trial, space: Space) -> dict[str, Value]:
+    """The trial's value of each key."""
+    return {key: _suggest(trial, key, values) for key, values in space.items()}
+
+
+def _suggest(trial: Trial, key: str, values: Range) -> Value:
+    if isinstance(values, Choice):
+        chosen = trial.suggest_categorical(key, values.of)
+        assert chosen is not None
+        return chosen
+    if isinstance(values, IntRange):
+        return trial.suggest_int(key, values.low, values.high)
+    return trial.suggest_float(key, values.low, values.high, log=isinstance(values, LogUniformRange))
+
+
+def _plain(space: Space) -> dict[str, object]:
+    return {key: values.model_dump() for key, values in space.items()}
+
+
+def _patiently(call: Callable[[], Found]) -> Found:
+    """What `call` gives, tried a few times: where several make the same at once, all but one fail."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(SQLAlchemyError, StorageInternalError, DuplicatedStudyError):
+            return call()
+        time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+    return call()
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"://([^:/@]*):[^@]*@", r"://\1:…@", url)

@@ -1,0 +1,68 @@
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from pipeline.processes import identity
+from pipeline.sweep.lease import LEADER, Lease
+from pipeline.sweep.study import open_storage, open_study
+
+ELSEWHERE = "another-machine:1:0.00"
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
+    monkeypatch.setattr("pipeline.sweep.lease.SECONDS_TO_SETTLE", 0.01)
+    return open_study(open_storage(f"sqlite:///{tmp_path}/sweeps.db", 1, make_tables=True), "cells", ["valid/accuracy"])
+
+
+def lead_from(study: optuna.Study, process: str, seconds: float) -> None:
+    study.set_user_attr(LEADER, {"process": process, "until": time.time() + seconds})
+
+
+def test_the_first_one_leads_and_stays_so(study: optuna.Study) -> None:
+    assert Lease(study, 60).take()
+    assert Lease(study, 60).take()
+
+
+def test_where_another_machine_leads_nobody_else_does(study: optuna.Study) -> None:
+    lead_from(study, ELSEWHERE, 60)
+    lease = Lease(study, 60)
+    assert not lease.take()
+    assert lease.leader() == "another-machine"
+
+
+def test_a_leader_that_is_silent_for_too_long_is_followed(study: optuna.Study) -> None:
+    lead_from(study, ELSEWHERE, -1)
+    assert Lease(study, 60).take()
+
+
+def test_a_leader_of_this_machine_that_was_killed_is_followed_at_once(study: optuna.Study) -> None:
+    machine = identity().split(":")[0]
+    lead_from(study, f"{machine}:999999999:0.00", 60)
+    assert Lease(study, 60).take()
+
+
+def test_a_leader_that_gives_up_is_followed(study: optuna.Study) -> None:
+    lead_from(study, ELSEWHERE, 60)
+    study.set_user_attr(LEADER, {"process": ELSEWHERE, "until": 0.0})
+    assert Lease(study, 60).take()
+    Lease(study, 60).give_up()
+    assert study.user_attrs[LEADER]["until"] == 0.0
+
+
+def test_of_two_that_take_it_at_once_the_later_has_it(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sweep.lease.time.sleep", lambda seconds: lead_from(study, ELSEWHERE, 60))
+    assert not Lease(study, 60).take()
+
+
+def test_it_is_renewed_now_and_then(study: optuna.Study) -> None:
+    lease = Lease(study, 0.2)
+    lease.take()
+    until = study.user_attrs[LEADER]["until"]
+    lease.renew()
+    assert study.user_attrs[LEADER]["until"] == until
+    time.sleep(0.06)
+    lease.renew()
+    assert study.user_attrs[LEADER]["until"] > until

@@ -1,0 +1,144 @@
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import Trial
+
+from pipeline.errors import Pruned, UserError
+from pipeline.sweep.queue import is_all_done, is_more_to_do, put_back, put_first, run_trials, started
+from pipeline.sweep.study import open_storage, open_study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    return open_study(open_storage(f"sqlite:///{tmp_path}/sweeps.db", 1, make_tables=True), "cells", ["valid/accuracy"])
+
+
+def objective(trial: Trial) -> list[float]:
+    return [trial.suggest_float("x", 0, 1)]
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.trials]
+
+
+def test_so_many_trials_are_run_and_no_more(study: optuna.Study) -> None:
+    assert run_trials(study, 3, objective)
+    assert states(study) == ["COMPLETE"] * 3
+    assert is_all_done(study, 3)
+
+
+def test_asking_for_more_runs_the_rest(study: optuna.Study) -> None:
+    run_trials(study, 2, objective)
+    assert not is_more_to_do(study, 2)
+    assert is_more_to_do(study, 5)
+    run_trials(study, 5, objective)
+    assert len(study.trials) == 5
+
+
+def test_asking_for_fewer_runs_none(study: optuna.Study) -> None:
+    for x in (0.1, 0.2, 0.3):
+        put_first(study, {"x": x})
+    run_trials(study, 2, objective)
+    assert states(study) == ["COMPLETE", "COMPLETE", "WAITING"]
+    assert is_all_done(study, 2)
+
+
+def test_what_is_put_first_comes_first_in_its_order_and_once(study: optuna.Study) -> None:
+    for _ in range(2):
+        put_first(study, {"x": 0.25}, "the recipe")
+        put_first(study, {"x": 0.75})
+    run_trials(study, 4, objective)
+    assert [trial.params["x"] for trial in study.trials[:2]] == [0.25, 0.75]
+    assert [trial.user_attrs.get("origin") for trial in study.trials] == ["the recipe", None, None, None]
+    put_first(study, {"x": 0.25}, "the recipe")  # by a later command
+    assert len(study.trials) == 4
+
+
+def test_a_trial_that_raises_fails_with_its_reason_and_the_others_go_on(study: optuna.Study) -> None:
+    def fails_once(trial: Trial) -> list[float]:
+        if trial.number == 1:
+            raise UserError("The loss is no number.")
+        return objective(trial)
+
+    assert run_trials(study, 4, fails_once)
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].user_attrs["reason"] == "The loss is no number."
+
+
+def test_trial_after_trial_that_fails_is_given_up(study: optuna.Study) -> None:
+    def fails(trial: Trial) -> list[float]:
+        raise ValueError
+
+    assert not run_trials(study, 10, fails)
+    assert states(study) == ["FAIL"] * 3
+    assert study.trials[0].user_attrs["reason"] == "ValueError"
+
+
+def test_a_pruned_trial_is_pruned_and_says_where(study: optuna.Study) -> None:
+    def is_pruned(trial: Trial) -> list[float]:
+        trial.report(0.5, 1)
+        raise Pruned("pruned at epoch 1")
+
+    run_trials(study, 1, is_pruned)
+    assert states(study) == ["PRUNED"]
+    assert study.trials[0].user_attrs["reason"] == "pruned at epoch 1"
+
+
+def test_a_trial_that_is_broken_off_is_queued_again_with_its_values_and_counts_once(study: optuna.Study) -> None:
+    def broken_off(trial: Trial) -> list[float]:
+        trial.suggest_float("x", 0, 1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(study, 2, broken_off)
+    assert states(study) == ["FAIL", "WAITING"]
+    assert started(study) == 1
+    run_trials(study, 2, objective)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].params == study.trials[0].params
+    assert is_all_done(study, 2)
+
+
+def test_the_trial_of_a_worker_that_shows_no_life_is_run_again(study: optuna.Study) -> None:
+    dead = study.ask()
+    dead.suggest_float("x", 0, 1)
+    study._storage.record_heartbeat(dead._trial_id)
+    assert not is_all_done(study, 1)
+    deadline = time.monotonic() + 10
+    while not is_more_to_do(study, 1):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    run_trials(study, 1, objective)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[0].params == study.trials[1].params
+
+
+def test_of_two_workers_that_start_the_last_trial_at_once_one_stands_back(study: optuna.Study) -> None:
+    trained: list[int] = []
+
+    def train(trial: Trial) -> list[float]:
+        trained.append(trial.number)
+        return objective(trial)
+
+    def ask_late(*arguments: object) -> Trial:
+        study.ask = ask  # type: ignore[method-assign]
+        study.tell(ask(), 0.5)  # another worker starts the last trial in the same moment
+        return ask()
+
+    ask = study.ask
+    study.ask = ask_late  # type: ignore[method-assign]
+    run_trials(study, 1, train)
+    assert trained == []
+    assert [trial.user_attrs.get("surplus", False) for trial in study.trials] == [False, True]
+    assert is_all_done(study, 1)
+
+
+def test_put_back_keeps_where_a_trial_comes_from(study: optuna.Study) -> None:
+    put_first(study, {"x": 0.25}, "the recipe")
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    put_back(study, trial.number)
+    assert study.trials[1].user_attrs["origin"] == "the recipe"
+    assert study.trials[1].params == {"x": 0.25}

@@ -1,0 +1,156 @@
+import math
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from pipeline.recipe_file import build_recipe
+from pipeline.recipe_sweep import Choice, IntRange, LogUniformRange, UniformRange
+from pipeline.sweep.space import check_space, grid, grid_size, most_epochs, values_of, widened, with_values
+
+LR = {"type": "log_uniform", "low": 1e-4, "high": 1e-2}
+EPOCHS = {"type": "int", "low": 1, "high": 3}
+
+
+def recipe_with(space: dict[str, object], **content: object) -> Recipe:
+    return build_recipe({"sweep": {"space": space}, **content}, {}, "mine.yaml")
+
+
+def complaint(space: dict[str, object], **content: object) -> str:
+    with pytest.raises(UserError) as caught:
+        check_space(recipe_with(space, **content))
+    return str(caught.value)
+
+
+def test_the_default_space_is_right() -> None:
+    check_space(Recipe())
+
+
+def test_any_key_of_any_stage_can_vary() -> None:
+    check_space(
+        recipe_with(
+            {
+                "model.backbone": {"type": "choice", "of": ["resnet18", "tf_efficientnet_lite0"]},
+                "precompute.image_px": {"type": "choice", "of": [96, 128]},
+                "head.hidden": {"type": "int", "low": 0, "high": 512},
+                "train_head.lr": LR,
+                "resize.freeze": {"type": "choice", "of": ["early", "none"]},
+                "fine_tune.lr.early": LR,
+                "fine_tune.lr.late": LR,
+                "fine_tune.lr.head": LR,
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [
+        ("fine_tune.cycle_length", EPOCHS, "is not a key of a recipe; the nearest is fine_tune.cycle_len."),
+        ("fine_tune", EPOCHS, "fine_tune is not a key of a recipe"),
+        ("cycle_len", EPOCHS, "is not a key of a recipe; the nearest is"),
+        ("fine_tune.lr.middle", LR, "fine_tune.lr.middle is not a key"),
+        ("train_head.lr.early", LR, "train_head.lr.early is not a key"),
+        ("seed", EPOCHS, "seed cannot vary"),
+        ("data.valid_fraction", {"type": "uniform", "low": 0.1, "high": 0.2}, "data.valid_fraction cannot vary"),
+        ("evaluate.tta_views", EPOCHS, "evaluate.tta_views cannot vary"),
+        ("sweep.trials", EPOCHS, "sweep.trials cannot vary"),
+        ("fine_tune.cycle_len", {"type": "int", "low": 3, "high": 3}, "goes from 3 to 3, which is no range"),
+        ("fine_tune.lr", {"type": "log_uniform", "low": 1e-2, "high": 1e-4}, "goes from 0.01 to 0.0001"),
+        ("fine_tune.cycle_len", {"type": "int", "low": 0, "high": 3}, "In sweep.space: fine_tune.cycle_len is 0; it"),
+        ("fine_tune.cycle_len", {"type": "uniform", "low": 1, "high": 3}, "fine_tune.cycle_len is 1.0; it takes"),
+        ("fine_tune.lr_ratio", {"type": "uniform", "low": 0.5, "high": 3}, "fine_tune.lr_ratio is 0.5; it takes"),
+        ("augment.flip", {"type": "choice", "of": ["none", "up"]}, "augment.flip is 'up'; it takes none, sideways"),
+        (
+            "fine_tune.lr.late",
+            LR,
+            "fine_tune.lr.late alone cannot vary; name all of fine_tune.lr.early, fine_tune.lr.l",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_space_is_told(key: str, values: dict[str, object], said: str) -> None:
+    assert said in complaint({key: values})
+
+
+@pytest.mark.parametrize("other", ["fine_tune.lr", "fine_tune.lr_ratio"])
+def test_rates_one_by_one_exclude_a_rate_and_its_ratio(other: str) -> None:
+    rates = {f"fine_tune.lr.{group}": LR for group in ("early", "late", "head")}
+    assert f"{other} and fine_tune.lr.early contradict" in complaint(rates | {other: LR | {"low": 1.0, "high": 2.0}})
+
+
+def test_a_rate_cannot_vary_where_the_recipe_has_a_list() -> None:
+    given = {"fine_tune": {"lr": [1e-5, 1e-4, 1e-3]}}
+    assert "fine_tune.lr varies and is a list in the recipe" in complaint({"fine_tune.lr": LR}, **given)
+
+
+@pytest.mark.parametrize("objective", [["valid/loss"], ["valid/loss", "valid/loss"]])
+def test_two_objectives_are_two(objective: list[str]) -> None:
+    with pytest.raises(UserError, match="or a list of two that differ"):
+        check_space(build_recipe({"sweep": {"objective": objective}}, {}, "mine.yaml"))
+
+
+def test_values_are_put_at_their_keys_and_the_rest_stays() -> None:
+    values = {"fine_tune.lr": 2e-3, "augment.flip": "all", "fine_tune.cycle_len": 2}
+    changed = with_values(Recipe(), values)
+    assert (changed.fine_tune.lr, changed.augment.flip, changed.fine_tune.cycle_len) == (2e-3, "all", 2)
+    assert (
+        with_values(changed, {"fine_tune.lr": "auto", "augment.flip": "sideways", "fine_tune.cycle_len": 1}) == Recipe()
+    )
+
+
+def test_rates_one_by_one_become_the_list_early_to_head() -> None:
+    values = {"fine_tune.lr.head": 3e-3, "fine_tune.lr.early": 1e-3, "fine_tune.lr.late": 2e-3}
+    assert with_values(Recipe(), values).fine_tune.lr == [1e-3, 2e-3, 3e-3]
+
+
+def test_the_recipes_own_values_have_the_finders_rate_for_auto() -> None:
+    keys = ["fine_tune.lr", "fine_tune.lr_ratio", "augment.strength"]
+    found = {"fine_tune.lr": 2e-3, "train_head.lr": 1e-3}
+    assert values_of(Recipe(), keys, found) == {
+        "fine_tune.lr": 2e-3,
+        "fine_tune.lr_ratio": 10.0,
+        "augment.strength": 1.0,
+    }
+    assert values_of(Recipe(), ["train_head.lr"], found) == {"train_head.lr": 1e-3}
+
+
+def test_the_recipes_own_rates_one_by_one_follow_from_its_ratio() -> None:
+    own = values_of(Recipe(), [f"fine_tune.lr.{group}" for group in ("early", "late", "head")], {"fine_tune.lr": 1e-2})
+    assert list(own.values()) == pytest.approx([1e-4, 1e-3, 1e-2])
+
+
+def test_a_space_is_widened_to_hold_values_and_else_stays() -> None:
+    space = {
+        "fine_tune.lr": LogUniformRange(type="log_uniform", low=1e-4, high=1e-2),
+        "fine_tune.cycle_len": IntRange(type="int", low=2, high=3),
+        "augment.strength": UniformRange(type="uniform", low=0.0, high=1.0),
+        "augment.flip": Choice(type="choice", of=["none", "all"]),
+    }
+    within = {"fine_tune.lr": 1e-3, "fine_tune.cycle_len": 2, "augment.strength": 1.0, "augment.flip": "all"}
+    assert widened(space, within) == space
+    wide = widened(
+        space, {"fine_tune.lr": 6e-6, "fine_tune.cycle_len": 5, "augment.strength": 2.0, "augment.flip": "up"}
+    )
+    assert (wide["fine_tune.lr"].low, wide["fine_tune.lr"].high) == (6e-6, 1e-2)
+    assert (wide["fine_tune.cycle_len"].low, wide["fine_tune.cycle_len"].high) == (2, 5)
+    assert wide["augment.strength"].high == 2.0
+    assert wide["augment.flip"].of == ["none", "all", "up"]
+
+
+def test_a_grid_has_every_combination_once() -> None:
+    space = {
+        "fine_tune.lr": LogUniformRange(type="log_uniform", low=1e-4, high=1e-2),
+        "fine_tune.cycle_len": IntRange(type="int", low=1, high=2),
+        "augment.flip": Choice(type="choice", of=["none", "all"]),
+        "augment.strength": UniformRange(type="uniform", low=0.0, high=1.0, points=5),
+    }
+    points = list(grid(space))
+    assert len(points) == grid_size(space) == 3 * 2 * 2 * 5
+    assert len({tuple(point.values()) for point in points}) == len(points)
+    assert sorted({round(math.log10(point["fine_tune.lr"]), 6) for point in points}) == [-4, -3, -2]
+    assert sorted({point["augment.strength"] for point in points}) == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_the_most_epochs_are_those_of_the_longest_cycles_of_both_unfrozen_stages() -> None:
+    assert most_epochs(Recipe(), {"augment.strength": UniformRange(type="uniform", low=0, high=1)}) == 1 + 2 + 2
+    assert most_epochs(Recipe(), Recipe().sweep.space) == 3 + 6 + 2

@@ -1,0 +1,125 @@
+"""A sweep on real pictures, through `mlflow run`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import optuna
+import pandas as pd
+import pytest
+
+from pipeline.recipe_file import read_recipe
+
+SPACE = "{fine_tune.cycle_len: {type: int, low: 1, high: 2}, fine_tune.lr: {type: log_uniform, low: 1e-4, high: 1e-2}}"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep of two trials, and what it printed when a third was asked for."""
+
+    workplace: object
+    printed: list[str]
+    study: optuna.Study
+
+    @property
+    def parent(self) -> mlflow.entities.Run:
+        return self.workplace.client.get_run(self.study.user_attrs["run_id"])
+
+    def trials(self) -> list[mlflow.entities.Run]:
+        return self.workplace.runs(stage="trial")
+
+    def artifact(self, name: str) -> Path:
+        return Path(self.parent.info.artifact_uri) / name
+
+
+@pytest.fixture(scope="module")
+def swept(workplace, smoke, first) -> Swept:
+    url = f"sqlite:///{workplace.folder}/sweeps.db"
+    arguments = ["-e", "sweep", "-P", f"storage={url}", "-P", f"sweep.space={SPACE}", "-P", "sweep.seeds=2"]
+    printed = [smoke(*arguments, "-P", f"trials={trials}") for trials in (2, 3)]
+    (name,) = optuna.get_all_study_names(url)
+    return Swept(workplace, printed, optuna.load_study(study_name=name, storage=url))
+
+
+def test_asking_for_more_trials_goes_on_with_the_study_in_the_same_run(swept):
+    assert [trial.state.name for trial in swept.study.trials] == ["COMPLETE"] * 3
+    assert swept.printed[0].count("\ntrial ") == 2
+    assert swept.printed[1].count("\ntrial ") == 1
+    commands = swept.workplace.runs(stage="sweep")
+    assert [run.info.run_id for run in commands if "thaw.reused" not in run.data.tags] == [swept.parent.info.run_id]
+    assert [run.data.tags["thaw.reused"] for run in commands[1:]] == [swept.parent.info.run_id]
+    assert {run.info.status for run in commands} == {"FINISHED"}
+
+
+def test_each_trial_is_a_run_in_the_studys_with_what_it_tried(swept):
+    for trial, run in zip(swept.study.trials, swept.trials(), strict=True):
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == swept.parent.info.run_id
+        assert run.data.params["fine_tune.lr"] == str(trial.params["fine_tune.lr"])
+        assert run.data.metrics["valid/accuracy"] == trial.value
+
+
+def test_the_first_trial_is_the_recipe_and_costs_nothing_that_was_done_before(swept, first):
+    (own,) = [trial for trial in swept.study.trials if trial.user_attrs.get("origin") == "the recipe"]
+    assert own.number == 0
+    assert own.params["fine_tune.lr"] == pytest.approx(first.nested[3].data.metrics["suggestion/lr"])
+    assert own.value == first.nested[5].data.metrics["valid/accuracy"]
+    tags = swept.workplace.client.get_run(own.user_attrs["run_id"]).data.tags
+    assert [tags[f"thaw.stage.{stage}"] for stage in ("train_head", "fine_tune", "resize")] == [
+        first.nested[place].info.run_id for place in (2, 4, 5)
+    ]
+
+
+def test_a_trial_pays_only_for_what_its_own_values_change(swept):
+    stages = [run for run in swept.workplace.runs() if run.data.tags.get("thaw.stage") in ("precompute", "train_head")]
+    trials = {run.info.run_id for run in swept.trials()}
+    assert not [run for run in stages if run.data.tags.get("mlflow.parentRunId") in trials]
+
+
+def test_no_trial_looks_at_the_test_split_and_the_end_does_once(swept):
+    trials = {run.info.run_id for run in swept.trials()}
+    judged = swept.workplace.runs(stage="evaluate")
+    assert not [run for run in judged if run.data.tags["mlflow.parentRunId"] in trials]
+    assert not [run for run in swept.trials() if any(name.startswith("test/") for name in run.data.metrics)]
+    assert "test/accuracy" in swept.parent.data.metrics
+
+
+def test_the_studys_run_shows_the_best_so_far_by_trial(swept):
+    history = swept.workplace.client.get_metric_history(swept.parent.info.run_id, "best/valid_accuracy")
+    best = {point.step: point.value for point in history}
+    values = [trial.value for trial in swept.study.trials]
+    assert best == {number: max(values[: number + 1]) for number in range(3)}
+
+
+def test_the_best_recipe_is_one_that_a_command_takes(swept):
+    best = read_recipe(swept.artifact("best_recipe.yaml"))
+    assert best.data.source == str(swept.workplace.pictures)
+    table = pd.read_csv(swept.artifact("trials.csv"))
+    assert len(table) == 3
+    chosen = swept.study.best_trial
+    if "origin" not in chosen.user_attrs:
+        assert best.fine_tune.lr == chosen.params["fine_tune.lr"]
+        assert best.fine_tune.cycle_len == chosen.params["fine_tune.cycle_len"]
+
+
+def test_the_best_recipe_is_trained_with_other_seeds_on_the_same_split(swept):
+    runs = swept.workplace.runs(stage="seed")
+    assert {run.data.params["seed"] for run in runs} == {"0", "1"}
+    assert {run.data.params["data.split_seed"] for run in runs} == {"0"}
+    metrics = swept.parent.data.metrics
+    assert {"seeds/valid_accuracy_mean", "seeds/valid_accuracy_std"} <= metrics.keys()
+    assert "over 2 seeds" in swept.parent.data.tags["mlflow.note.content"]
+
+
+def test_the_report_is_among_the_files_of_the_run(swept):
+    page = swept.artifact("sweep.html").read_text()
+    assert "fine_tune.lr" in page
+    assert swept.artifact("figures/history.png").is_file()
+
+
+def test_a_wrong_space_is_told_before_anything_starts(smoke, workplace):
+    before = len(workplace.runs())
+    space = "{fine_tune.cycle_length: {type: int, low: 1, high: 2}}"
+    printed = smoke("-e", "sweep", "-P", f"sweep.space={space}", expect=2)
+    assert "fine_tune.cycle_length is not a key of a recipe; the nearest is fine_tune.cycle_len." in printed
+    assert len(workplace.runs()) == before
