@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.figures import TRAIN, VALID, new_figure, plain
-from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, name_of_best, shown_range
+from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, name_of_best, scatter_within, shown_range
 from pipeline.sweep.trials import (
     best_trial,
     complete_trials,
@@ -34,10 +34,12 @@ FEWEST_FOR_SURFACE, MOST_FOR_SURFACE = 6, 300
 KEYS_OF_CONTOUR = 3
 GRID = 40
 MARGINS = (-0.05, 1.05)
+MOST_LETTERS = 24  # along an axis, beyond which they are tilted
 
 
 def slice_figure(study: optuna.Study, objective: str) -> Figure | None:
-    """The first objective over each key, a panel for each; pruned trials hollow, at what they last came to."""
+    """The first objective over each key, a panel for each; pruned trials hollow, at what they last came to. An arrow at
+    the edge is a trial far beyond it."""
     trials = [trial for trial in trials_of(study) if trial.state.is_finished() and last_value(trial) is not None]
     keys = varied_keys(trials)
     if len(trials) < 2 or not keys:
@@ -46,11 +48,12 @@ def slice_figure(study: optuna.Study, objective: str) -> Figure | None:
     figure = Figure(figsize=(11, 0.5 + 2.9 * rows), layout="constrained")
     panels = figure.subplots(rows, min(len(keys), PANELS_IN_A_ROW), sharey=True, squeeze=False)
     values = [_value(trial) for trial in complete_trials(study)] or [_value(trial) for trial in trials]
+    limits = shown_range(values, is_maximised(study))
     for place, axes in enumerate(panels.flat):
         axes.set_visible(place < len(keys))
         if place < len(keys):
-            _slice_panel(axes, study, trials, keys[place], place == 0)
-    panels[0, 0].set_ylim(*shown_range(values, is_maximised(study)))
+            _slice_panel(axes, study, trials, keys[place], limits, place == 0)
+    panels[0, 0].set_ylim(*limits)
     for axes in panels[:, 0]:
         axes.set_ylabel(objective)
     figure.legend(loc="outside upper center", ncols=4, fontsize=9, frameon=False)
@@ -140,7 +143,9 @@ def importances_figure(study: optuna.Study, objective: str) -> Figure | None:
     return figure
 
 
-def _slice_panel(axes: Axes, study: optuna.Study, trials: Sequence[FrozenTrial], key: Key, named: bool) -> None:
+def _slice_panel(
+    axes: Axes, study: optuna.Study, trials: Sequence[FrozenTrial], key: Key, limits: tuple[float, float], named: bool
+) -> None:
     for state, label, fill, edge in (
         (TrialState.PRUNED, "pruned", "white", TRAIN),
         (TrialState.COMPLETE, "complete", COMPLETE, COMPLETE),
@@ -150,9 +155,7 @@ def _slice_panel(axes: Axes, study: optuna.Study, trials: Sequence[FrozenTrial],
             for trial in trials
             if trial.state == state and key.name in trial.params and np.isfinite(_value(trial))
         ]
-        if points:
-            x, y = np.array(points).T
-            axes.scatter(x, y, s=28, color=edge, facecolor=fill, label=label if named else None)
+        scatter_within(axes, points, limits, edge, fill, label if named else None)
     mark_best_and_recipe(axes, study, lambda trial: [*_places(trial, [key]), _value(trial)], named)
     _label(axes, key, "x")
     plain(axes)
@@ -163,7 +166,7 @@ def _surface(places: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
-    kernel = 1.0 * RBF([0.4, 0.4], (0.15, 5.0)) + WhiteKernel(0.3, (1e-2, 10.0))
+    kernel = 1.0 * RBF([0.5, 0.5], (0.3, 5.0)) + WhiteKernel(0.3, (0.05, 10.0))
     process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     line = np.linspace(0, 1, GRID)
     grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
@@ -176,6 +179,8 @@ def _label(axes: Axes, key: Key, direction: str) -> None:
     if direction == "x":
         axes.set(xlim=MARGINS, xlabel=key.name)
         labels = axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
+        if sum(len(text) for _, text in ticks) > MOST_LETTERS:
+            axes.tick_params(axis="x", rotation=20)
     else:
         axes.set(ylim=MARGINS, ylabel=key.name)
         labels = axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])

@@ -32,6 +32,26 @@ def shown_range(values: Sequence[float], is_maximised: bool) -> tuple[float, flo
     return low - margin, high + margin
 
 
+def scatter_within(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    limits: tuple[float, float],
+    colour: str,
+    fill: str,
+    label: str | None,
+) -> None:
+    """Dots at (x, y); those beyond the limits of y as arrows at the edge."""
+    if not points:
+        return
+    x, y = np.array(points).T
+    inside = (y >= limits[0]) & (y <= limits[1])
+    axes.scatter(x[inside], y[inside], s=30, color=colour, facecolor=fill, label=label, zorder=2)
+    for out, edge, shape in ((y < limits[0], 0.02, "v"), (y > limits[1], 0.98, "^")):
+        if out.any():
+            heights = np.full(out.sum(), edge)
+            axes.plot(x[out], heights, shape, color=colour, mfc=fill, ms=5.5, transform=axes.get_xaxis_transform())
+
+
 def name_of_best(study: optuna.Study) -> str:
     """Of one objective there is a best trial, of two one that is proposed."""
     return "best" if len(study.directions) == 1 else "proposed"

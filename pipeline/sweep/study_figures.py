@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.figures import TRAIN, VALID, new_figure, plain
 from pipeline.sweep.key_figures import contour_figure, importances_figure, parallel_figure, slice_figure
-from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, shown_range
+from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, scatter_within, shown_range
 from pipeline.sweep.trials import (
     best_so_far,
     best_trial,
@@ -133,15 +133,8 @@ def _history_panel(axes: Axes, study: optuna.Study, trials: Sequence[FrozenTrial
     low, high = shown_range([value for _, value in done or pruned], is_maximised(study, objective))
     axes.set_ylim(low, high)
     axes.set_xlim(-0.8, max(trial.number for trial in trials) + 0.8)
-    for points, label, colour, fill in ((pruned, "pruned", TRAIN, "white"), (done, "complete", COMPLETE, COMPLETE)):
-        inside = [point for point in points if low <= point[1] <= high]
-        if inside:
-            x, y = np.array(inside).T
-            axes.scatter(x, y, s=34, color=colour, facecolor=fill, label=label, zorder=2)
-        for number, value in points:
-            if not low <= value <= high:
-                edge, shape = (0.02, "v") if value < low else (0.98, "^")
-                axes.plot([number], [edge], shape, color=colour, mfc=fill, ms=6, transform=axes.get_xaxis_transform())
+    scatter_within(axes, pruned, (low, high), TRAIN, "white", "pruned")
+    scatter_within(axes, done, (low, high), COMPLETE, COMPLETE, "complete")
     line = best_so_far(study, objective)
     line = line[np.isfinite(line["value"])]
     if len(line):
