@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.figures import TRAIN, VALID, new_figure, plain
-from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, name_of_best, scatter_within, shown_range
+from pipeline.sweep.marks import COMPLETE, legend_above, mark_best_and_recipe, name_of_best, scatter_within, shown_range
 from pipeline.sweep.trials import (
     best_trial,
     complete_trials,
@@ -56,7 +56,7 @@ def slice_figure(study: optuna.Study, objective: str) -> Figure | None:
     panels[0, 0].set_ylim(*limits)
     for axes in panels[:, 0]:
         axes.set_ylabel(objective)
-    figure.legend(loc="outside upper center", ncols=4, fontsize=9, frameon=False)
+    legend_above(figure, 4)
     return figure
 
 
@@ -86,7 +86,7 @@ def contour_figure(study: optuna.Study, objective: str) -> Figure | None:
         _label(axes, one, "x")
         _label(axes, other, "y")
     figure.colorbar(dots, ax=list(panels), label=objective, pad=0.01)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    legend_above(figure, 2)
     return figure
 
 
@@ -125,7 +125,7 @@ def parallel_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | 
     axes.set(ylim=MARGINS, yticks=[], xlim=(-0.15, len(keys) + len(ends) - 0.6))
     axes.tick_params(axis="x", length=0)
     axes.spines[:].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    legend_above(figure, 2)
     return figure
 
 

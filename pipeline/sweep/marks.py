@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import optuna
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial
 
 from pipeline.figures import VALID
@@ -70,3 +71,13 @@ def mark_best_and_recipe(
             label = f"{name} (trial {trial.number})" if named else None
             x, y = place(trial)
             axes.scatter([x], [y], s=size, marker=shape, facecolor=fill, edgecolor=edge, label=label, zorder=5)
+
+
+def legend_above(figure: Figure, columns: int) -> None:
+    """Name what all panels show, each once, above them; nothing where nothing has a name."""
+    named = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {label: handle for some in named for handle, label in zip(*some, strict=True)}
+    if handles:
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=9, frameon=False
+        )

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.figures import TRAIN, VALID, new_figure, plain
 from pipeline.sweep.key_figures import contour_figure, importances_figure, parallel_figure, slice_figure
-from pipeline.sweep.marks import COMPLETE, mark_best_and_recipe, scatter_within, shown_range
+from pipeline.sweep.marks import COMPLETE, legend_above, mark_best_and_recipe, scatter_within, shown_range
 from pipeline.sweep.trials import (
     best_so_far,
     best_trial,
@@ -66,10 +66,7 @@ def history_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | N
         plain(axes)
     panels[-1].set_xlabel("trial")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=9, frameon=False)
+    legend_above(figure, 4)
     return figure
 
 
@@ -96,7 +93,7 @@ def learning_curves_figure(study: optuna.Study, objective: str) -> Figure | None
     axes.set_ylim(*shown_range(everything, is_maximised(study)))
     axes.set(xlabel="epoch, over all stages", ylabel=objective)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside upper center", ncols=5, fontsize=9, frameon=False)
+    legend_above(figure, 5)
     return figure
 
 
@@ -106,7 +103,7 @@ def pareto_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | No
     if len(objectives) < 2 or not trials:
         return None
     figure, axes = new_figure(8, 5)
-    front = sorted((_pair(trial), trial.number) for trial in pareto_front(study) if trial in trials)
+    front = sorted((_pair(trial), trial.number) for trial in pareto_front(study) if np.isfinite(values_of(trial)).all())
     x, y = np.array([_pair(trial) for trial in trials]).T
     axes.scatter(x, y, s=32, color=COMPLETE, alpha=0.55, linewidth=0, label="complete")
     axes.plot(*np.array([pair for pair, _ in front]).T, "-o", color=VALID, linewidth=1.2, ms=5, label="Pareto front")
@@ -115,7 +112,7 @@ def pareto_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | No
     axes.set_ylim(*shown_range([_pair(trial)[1] for trial in trials], is_maximised(study, 0)))
     _number_apart(axes, front)
     axes.set(xlabel=f"{objectives[1]} ({_better(study, 1)})", ylabel=f"{objectives[0]} ({_better(study, 0)})")
-    figure.legend(loc="outside upper center", ncols=4, fontsize=9, frameon=False)
+    legend_above(figure, 4)
     return figure
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.report import Advice, Figures, Numbers, Part, Section, Words, html_report, markdown_report
 from pipeline.sweep.study_figures import sweep_figures
@@ -211,15 +211,12 @@ def _trials_section(study: optuna.Study, objectives: Sequence[str]) -> list[Sect
         return []
     sign = -1 if is_maximised(study) else 1
     best_first = sorted(complete_trials(study), key=lambda trial: (sign * values_of(trial)[0], trial.number))
-    rest = [trial for trial in trials if trial not in best_first]
+    rest = [trial for trial in trials if trial.state != TrialState.COMPLETE]
     parts: list[Part] = []
     if best_first:
-        rows = [{"trial": trial.number, **_row(trial, objectives),
-                 "origin": str(trial.user_attrs.get("origin", ""))} for trial in best_first[:MOST_TRIALS]]  # fmt: skip
-        parts += [
-            Words("", f"The best {len(rows)} of {len(best_first)} complete trials"),
-            pd.DataFrame(rows).fillna(""),
-        ]
+        rows = [{"trial": trial.number, **_row(trial, objectives)} for trial in best_first[:MOST_TRIALS]]
+        heading = f"The best {len(rows)} of {len(best_first)} complete trials"
+        parts += [Words(_origins(trials), heading), pd.DataFrame(rows).fillna("")]
     if rest:
         said = [(trial.number, verdict(study, trial, objectives)) for trial in rest[-MOST_TRIALS:]]
         parts += [
@@ -227,6 +224,14 @@ def _trials_section(study: optuna.Study, objectives: Sequence[str]) -> list[Sect
             pd.DataFrame(said, columns=["trial", "what became of it"]),
         ]
     return [Section("Trials", [*parts, Words("All of them, with their runs, are in trials.csv.")])]
+
+
+def _origins(trials: Sequence[FrozenTrial]) -> str:
+    """Which trials the sampler did not choose."""
+    named = [
+        f"trial {trial.number} is {trial.user_attrs['origin']}" for trial in trials if trial.user_attrs.get("origin")
+    ]
+    return f"{', '.join(named).capitalize()}; the sampler chose all others." if named else ""
 
 
 def _named(trial: FrozenTrial, objectives: Sequence[str]) -> list[tuple[str, float]]:
