@@ -14,7 +14,7 @@ from pipeline.recipe import Recipe, command_line, training_settings
 from pipeline.recipe_file import write_recipe
 from pipeline.store import content_key
 from pipeline.summary import CURVES
-from pipeline.sweep.report import write_sweep_report
+from pipeline.sweep.study_report import write_sweep_report
 from pipeline.sweep.trial_run import Train, recipe_of
 from pipeline.sweep.trials import best_trial
 

@@ -79,15 +79,22 @@ def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
 def best_so_far(study: optuna.Study, objective: int = 0) -> pd.DataFrame:
     """A row for each complete trial by `number`, with the best `value` among it and those before."""
     complete = complete_trials(study)
-    values = pd.Series([_values(trial)[objective] for trial in complete], dtype=float)
+    values = pd.Series([values_of(trial)[objective] for trial in complete], dtype=float)
     best = values.cummax() if is_maximised(study, objective) else values.cummin()
     return pd.DataFrame({"number": [trial.number for trial in complete], "value": best})
+
+
+def values_of(trial: FrozenTrial) -> list[float]:
+    """The objectives of a complete trial."""
+    values = trial.values  # noqa: PD011
+    assert values is not None
+    return list(values)
 
 
 def last_value(trial: FrozenTrial, objective: int = 0) -> float | None:
     """The value of a complete trial, or of any other the objective after its last epoch; None where there is none."""
     if trial.state == TrialState.COMPLETE:
-        return _values(trial)[objective]
+        return values_of(trial)[objective]
     epochs = epochs_of(trial)
     return trial.intermediate_values[epochs] if epochs is not None and objective == 0 else None
 
@@ -107,7 +114,7 @@ def trial_table(study: optuna.Study, objectives: Sequence[str]) -> pd.DataFrame:
         "state": [state_in_words(trial, retried) for trial in trials],
     }
     for place, objective in enumerate(objectives):
-        values = [_values(trial)[place] if trial.state == TrialState.COMPLETE else math.nan for trial in trials]
+        values = [values_of(trial)[place] if trial.state == TrialState.COMPLETE else math.nan for trial in trials]
         columns[objective] = pd.Series(values, dtype=float)
     columns |= {key: pd.Series([settings_of(trial).get(key) for trial in trials]) for key in keys}
     columns["epochs"] = pd.Series([epochs_of(trial) for trial in trials], dtype="Int64")
@@ -153,7 +160,7 @@ def spell(objective: str, value: float) -> str:
 def _verdict_on_complete(study: optuna.Study, trial: FrozenTrial, objectives: Sequence[str]) -> str:
     earlier = [other for other in complete_trials(study) if _done_by(other) < _done_by(trial)]
     after = f" after {_epochs(trial)}" if epochs_of(trial) is not None else ""
-    values = [spell(name, value) for name, value in zip(objectives, _values(trial), strict=True)]
+    values = [spell(name, value) for name, value in zip(objectives, values_of(trial), strict=True)]
     if len(objectives) > 1:
         named = ", ".join(f"{name} {value}" for name, value in zip(objectives, values, strict=True))
         better = [other for other in earlier if _beats(study, other, trial)]
@@ -163,21 +170,18 @@ def _verdict_on_complete(study: optuna.Study, trial: FrozenTrial, objectives: Se
     best = min(earlier, key=lambda other: (*_costs(study, other), other.number), default=None)
     if best is None or _costs(study, trial) < _costs(study, best):
         return f"best so far: {values[0]}{after}"
-    return f"{values[0]}{after}; trial {best.number} has {spell(objectives[0], _values(best)[0])}"
+    return f"{values[0]}{after}; trial {best.number} has {spell(objectives[0], values_of(best)[0])}"
 
 
 def _state(trial: FrozenTrial, retried: dict[int, int]) -> str:
     return "retried" if trial.number in retried else _WORDS[trial.state]
 
 
-def _values(trial: FrozenTrial) -> list[float]:
-    assert trial.values is not None  # noqa: PD011
-    return list(trial.values)
-
-
 def _costs(study: optuna.Study, trial: FrozenTrial) -> tuple[float, ...]:
     """The objectives, with the sign by which less is better."""
-    return tuple(-value if is_maximised(study, objective) else value for objective, value in enumerate(_values(trial)))
+    return tuple(
+        -value if is_maximised(study, objective) else value for objective, value in enumerate(values_of(trial))
+    )
 
 
 def _beats(study: optuna.Study, one: FrozenTrial, other: FrozenTrial) -> bool:

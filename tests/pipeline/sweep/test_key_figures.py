@@ -1,0 +1,91 @@
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.sweep.key_figures import contour_figure, importances_figure, parallel_figure, slice_figure
+from tests.pipeline.drawing import check
+from tests.pipeline.sweep.studies import add, drawn_study, study_of
+
+ACCURACY = "valid/accuracy"
+
+
+@pytest.fixture(scope="module")
+def study():
+    return drawn_study(30)
+
+
+def test_each_key_has_a_panel_with_its_own_scale(study):
+    figure = slice_figure(study, ACCURACY)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_xlabel() for axes in shown] == [
+        "fine_tune.cycle_len", "fine_tune.lr", "fine_tune.weight_decay", "augment.strength", "augment.flips",
+    ]  # fmt: skip
+    assert [text.get_text() for text in shown[1].get_xticklabels()] == ["1e-5", "0.0001", "0.001", "0.01"]
+    assert {text.get_text() for text in shown[4].get_xticklabels()} == {"none", "$sideways$"}
+    check(figure)
+
+
+def test_pairs_are_of_the_most_important_keys_that_have_a_scale(study):
+    figure = contour_figure(study, ACCURACY)
+    panels = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert len(panels) == 3
+    named = {axes.get_xlabel() for axes in panels} | {axes.get_ylabel() for axes in panels}
+    assert "fine_tune.lr" in named
+    assert "augment.flips" not in named
+    check(figure)
+
+
+def test_the_surface_is_high_where_the_trials_were_good(study):
+    figure = contour_figure(study, ACCURACY)
+    panel = next(axes for axes in figure.axes if axes.get_xlabel() == "fine_tune.lr")
+    (surface,) = [one for one in panel.collections if hasattr(one, "levels")]
+    best = int(np.flatnonzero([len(path.vertices) > 0 for path in surface.get_paths()])[-1])
+    centre = surface.get_paths()[best].vertices[:, 0].mean()
+    assert 0.3 < centre < 0.7, "the best rate is in the middle of its range"
+
+
+def test_every_complete_trial_is_a_line_over_all_keys_and_objectives(study):
+    figure = parallel_figure(study, [ACCURACY])
+    (axes,) = figure.axes
+    complete = sum(trial.state.name == "COMPLETE" for trial in study.trials)
+    lines = [line for line in axes.lines if len(line.get_ydata()) == 6]
+    assert len(lines) == complete + 2, "the best and the recipe's are drawn once more on top"
+    assert [text.get_text() for text in axes.get_xticklabels()][-1] == "valid/\naccuracy"
+    assert "$sideways$" in {text.get_text() for text in axes.texts}
+    check(figure)
+
+
+def test_two_objectives_have_an_axis_each():
+    figure = parallel_figure(drawn_study(6, "maximize", "minimize"), [ACCURACY, "train/seconds"])
+    names = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert names[-2:] == ["valid/\naccuracy", "train/\nseconds"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1].startswith("proposed")
+
+
+def test_bars_come_with_how_many_trials_they_are_from(study):
+    figure = importances_figure(study, ACCURACY)
+    complete = sum(trial.state.name == "COMPLETE" for trial in study.trials)
+    assert f"from {complete} complete trials" in figure.axes[0].get_title()
+    assert figure.axes[0].get_yticklabels()[-1].get_text() == "fine_tune.lr"
+    check(figure)
+
+
+def test_a_key_that_some_trials_lack_and_a_value_without_end_are_left_out_where_they_are_missing():
+    study = study_of("minimize")
+    for number in range(8):
+        params = {"fine_tune.lr": 1e-4 * (number + 1), "augment.strength": 0.2 * number}
+        add(study, 0.1 * number, params if number % 2 else {"fine_tune.lr": 5e-4 + 1e-4 * number})
+    add(study, math.inf, {"fine_tune.lr": 1e-2, "augment.strength": 1.0})
+    for figure in (slice_figure(study, "valid/loss"), contour_figure(study, "valid/loss")):
+        check(figure)
+    assert parallel_figure(study, ["valid/loss"]) is not None
+
+
+def test_there_is_no_figure_of_too_few_trials():
+    draw = (slice_figure, contour_figure, importances_figure)
+    for trials in (0, 1):
+        assert [one(drawn_study(trials), ACCURACY) for one in draw] == [None, None, None]
+        assert parallel_figure(drawn_study(trials), [ACCURACY]) is None
+    assert contour_figure(drawn_study(5), ACCURACY) is None
+    assert importances_figure(drawn_study(9), ACCURACY) is None
