@@ -101,6 +101,7 @@ def _write_stretches(
         nonlocal started, size
         if size:
             _to_disk(file)
+            digested.result()
             journal.write(f"{row} {digest.hexdigest()}\n".encode())
             _to_disk(journal)
         started, size = time.monotonic(), 0
@@ -109,10 +110,9 @@ def _write_stretches(
         try:
             for block in blocks:
                 content = np.ascontiguousarray(block).data
-                # Both take as long, and neither needs Python meanwhile.
+                # Both take as long, and neither needs Python meanwhile; the last one to be digested is waited for.
                 digested = beside.submit(digest.update, content)
                 file.write(content)
-                digested.result()
                 row, size = row + len(block), size + block.nbytes
                 if size >= STRETCH_BYTES or time.monotonic() - started >= STRETCH_SECONDS:
                     end_stretch()
