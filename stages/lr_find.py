@@ -47,7 +47,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.lr_finder import curve_table
     from pipeline.suggest import below_rise, suggestions
 
-    chosen = recipe.lr_find.suggestion
+    chosen: str = recipe.lr_find.suggestion
     curve = _on_activations(recipe, chain) if chain[0].stage == "precompute" else _on_pixels(recipe, chain, job)
     found = suggestions(curve.rates, curve.smoothed)
     if found[chosen] is None and chain[0].stage != "precompute":
