@@ -149,7 +149,9 @@ def verdict(study: optuna.Study, trial: FrozenTrial, objectives: Sequence[str]) 
         return f"running,{at.removeprefix(' at')} after {_epochs(trial)}"
     if state.startswith("retried"):
         return f"its worker died; {state}"
-    return f"{state}{at if trial.state == TrialState.PRUNED else ''}" + (f": {reason}" if reason else "")
+    if trial.state == TrialState.PRUNED:
+        return f"{state}{at}"
+    return f"{state}: {reason}" if reason else state
 
 
 def spell(objective: str, value: float) -> str:

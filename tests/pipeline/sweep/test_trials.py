@@ -72,7 +72,7 @@ def test_each_trial_is_told_in_words(study):
     assert said == {
         0: "best so far: 0.8400 after 2 epochs",
         1: "best so far: 0.8600 after 1 epoch",
-        2: "pruned at epoch 3 at 0.6100: worse than the median",
+        2: "pruned at epoch 3 at 0.6100",
         3: "failed: out of memory",
         4: "its worker died; retried as 6",
         6: "running",
