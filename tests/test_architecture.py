@@ -152,7 +152,7 @@ def test_no_file_is_too_long_to_be_read_in_one_go(path):
 def test_every_module_of_the_library_has_tests_of_its_own_or_of_its_package(module):
     *packages, name = module.removeprefix("pipeline").lstrip(".").split(".")
     folder = PROJECT.joinpath("tests", "pipeline")
-    own = folder.joinpath(*packages, f"test_{name}.py").is_file()
+    own = folder.joinpath(*packages, f"test_{name}.py").is_file() or folder.joinpath(*packages, name).is_dir()
     of_package = bool(packages) and (folder / f"test_{packages[0]}.py").is_file()
     assert own or of_package or (name or "__init__") in TESTED_WITHIN_OTHERS
 
