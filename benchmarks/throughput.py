@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--image-px", type=int, default=0, help="128 on a CPU, 224 on a GPU")
     parser.add_argument("--batch-size", type=int, default=0, help="32 on a CPU, 128 on a GPU")
     parser.add_argument("--steps", type=int, default=0, help="batches an epoch: 8 on a CPU, 100 on a GPU")
+    parser.add_argument("--hidden", type=int, default=512, help="units of the head's hidden layer, 0 for a linear head")
     parser.add_argument("--repeats", type=int, default=7)
     given = parser.parse_args()
     device = choose_device("auto")
@@ -69,7 +70,7 @@ def main() -> None:
         pixels = random_store(Path(folder), given.steps * given.batch_size + VALID, given.image_px)
         for part in given.parts:
             torch.manual_seed(0)
-            network = Network(build_body(given.backbone, given.image_px), CLASSES, 512, 0.5).to(device)
+            network = Network(build_body(given.backbone, given.image_px), CLASSES, given.hidden, 0.5).to(device)
             PARTS[part](network, pixels, given.batch_size, device, given.repeats)
 
 

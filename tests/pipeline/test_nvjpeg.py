@@ -92,7 +92,9 @@ def test_squares_are_pillows_but_for_rounding(fit: Fit, size_px: int) -> None:
 @pytest.mark.parametrize("grey", [False, True])
 def test_pictures_of_many_sizes_and_turns_come_in_order_each_as_it_would_alone(fit: Fit, grey: bool) -> None:
     sizes = [(64, 48), (64, 64), (30, 90), (64, 48), (90, 30), (64, 64), (33, 47)]
-    contents = [jpeg(PHOTO.resize(size), 1 + place % 8) for place, size in enumerate([*sizes, *sizes])]
+    # The second seven are alike the first, with which they are resized.
+    contents = [jpeg(PHOTO.resize(size), 2 + place) for place, size in enumerate(sizes)] * 2
+    contents[9] = jpeg(PHOTO.resize((30, 90)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), 4)
     jpegs = with_headers(contents)
     together = decode_squares(jpegs, 64, fit, grey, torch.device("cpu"))
     assert together.shape == (14, 64, 64, 1 if grey else 3)

@@ -1,7 +1,9 @@
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +91,10 @@ def test_rows_from_a_damaged_stretch_on_are_written_again(tmp_path, byte, rows):
         before = file.read(1)
         file.seek(byte)
         file.write(bytes([before[0] ^ 1]))
-    assert finished_rows(tmp_path, SHAPE)[0] == rows
-    assert (written(tmp_path) == SQUARES).all()
+    starts = []
+    assert (written(tmp_path, lambda start: starts.append(start) or rows_from(start)) == SQUARES).all()
+    assert starts == [rows]
+    assert finished_rows(tmp_path, SHAPE)[0] == SHAPE[0]
 
 
 def test_a_file_cut_short_is_gone_on_with_from_where_it_is_whole(tmp_path):
@@ -123,6 +127,25 @@ def test_rows_are_on_the_disk_before_the_line_that_covers_them(tmp_path, monkeyp
     monkeypatch.setattr(os, "fsync", note)
     write_rows(tmp_path, SHAPE, rows_from)
     assert order == [FILE, JOURNAL] * 10
+
+
+def test_a_line_waits_for_the_digest_of_all_that_it_covers(tmp_path, monkeypatch):
+    class Slow:
+        def __init__(self, content=b"", inner=None):
+            self.inner = inner or sha256(content)
+            self.hexdigest = self.inner.hexdigest
+
+        def update(self, content):
+            time.sleep(0.002)
+            self.inner.update(content)
+
+        def copy(self):
+            return Slow(inner=self.inner.copy())
+
+    sha256 = hashlib.sha256
+    monkeypatch.setattr(pixel_file.hashlib, "sha256", Slow)
+    assert (written(tmp_path) == SQUARES).all()
+    assert finished_rows(tmp_path, SHAPE)[0] == SHAPE[0]
 
 
 def test_a_writer_that_is_killed_is_gone_on_from(tmp_path):

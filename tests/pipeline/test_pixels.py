@@ -21,6 +21,7 @@ from pipeline.listing import Listing
 from pipeline.manifest import build_manifest, save_manifest
 from pipeline.pixels import open_pixels
 from pipeline.sources import list_source
+from pipeline.store import is_whole
 
 PROJECT = Path(__file__).parents[2]
 COUNT = 6
@@ -270,6 +271,13 @@ def test_a_build_that_is_stopped_is_gone_on_with(manifest, decoded, cache, capsy
     assert len(decoded) == 2 * COUNT - 7
     assert [int(pixels[row].mean()) for row in range(2 * COUNT)] == list(range(0, 20 * COUNT, 10))
     assert not list((cache / "pixels").glob(".*.partial"))
+
+
+def test_a_store_has_the_checksum_of_its_file_without_reading_it_again(manifest, cache, monkeypatch):
+    monkeypatch.delattr("pipeline.store.file_checksum")
+    open_pixels(manifest, 8, "crop")
+    [folder] = stores(cache)
+    assert is_whole(folder, contents=True)
 
 
 BUILDER = r"""
