@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import optuna
 import pytest
 
 from pipeline.sources import list_source
@@ -111,3 +112,34 @@ def first(workplace: Workplace, smoke: Callable[..., str]) -> Trained:
 def second(workplace: Workplace, smoke: Callable[..., str], first: Trained) -> Trained:
     """Another run on the same pictures, whose later stages differ from the first one's."""
     return trained(workplace, smoke("-P", "fine_tune.weight_decay=0.02"))
+
+
+SPACE = "{fine_tune.cycle_len: {type: int, low: 1, high: 2}, fine_tune.lr: {type: log_uniform, low: 1e-4, high: 1e-2}}"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep of two trials, and what it printed when a third was asked for."""
+
+    workplace: Workplace
+    printed: list[str]
+    study: optuna.Study
+
+    @property
+    def parent(self) -> mlflow.entities.Run:
+        return self.workplace.client.get_run(self.study.user_attrs["run_id"])
+
+    def trials(self) -> list[mlflow.entities.Run]:
+        return self.workplace.runs(stage="trial")
+
+    def artifact(self, name: str) -> Path:
+        return Path(self.parent.info.artifact_uri) / name
+
+
+@pytest.fixture(scope="session")
+def swept(workplace, smoke, first) -> Swept:
+    url = f"sqlite:///{workplace.folder}/sweeps.db"
+    arguments = ["-e", "sweep", "-P", f"storage={url}", "-P", f"sweep.space={SPACE}", "-P", "sweep.seeds=2"]
+    printed = [smoke(*arguments, "-P", f"trials={trials}") for trials in (2, 3)]
+    (name,) = optuna.get_all_study_names(url)
+    return Swept(workplace, printed, optuna.load_study(study_name=name, storage=url))

@@ -105,6 +105,21 @@ def test_the_models_page_shows_the_champion_and_its_card(browser, first):
         assert words in page
 
 
+def test_the_page_of_a_sweep_shows_its_trials_and_the_best_so_far(browser, swept):
+    info = swept.parent.info
+    page = browser.look("sweep", f"#/experiments/{info.experiment_id}/runs/{info.run_id}", "1280,2400")
+    for words in ("Finished", "best/valid_accuracy", "seeds/valid_accuracy_mean", "test/accuracy", "over 2 seeds"):
+        assert words in page
+    trial = swept.trials()[-1]
+    page = browser.look("trial", f"#/experiments/{info.experiment_id}/runs/{trial.info.run_id}", "1280,2400")
+    for words in (trial.info.run_name, "fine_tune.lr", "setting/fine_tune.lr", "valid/accuracy"):
+        assert words in page
+    report = browser.folder / "sweep.html"
+    shutil.copy(swept.artifact("sweep.html"), report)
+    page = Browser("file://", browser.folder).look("sweep_report", f"{report}", "1280,2400")
+    assert "fine_tune.cycle_len" in page
+
+
 def test_the_reports_read_by_themselves(browser, first, workplace):
     report = browser.folder / "report.html"
     shutil.copy(f"{first.nested[-1].info.artifact_uri}/report.html", report)
