@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pipeline import decoded_pixels
 from pipeline.batches import fetch_pixels
 from pipeline.decoded_pixels import ROWS_OF_A_GPU, DecodedPixels
 from pipeline.device import choose_device
@@ -75,27 +74,14 @@ def measure(root: Path, image_px: int, count: int, repeats: int, device: torch.d
     rows = np.arange(count)
     parts = [rows[start : start + ROWS_OF_A_GPU] for start in range(0, count, ROWS_OF_A_GPU)]
 
-    def source() -> DecodedPixels:
-        return DecodedPixels(manifest, image_px, "crop", "nvjpeg")
-
     def show(what: str, work: Callable[[], object]) -> None:
         print(f"  {what}: {rate(work, count, repeats, device):,.0f}", flush=True)
 
-    usual = decoded_pixels.READERS
-    for readers in (1, 2, 4, 8, 16):
-        decoded_pixels.READERS = readers
-        reading = source()
-        show(f"reading, hashes and headers, {readers} threads", lambda: [reading.read(part.tolist()) for part in parts])  # noqa: B023
-    decoded_pixels.READERS = usual
-
-    def file_by_file(pool: ThreadPoolExecutor) -> None:
-        for part in parts:
-            list(pool.map(reading._read, part.tolist()))
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        show("the same file by file, a thread for each core", lambda: file_by_file(pool))
-
-    pixels = source()
+    pixels = DecodedPixels(manifest, image_px, "crop", "nvjpeg")
+    show("reading, hashes and headers", lambda: [pixels.read(part.tolist()) for part in parts])
+    for readers in (2, 4):
+        with ThreadPoolExecutor(readers) as pool:
+            show(f"the same by {readers} threads", lambda: list(pool.map(pixels.read, map(np.ndarray.tolist, parts))))
     read = [pixels.read(part.tolist()) for part in parts]
     encoded = [[torch.frombuffer(content, dtype=torch.uint8) for content, _ in part] for part in read]
     turns = [[header.orientation for _, header in part] for part in read]
@@ -118,7 +104,7 @@ def measure(root: Path, image_px: int, count: int, repeats: int, device: torch.d
     folder = Path(os.environ["THAW_CACHE"])
     numbers = iter(range(10**6))
 
-    def write() -> Path:
+    def write() -> str:
         of = folder / f"written {next(numbers)}"
         return write_rows(of, pixels.shape, lambda done: (block[: len(part)] for part in parts if part[0] >= done))
 

@@ -7,7 +7,8 @@ Every ratio is the median of repeats that are interleaved in one process, on ran
 * fine_tune: an epoch of `fit` with all augmentation on, from a pixel store, against steps on one batch in memory;
 * precompute: activations of a pixel store, written to disk, against the body's forward passes on one batch in memory;
 * jpegs: JPEGs of 256 px that lie in files, decoded to squares as they are when there is no store, and into a store;
-* head: an epoch of the head on stored activations, against the barest loop, and against an epoch without a store.
+* head: an epoch of the head on stored activations, against the barest loop, and against an epoch without a store;
+* late: an epoch of the late group and the head on stored feature maps, against one through the whole network.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from PIL import Image
 from pipeline.activations import open_activations, read_activations, write_activations
 from pipeline.augment import Augmentation
 from pipeline.body import build_body
+from pipeline.cut import cut_network
 from pipeline.decoded_pixels import DecodedPixels
 from pipeline.device import choose_device, mixed_precision
 from pipeline.feed import reader
@@ -39,7 +41,7 @@ from pipeline.pixels import StoredPixels, open_pixels
 from pipeline.prefetch import fetch_ahead
 from pipeline.rates import group_rates
 from pipeline.sources import list_source
-from pipeline.tune import Split, activation_batches, head_optimizer, pixel_batches, thaw
+from pipeline.tune import Split, activation_batches, head_optimizer, pixel_batches, thaw, thaw_above
 
 HOW = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)
 CLASSES, VALID, JPEGS = 10, 64, 16_384
@@ -162,6 +164,32 @@ def measure_head(network, pixels, batch_size, device, repeats) -> None:
     print(f"  and {rate / frozen:,.0f} times as fast as an epoch of the head without a store ({frozen:,.0f} images/s)")
 
 
+def measure_late(network, pixels, batch_size, device, repeats) -> None:
+    """Part `late`."""
+    split, rates = split_of(pixels), {"late": 1e-4, "head": 1e-3}
+    halves = cut_network(network, "late", pixels.shape[1])
+    parts = {"benchmark": "throughput", "cut": "late"}
+    stored = read_activations(open_activations(network, pixels, parts, batch_size, device, "float16", halves))
+    mb = stored.nbytes / len(stored) / 1e6
+    print(f"stored in front of the late group: {' x '.join(map(str, halves.shape))}, {mb:.3f} MB a picture in float16")
+    above, optimizer = thaw_above(network, "late", pixels.shape[1], "early", rates, 0.01)
+    train, valid = activation_batches(stored, split, batch_size, device, 0)
+    whole_train, _ = pixel_batches(pixels, split, HOW, batch_size, device, 0)
+    whole_optimizer = thaw(network, "early", rates, 0.01)
+
+    def whole() -> None:
+        training_mode(network, True)
+        for images, targets in whole_train.epoch(0):
+            train_step(network, whole_optimizer, images, targets)
+
+    def epoch(number: int) -> float:
+        moments = fit(above, optimizer, train, valid, [1], epochs_before=number, fixed_statistics=True)
+        return next(moments).seconds
+
+    against = "through the whole network, the early group frozen"
+    report("epoch of late and head", against, len(train) * batch_size, whole, epoch, repeats, device)
+
+
 def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
     """Part `jpegs`."""
     decoder = choose_decoder("auto", device)
@@ -239,6 +267,7 @@ PARTS = {
     "precompute": measure_precompute,
     "jpegs": measure_jpegs,
     "head": measure_head,
+    "late": measure_late,
 }
 
 if __name__ == "__main__":

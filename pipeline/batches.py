@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.augment import Augmentation, augment, skip
 from pipeline.device import sent
-from pipeline.mixing import mix
+from pipeline.mixing import blend, mix
 from pipeline.prefetch import fetch_ahead
 from pipeline.splits import Rows
 
@@ -21,7 +21,8 @@ class Batches:
     """Batches of `rows`, which `fetch` turns into inputs on `device`, done ahead by so many `workers`.
 
     With a `seed` they come shuffled anew each epoch, and the last batch is dropped where it is not full; without,
-    in order and all. Order and augmentation are functions of (seed, epoch) and of nothing else.
+    in order and all. Order and augmentation are functions of (seed, epoch) and of nothing else. `weights` say how much
+    each row counts in training, as `targets` say its class; without, all count alike.
     """
 
     fetch: Callable[[Rows], Tensor]
@@ -32,6 +33,7 @@ class Batches:
     seed: int | None = None
     augmentation: Augmentation | None = None
     workers: int = 0
+    weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         if self.seed is None:
@@ -41,6 +43,12 @@ class Batches:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The (inputs, targets) of one epoch, from batch number `first` on. Targets are class numbers, and where the
         augmentation mixes pictures, each class's share."""
+        for inputs, targets, _ in self.weighted_epoch(epoch, first):
+            yield inputs, targets
+
+    def weighted_epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """The same with each row's weight (N), or None where all count alike. A picture that is mixed of two counts as
+        the two do, by their shares in it."""
         rows = self.rows
         generator = torch.Generator()
         if self.seed is not None:
@@ -53,16 +61,20 @@ class Batches:
         fetched = fetch_ahead(self.fetch, parts[first:], self.device, self.workers)
         for number, (part, inputs) in enumerate(zip(parts[first:], fetched, strict=True), first):
             targets = sent(torch.from_numpy(self.targets[part]), self.device)
+            weights = None if self.weights is None else sent(torch.from_numpy(self.weights[part]), self.device)
             if self.augmentation is not None:
                 inputs = augment(inputs, self.augmentation, generator)
-                inputs, targets = self._mixed(inputs, targets, self.augmentation, [epoch, number])
-            yield inputs, targets
+                inputs, targets, weights = self._mixed(inputs, targets, weights, self.augmentation, [epoch, number])
+            yield inputs, targets, weights
 
-    def _mixed(self, inputs: Tensor, targets: Tensor, how: Augmentation, place: list[int]) -> tuple[Tensor, Tensor]:
+    def _mixed(
+        self, inputs: Tensor, targets: Tensor, weights: Tensor | None, how: Augmentation, place: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         if not how.mixup and not how.cutmix:
-            return inputs, targets
+            return inputs, targets, weights
         random = np.random.default_rng([self.seed or 0, *place])
-        return mix(inputs, targets, int(self.targets.max()) + 1, how.mixup, how.cutmix, random)
+        mixed, shares, kept = mix(inputs, targets, int(self.targets.max()) + 1, how.mixup, how.cutmix, random)
+        return mixed, shares, None if weights is None else blend(weights, kept)
 
 
 def seed_for(seed: int, epoch: int) -> int:
@@ -86,7 +98,7 @@ def as_images(squares: Tensor) -> Tensor:
 
 
 def fetch_activations(activations: Any, device: torch.device) -> Callable[[Rows], Tensor]:
-    """Rows of an activation store, or of whatever is read by row numbers as one, as float32 (N, activations)."""
+    """Rows of an activation store, or of whatever is read by row numbers as one, as float32 (N, …)."""
 
     def fetch(rows: Rows) -> Tensor:
         return sent(torch.from_numpy(activations[rows]), device).float()

@@ -25,6 +25,7 @@ _SPELLED = {
     "fit": "{}",
     "backbone": "{}",
     "dtype": "{}",
+    "cut": "cut at {}",
     "place": "{}",
     "stage": "{}",
     "run_id": "of run {:.8}",

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.body import build_body
+from pipeline.backbones import Weights
+from pipeline.body import build_body, load_weights
 from pipeline.decode import Fit
 from pipeline.errors import UserError
 from pipeline.network import Network
@@ -38,6 +39,14 @@ def build_network(checkpoint: Checkpoint) -> Network:
     body = build_body(checkpoint.backbone, checkpoint.image_px)
     network = Network(body, len(checkpoint.classes), checkpoint.hidden, checkpoint.dropout)
     return network.to(memory_format=torch.channels_last)
+
+
+def start_network(checkpoint: Checkpoint, weights: Weights, seed: int) -> Network:
+    """The network that training starts from: a body with these weights, and a head that follows from the seed."""
+    torch.manual_seed(seed)
+    network = build_network(checkpoint)
+    load_weights(network.body, checkpoint.backbone, weights)
+    return network
 
 
 def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 WAITING_BYTES = 64 * 2**20
 # Pictures that a GPU is given at once.
 ROWS_OF_A_GPU = 256
-# Threads that read files for a GPU. Python runs one of them at a time but while it waits for a file, so that more help
-# where files are slow, and only get in each other's way where they are not.
-READERS = 4
 
 
 class DecodedPixels:
@@ -41,7 +37,6 @@ class DecodedPixels:
         self._fit, self._size_px, self._grey = fit, size_px, manifest.is_grey
         self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
         self._pool = ThreadPoolExecutor(os.cpu_count())
-        self._readers = ThreadPoolExecutor(READERS)
         self.shape: tuple[int, int, int, int] = (len(manifest.table), size_px, size_px, 1 if self._grey else 3)
 
     def __len__(self) -> int:
@@ -77,10 +72,15 @@ class DecodedPixels:
         return squares
 
     def read(self, rows: list[int]) -> list[tuple[bytearray, "Header | None"]]:
-        """The files of these rows, each with what `read_header` says of it. UserError if one is not what it was."""
-        size = -(-len(rows) // READERS) or 1
-        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return list(chain.from_iterable(self._readers.map(self._read_with_headers, parts)))
+        """The files of these rows, each with what `read_header` says of it. UserError if one is not what it was.
+
+        By one thread, as Python runs one at a time: more of them get in each other's way.
+        """
+        from pipeline.nvjpeg import read_header
+
+        known = zip(rows, self._paths[rows].tolist(), self._hashes[rows].tolist(), strict=True)
+        contents = (self._checked(*one) for one in known)
+        return [(content, read_header(content)) for content in contents]
 
     def blocks(self, first: int) -> tuple[Iterator[Pixels], int]:
         """The squares of all pictures from row number `first` on, decoded ahead, in blocks of so many."""
@@ -98,13 +98,6 @@ class DecodedPixels:
             return decode_square(bytes(content), self._size_px, self._fit, self._grey)
         except (OSError, ValueError, SyntaxError) as error:
             raise self._changed(row, str(error)) from None
-
-    def _read_with_headers(self, rows: list[int]) -> list[tuple[bytearray, "Header | None"]]:
-        from pipeline.nvjpeg import read_header
-
-        known = zip(rows, self._paths[rows].tolist(), self._hashes[rows].tolist(), strict=True)
-        contents = (self._checked(*one) for one in known)
-        return [(content, read_header(content)) for content in contents]
 
     def _read(self, row: int) -> bytearray:
         return self._checked(row, self._paths[row], self._hashes[row])

@@ -11,7 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.lr_finder import Curve
 
 TRAIN, VALID = "#7a7a7a", "#d1495b"
-RULE_COLOURS = {"valley": "#1b9e77", "steep": "#d95f02", "slide": "#7570b3", "minimum": "#e7298a"}
+RULE_COLOURS = {
+    "valley": "#1b9e77",
+    "steep": "#d95f02",
+    "slide": "#7570b3",
+    "minimum": "#e7298a",
+    "below_rise": "#666666",
+}
 GROUP_COLOURS = {"early": "#2c7fb8", "late": "#41b6c4", "head": "#253494"}
 
 

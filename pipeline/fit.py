@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,9 @@ class StepRecord:
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch. `epoch` and `step` count over all stages, from 1; `train_loss` is the mean cross-entropy of the
-    epoch's batches as they were trained on, without label smoothing; where pictures are mixed, with the shares
-    of their classes as the target, below whose entropy it cannot fall."""
+    epoch's batches as they were trained on, but without label smoothing and with all pictures counting alike, as in
+    validation; where pictures are mixed, with the shares of their classes as the target, below whose entropy it cannot
+    fall."""
 
     epoch: int
     step: int
@@ -107,7 +109,7 @@ def fit(
         _set_random_state(in_hand.random_state)
         training_mode(network, fixed_statistics)
         batches = track(
-            train.epoch(epoch, len(in_hand.losses)),
+            train.weighted_epoch(epoch, len(in_hand.losses)),
             f"{description}, epoch {done + 1} of {sum(cycle_epochs)}",
             len(train.rows) - len(in_hand.losses) * train.batch_size,
             "images",
@@ -137,7 +139,7 @@ def fit(
 def _train_epoch(
     network: nn.Module,
     optimizer: Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
     factors: list[float],
     first_step: int,
     in_hand: Position,
@@ -149,9 +151,9 @@ def _train_epoch(
     losses = [torch.tensor(loss, device=device) for loss in in_hand.losses]
     seconds = in_hand.seconds
     began = time.perf_counter()
-    for factor, (inputs, targets) in zip(factors[len(losses) :], batches, strict=True):
+    for factor, (inputs, targets, weights) in zip(factors[len(losses) :], batches, strict=True):
         rates = set_rates(optimizer, factor)
-        losses.append(train_step(network, optimizer, inputs, targets, label_smoothing))
+        losses.append(train_step(network, optimizer, inputs, targets, label_smoothing, weights).plain)
         if len(losses) % _steps_between_checks(inputs) == 0:
             _check_finite(losses[-1], first_step + len(losses), rates)
         if pauses():
@@ -164,19 +166,43 @@ def _train_epoch(
     return Position(in_hand.epochs, values, seconds + time.perf_counter() - began)
 
 
+class StepLoss(NamedTuple):
+    """A batch's mean cross-entropy before a step, without label smoothing, still on the device: `plain`, with all
+    pictures counting alike, and `weighted`, as they count in training."""
+
+    plain: Tensor
+    weighted: Tensor
+
+
 def train_step(
-    network: nn.Module, optimizer: Optimizer, inputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """One step of descent; the batch's cross-entropy before it, without label smoothing, still on the device."""
+    network: nn.Module,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> StepLoss:
+    """One step of descent, on the mean cross-entropy or, with `weights` (N), on the weighted mean."""
     with mixed_precision(inputs.device):
         logits = network(inputs)
     logits = logits.float()
-    loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    loss = _cross_entropy(logits, targets, weights, label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    plain = F.cross_entropy(logits, targets) if label_smoothing else loss
-    return plain.detach()
+    logits, loss = logits.detach(), loss.detach()
+    weighted = _cross_entropy(logits, targets, weights) if label_smoothing else loss
+    return StepLoss(weighted if weights is None else _cross_entropy(logits, targets), weighted)
+
+
+def _cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """The mean over the batch; with `weights` (N), sum(weight x loss) / sum(weight), as torch does by class weights."""
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    return (weights * losses).sum() / weights.sum()
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import UserError
 from pipeline.network import Network
-from pipeline.rates import GROUPS
+from pipeline.rates import FROZEN_GROUPS, GROUPS
 
 Frozen: TypeAlias = Literal["none", "early", "body"]
 
@@ -37,9 +37,8 @@ def layer_groups(network: Network) -> dict[str, list[str]]:
 
 def freeze(network: Network, frozen: Frozen) -> None:
     """Make every parameter trainable but those of the groups named: none, the early one, or the whole body."""
-    fixed = {"none": (), "early": ("early",), "body": ("early", "late")}[frozen]
     groups = layer_groups(network)
-    still = {name for group in fixed for name in groups[group]}
+    still = {name for group in FROZEN_GROUPS[frozen] for name in groups[group]}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in still)
 
@@ -48,14 +47,15 @@ def training_mode(module: nn.Module, fixed_statistics: bool = False) -> None:
     """Train mode for what is trained, eval mode for every module whose parameters are all frozen.
 
     A frozen BatchNorm in train mode would go on to normalise by the batch and move its running statistics, and
-    the head would see other features than those stored. With `fixed_statistics` every BatchNorm of a Network's body
-    stays in eval, thawed ones too: their weights are trained, their statistics are kept.
+    the head would see other features than those stored. With `fixed_statistics` every BatchNorm of the body of a
+    Network, which `module` is or has, stays in eval, thawed ones too: their weights are trained, their statistics are
+    kept.
     """
     _train_what_is_trained(module)
-    if fixed_statistics and isinstance(module, Network):
-        for inner in module.body.modules():
-            if isinstance(inner, _BatchNorm):
-                inner.eval()
+    bodies = [part.body for part in module.modules() if isinstance(part, Network)] if fixed_statistics else []
+    for inner in (inner for body in bodies for inner in body.modules()):
+        if isinstance(inner, _BatchNorm):
+            inner.eval()
 
 
 def _train_what_is_trained(module: nn.Module) -> None:

@@ -31,7 +31,8 @@ EXPLODED = 4.0
 
 @dataclass(frozen=True)
 class Curve:
-    """`rates` of the fastest layer group, growing; the batch `losses` before each step; and the same `smoothed`."""
+    """`rates` of the fastest layer group, growing; the batch `losses` before each step, which pictures' weights count
+    in; and the same `smoothed`."""
 
     rates: npt.NDArray[np.float64]
     losses: npt.NDArray[np.float64]
@@ -66,9 +67,9 @@ def range_test(
         training_mode(network, fixed_statistics)
         torch.manual_seed(seed_for(batches.seed or 0, 0))
         steps = zip(growth, _endless(batches), strict=False)
-        for rate, (inputs, targets) in track(steps, "finding the learning rate", iterations, "batches"):
+        for rate, (inputs, targets, weights) in track(steps, "finding the learning rate", iterations, "batches"):
             set_rates(optimizer, rate / top)
-            loss = float(train_step(network, optimizer, inputs, targets))
+            loss = float(train_step(network, optimizer, inputs, targets, weights=weights).weighted)
             if not math.isfinite(loss):
                 break
             losses.append(loss)
@@ -90,10 +91,10 @@ def debiased_average(values: list[float], decay: float = SMOOTHING) -> float:
     return float(np.dot(weights, values) / weights.sum())
 
 
-def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     epoch = 0
     while True:
-        yield from batches.epoch(epoch)
+        yield from batches.weighted_epoch(epoch)
         epoch += 1
 
 

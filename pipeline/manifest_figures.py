@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pipeline.augment import Augmentation, augment
 from pipeline.batches import fetch_pixels
 from pipeline.decode import Pixels
-from pipeline.manifest import Manifest, class_counts
+from pipeline.manifest import Manifest, class_counts, save_manifest
 from pipeline.splits import Rows
 
 SPLIT_COLOURS = {"train": "#7a7a7a", "valid": "#d1495b", "test": "#2c7fb8"}
@@ -82,6 +82,16 @@ def augmented_figure(manifest: Manifest, pixels: Pixels, how: Augmentation, seed
     grid = [[batch[index] for batch in squares] for index in range(len(rows))]
     headings = ["as it is", *("augmented" for _ in range(VIEWS))]
     return _grid(list(rows), grid, "Training pictures as the network sees them", headings)
+
+
+def log_manifest(run_id: str, manifest: Manifest, pixels: Pixels) -> None:
+    """Keep the manifest and its figures among the files of a run."""
+    from pipeline import tracking
+
+    with TemporaryDirectory() as folder:
+        save_manifest(manifest, Path(folder) / "manifest")
+        write_manifest_figures(manifest, pixels, Path(folder))
+        tracking.log_folder(run_id, Path(folder))
 
 
 def log_augmented(run_id: str, manifest: Manifest, pixels: Pixels, how: Augmentation, seed: int) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 def mix(
     images: Tensor, targets: Tensor, classes: int, mixup: float, cutmix: float, random: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """(images (N, channels, height, width), shares of the `classes` (N, classes)) from images and class numbers.
+) -> tuple[Tensor, Tensor, float]:
+    """(images (N, channels, height, width), shares of the `classes` (N, classes), the share that each picture keeps of
+    itself) from images and class numbers.
 
     `mixup` and `cutmix` are alpha of the Beta distribution that the share comes from, 0 for off; where both are on,
     each has half of the batches.
@@ -30,8 +31,14 @@ def mix(
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
     else:
-        mixed = images.roll(1, 0).mul_(1 - kept).add_(images * kept)
-    return mixed, shares.roll(1, 0).mul_(1 - kept).add_(shares * kept)
+        mixed = blend(images, kept)
+    return mixed, blend(shares, kept), kept
+
+
+def blend(values: Tensor, kept: float) -> Tensor:
+    """What each picture of a batch has one of, mixed as the pictures are: `kept` of its own, the rest of the one before
+    it."""
+    return values.roll(1, 0).mul_(1 - kept).add_(values * kept)
 
 
 def _box(height: int, width: int, kept: float, random: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,7 +1,6 @@
 """The bytes of a picture file opened with bounded memory, whatever they turn out to be."""
 
 import importlib
-import importlib.util
 import io
 import threading
 from collections.abc import Iterator
@@ -86,7 +85,7 @@ def _too_large(pixels: int | None) -> str:
 
 
 def _unknown(content: bytes) -> str:
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and "HEIF" not in _formats():
         return "it is HEIC, which needs a package: run 'pip install pillow-heif'"
     return "it is in no format that is known"
 
@@ -94,7 +93,7 @@ def _unknown(content: bytes) -> str:
 @cache
 def _formats() -> tuple[str, ...]:
     """Those of FORMATS that can be decoded here; HEIC where the package for it is installed."""
-    if importlib.util.find_spec("pillow_heif") is not None:
+    with suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -63,13 +63,13 @@ def open_pixels(
     # Beside the store, whose lock is its own.
     unfinished = cache_folder() / "pixels" / f".{content_key(parts)}.partial"
 
-    def build(folder: Path) -> None:
+    def build(folder: Path) -> dict[str, str] | None:
         fetched = _made_from(folder) if fetch(folder) else None
         if fetched == parts:
-            return
+            return None
         if fetched and not manifest.root.exists() and _but_for_the_decoder(fetched) == _but_for_the_decoder(parts):
             raise _OtherDecoderError(fetched)
-        _build(source, unfinished, folder)
+        return {FILE: _build(source, unfinished, folder)}
 
     try:
         folder, _ = open_or_build("pixels", parts, build)
@@ -160,7 +160,8 @@ def _but_for_the_decoder(parts: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if name != "decoder"}
 
 
-def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
+def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> str:
+    """Write FILE into `folder`, by way of `unfinished`; its SHA-256."""
     written = (unfinished / FILE).stat().st_size if (unfinished / FILE).is_file() else 0
     free = shutil.disk_usage(folder).free + written
     if math.prod(source.shape) > free:
@@ -173,7 +174,7 @@ def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
         return track(blocks, f"decoding to {source.shape[1]} px", len(source) - start, "images", size)
 
     try:
-        file = write_rows(unfinished, source.shape, rows_from)
+        checksum = write_rows(unfinished, source.shape, rows_from)
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise
@@ -183,6 +184,7 @@ def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> None:
         raise
     try:
         # A second name for the file, so that being killed before it is published costs nothing.
-        os.link(file, folder / FILE)
+        os.link(unfinished / FILE, folder / FILE)
     except OSError:  # where a file system has no such names
-        file.rename(folder / FILE)
+        (unfinished / FILE).rename(folder / FILE)
+    return checksum

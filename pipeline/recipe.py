@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.recipe_sweep import Sweep
+from pipeline.recipe_sweep import Sweep, SweepHead
 from pipeline.recipe_types import (
     PICTURE_ENDINGS,
     BatchNorm,
@@ -70,7 +70,7 @@ class Data(Section):
         20.0,
         ge=0,
         description="a number of GiB from 0 up: pictures whose decoded pixels would take more disk are decoded anew "
-        "whenever they are needed",
+        "whenever they are needed, and precompute stops where activations in front of the late group would",
     )
     max_logged_gib: float = Field(
         2.0,
@@ -132,9 +132,14 @@ class Augment(Section):
 
 
 class Precompute(Section):
-    """The one pass of the frozen body."""
+    """The one pass of the frozen layer groups."""
 
     image_px: ImageSize = 128
+    cut: Literal["head", "late"] = Field(
+        "head",
+        description="head or late: the layer group that activations are stored in front of; late takes more disk, and "
+        "lets train_head train the late group on them too",
+    )
     batch_size: BatchSize = 64
     dtype: Literal["float16", "float32"] = Field("float16", description="float16 or float32")
     views: int = Field(
@@ -162,11 +167,16 @@ class LrFind(Section):
 
 
 class TrainHead(Section):
-    """The head alone: first on stored activations, then with augmentation on."""
+    """The head, and the late group where it is thawed: first on stored activations, then with augmentation on."""
 
+    freeze: Literal["early", "body"] = Field(
+        "body", description="early (the early layer group stays frozen) or body (all but the head does)"
+    )
     fraction: Share = 1.0
     batch_size: BatchSize = 32
     lr: OneRate = "auto"
+    lr_ratio: LearningRateRatio = 10.0
+    batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
     label_smoothing: Smoothing = 0.0
     stored_epochs: int = Field(5, ge=0, description="a whole number from 0 up: epochs on stored activations")
@@ -263,6 +273,7 @@ class Recipe(Section):
     resize: Resize = Resize()
     evaluate: Evaluate = Evaluate()
     sweep: Sweep = Sweep()
+    sweep_head: SweepHead = SweepHead()
 
 
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:

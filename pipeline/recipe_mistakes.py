@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pipeline.recipe import Recipe, flatten
+from pipeline.recipe_sweep import HEAD_KEYS, Choice, Range
 from pipeline.recipe_types import Section
 
 
@@ -76,7 +77,41 @@ def wrong_together(recipe: Recipe, typed: Collection[str], place: str) -> str | 
     if head.stored_epochs == 0 and head.cycles == 0:
         where = _where(["train_head.stored_epochs", "train_head.cycles"], typed, place)
         return f"{where}: train_head.stored_epochs and train_head.cycles are both 0; set one of them to 1 or more."
+    if head.freeze == "early" and head.stored_epochs and recipe.precompute.cut == "head":
+        where = _where(["train_head.freeze", "train_head.stored_epochs", "precompute.cut"], typed, place)
+        return (
+            f"{where}: train_head.freeze is early, but with precompute.cut at head the late layer group cannot be "
+            "trained on what is stored; set precompute.cut to late, or train_head.stored_epochs to 0."
+        )
+    return _wrong_range(recipe, typed, place)
+
+
+def _wrong_range(recipe: Recipe, typed: Collection[str], place: str) -> str | None:
+    """A sentence on a range of sweep_head that its key does not take."""
+    for name, key in HEAD_KEYS.items():
+        ranged = f"sweep_head.{name}"
+        values: Range = getattr(recipe.sweep_head, name)
+        if not isinstance(values, Choice) and values.low >= values.high:
+            return (
+                f"{_where([ranged], typed, place)}: {ranged} goes from {values.low:g} to {values.high:g}, which is no "
+                "range; give a low end below the high one."
+            )
+        for value in values.of if isinstance(values, Choice) else (values.low, values.high):
+            if not _is_taken(recipe, key, value) or (name == "stored_epochs" and value == 0):
+                field = field_of(key.split("."))
+                takes = "a whole number from 1 up" if name == "stored_epochs" else field and field.description
+                return f"{_where([ranged], typed, place)}: {ranged} has {value!r} in it; {key} takes {takes}."
     return None
+
+
+def _is_taken(recipe: Recipe, key: str, value: object) -> bool:
+    """Whether a key takes this number."""
+    section, name = key.split(".")
+    try:
+        type(getattr(recipe, section)).model_validate({name: value})
+    except ValidationError:
+        return False
+    return not isinstance(value, str)
 
 
 def _where(keys: Sequence[str], typed: Collection[str], place: str) -> str:

@@ -100,3 +100,43 @@ class Sweep(Section):
     def objectives(self) -> list[Objective]:
         """The objective, or both."""
         return self.objective if isinstance(self.objective, list) else [self.objective]
+
+
+# Which key of a recipe each range of `SweepHead` is for.
+HEAD_KEYS = {
+    "lr": "train_head.lr",
+    "weight_decay": "train_head.weight_decay",
+    "dropout": "head.dropout",
+    "label_smoothing": "train_head.label_smoothing",
+    "stored_epochs": "train_head.stored_epochs",
+}
+
+
+class SweepHead(Section):
+    """Many heads at once on stored activations, to find a better setting of train_head and of head.dropout."""
+
+    settings: Count = Field(
+        64, description="a whole number from 1 up: settings that are compared, the recipe's own among them"
+    )
+    seeds: Count = Field(4, description="a whole number from 1 up: heads that are trained with each setting")
+    finder_seeds: Count = Field(24, description="a whole number from 1 up: seeds of the LR finder's band")
+    lr: Range = Field(
+        LogUniformRange(type="log_uniform", low=3e-5, high=3e-2),
+        description="a range of rates, such as {type: log_uniform, low: 3e-5, high: 3e-2}",
+    )
+    weight_decay: Range = Field(
+        LogUniformRange(type="log_uniform", low=1e-3, high=0.5),
+        description="a range, such as {type: log_uniform, low: 1e-3, high: 0.5}",
+    )
+    dropout: Range = Field(
+        Choice(type="choice", of=[0.0, 0.25, 0.5, 0.75]),
+        description="a range, best a choice of few, such as {type: choice, of: [0.0, 0.25, 0.5]}, since heads that "
+        "share the seed and the dropout share the work",
+    )
+    label_smoothing: Range = Field(
+        Choice(type="choice", of=[0.0, 0.1]), description="a range, such as {type: choice, of: [0.0, 0.1]}"
+    )
+    stored_epochs: Range = Field(
+        Choice(type="choice", of=[3, 5, 10]),
+        description="a range of whole numbers, such as {type: choice, of: [3, 5, 10]}",
+    )

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +31,8 @@ _TITLES = {
     "checkpoints": "the checkpoint",
 }
 _CHUNK_BYTES = 4_000_000
+# Fills a folder; gives the SHA-256 of those of its files that it knows, by name.
+Build: TypeAlias = Callable[[Path], Mapping[str, str] | None]
 _SECONDS_BEFORE_TELLING = 1.0
 
 
@@ -54,7 +56,7 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_or_build(kind: str, parts: Mapping[str, Any], build: Callable[[Path], None]) -> tuple[Path, bool]:
+def open_or_build(kind: str, parts: Mapping[str, Any], build: Build) -> tuple[Path, bool]:
     """The store of this `kind` for `parts`, and whether it was there already.
 
     Where it is not, or is damaged, which is said, `build` is given an empty folder to fill. Other processes that want
@@ -79,7 +81,7 @@ def open_or_build(kind: str, parts: Mapping[str, Any], build: Callable[[Path], N
     return place, found
 
 
-def publish(place: Path, made_from: Mapping[str, Any], build: Callable[[Path], None]) -> None:
+def publish(place: Path, made_from: Mapping[str, Any], build: Build) -> None:
     """Fill a folder with `build`, describe it, make sure that it is on the disk, and move it to `place` in one step.
 
     What is at `place` gives way once the new folder is ready. Whoever calls this holds a lock: what an earlier builder
@@ -92,8 +94,8 @@ def publish(place: Path, made_from: Mapping[str, Any], build: Callable[[Path], N
         unfinished = new_name(place, BUILDING)
         unfinished.mkdir()
         try:
-            build(unfinished)
-            describe(unfinished, made_from)
+            known = build(unfinished)
+            describe(unfinished, made_from, known or {})
             for path in (*unfinished.rglob("*"), unfinished):
                 _sync(path)
             remove(place)
@@ -167,12 +169,14 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def describe(folder: Path, parts: Mapping[str, Any]) -> None:
-    """Write the folder's description: what it was made from, and its files with sizes and checksums."""
+def describe(folder: Path, parts: Mapping[str, Any], known: Mapping[str, str] = {}) -> None:
+    """Write the folder's description: what it was made from, and its files with sizes and checksums; those that are
+    `known` are taken as they are."""
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != DESCRIPTION
+        name: {"bytes": path.stat().st_size, "sha256": known.get(name) or file_checksum(path)}
+        for name, path in paths.items()
+        if path.name != DESCRIPTION
     }
     text = json.dumps({"made_from": parts, "files": files}, indent=2, ensure_ascii=False)
     write_whole(folder / DESCRIPTION, text.encode())

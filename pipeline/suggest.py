@@ -14,6 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 FEWEST_POINTS = 5
+RISEN = 1.1
 
 
 def usable_part(rates: Floats, losses: Floats) -> tuple[Floats, Floats]:
@@ -68,6 +69,18 @@ def minimum(rates: Floats, losses: Floats) -> float | None:
     if len(losses) < FEWEST_POINTS or np.argmin(losses) == 0:
         return None
     return float(rates[int(np.argmin(losses))] / 10)
+
+
+def below_rise(rates: Floats, losses: Floats) -> float | None:
+    """A tenth of the rate from which on the loss stays a tenth above its lowest; None where it does not rise so far.
+
+    It is for the curve of a network that is nearly trained, which is flat up to where it explodes, and on which the
+    rules above find nothing: a rate there does no harm, though it is not known to help.
+    """
+    if len(losses) < FEWEST_POINTS:
+        return None
+    below = np.flatnonzero(losses <= RISEN * losses.min())
+    return float(rates[below[-1]] / 10) if below[-1] + 1 < len(losses) else None
 
 
 RULES: dict[str, Callable[[Floats, Floats], float | None]] = {

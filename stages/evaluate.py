@@ -32,7 +32,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
 def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     """Predict once, then derive, draw, log and register."""
     from pipeline import tracking
-    from pipeline.activations import read_activations
+    from pipeline.activations import read_last_activations
     from pipeline.augment import view_matrices
     from pipeline.checkpoint import load_checkpoint
     from pipeline.device import choose_device
@@ -56,6 +56,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     )
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
     views = view_matrices(recipe.augment.flip, recipe.augment.crop, evaluate_.tta_views)
+    activations, body = (upstream_folder(chain, place, "precompute") for place in ("activations", "checkpoint"))
     evaluation = evaluate(
         network.to(device),
         manifest,
@@ -64,7 +65,7 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
         evaluate_.batch_size,
         device,
         positive=evaluate_.positive_class,
-        stored=read_activations(upstream_folder(chain, "activations", "precompute")),
+        stored=read_last_activations(activations, body, recipe.precompute.cut, evaluate_.batch_size, device),
         duplicate_similarity=evaluate_.duplicate_similarity,
         epochs=join_epochs(upstream_files(chain, "epochs.csv", *TRAINED), recipe.train_head.stored_epochs),
         fine_tune_cycles=recipe.fine_tune.cycles,

@@ -1,4 +1,5 @@
-"""lr_find: a range test; on stored activations after precompute, else on the whole network, by layer group."""
+"""lr_find: a range test; after precompute on stored activations, of what train_head trains on them; else on the whole
+network, by layer group."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,9 +30,11 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     chain = chain_of(STAGE, upstream)
     if chain[0].stage == "precompute":
         stage = replace(STAGE, sections=("lr_find", "head"))
+        inputs = {"freeze": recipe.train_head.freeze}  # what is trained next
     else:
         stage = replace(STAGE, sections=("lr_find", "augment"), title="lr_find (unfrozen)")
-    return run_stage(stage, recipe, chain, {}, partial(work, recipe, chain))
+        inputs = {}
+    return run_stage(stage, recipe, chain, inputs, partial(work, recipe, chain))
 
 
 def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
@@ -42,11 +45,15 @@ def work(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> None:
     from pipeline.execute import SUGGESTED
     from pipeline.figures import lr_find_figure
     from pipeline.lr_finder import curve_table
-    from pipeline.suggest import suggestions
+    from pipeline.suggest import below_rise, suggestions
 
-    chosen = recipe.lr_find.suggestion
+    chosen: str = recipe.lr_find.suggestion
     curve = _on_activations(recipe, chain) if chain[0].stage == "precompute" else _on_pixels(recipe, chain, job)
     found = suggestions(curve.rates, curve.smoothed)
+    if found[chosen] is None and chain[0].stage != "precompute":
+        chosen = "below_rise"
+        found[chosen] = below_rise(curve.rates, curve.smoothed)
+        say("  The curve is flat, as of a network that is nearly trained: the rate is taken well below where it rises.")
     with TemporaryDirectory() as folder:
         curve_table(curve).to_csv(Path(folder) / "curve.csv", index=False)
         (Path(folder) / "figures").mkdir()
@@ -74,19 +81,21 @@ def _on_activations(recipe: Recipe, chain: Sequence[RunRef]) -> "Curve":
     from pipeline.execute import upstream_folder
     from pipeline.lr_finder import range_test
     from pipeline.manifest import load_manifest
-    from pipeline.tune import activation_batches, head_optimizer, training_split
+    from pipeline.rates import thawed_rates
+    from pipeline.tune import activation_batches, thaw_above, training_split
 
-    find, device = recipe.lr_find, choose_device(recipe.device)
+    find, frozen, device = recipe.lr_find, recipe.train_head.freeze, choose_device(recipe.device)
     manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
-    network, _ = load_checkpoint(upstream_folder(chain, "checkpoint", "precompute"))
+    network, checkpoint = load_checkpoint(upstream_folder(chain, "checkpoint", "precompute"))
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
-    head = network.head.to(device)
     stored = read_activations(upstream_folder(chain, "activations", "precompute"))
     split = training_split(manifest, 1.0, recipe.seed)
     train, _ = activation_batches(stored, split, find.batch_size, device, recipe.seed)
-    optimizer = head_optimizer(head, find.end_lr, find.weight_decay)
-    return range_test(head, optimizer, train, find.start_lr, find.end_lr, find.iterations)
+    place, rates = (recipe.precompute.cut, checkpoint.image_px), thawed_rates(find.end_lr, find.lr_ratio, frozen)
+    above, optimizer = thaw_above(network.to(device), *place, frozen, rates, find.weight_decay)
+    fixed = find.batchnorm == "fixed"
+    return range_test(above, optimizer, train, find.start_lr, find.end_lr, find.iterations, fixed)
 
 
 def _on_pixels(recipe: Recipe, chain: Sequence[RunRef], job: Job) -> "Curve":

@@ -1,4 +1,4 @@
-"""precompute: one pass of the frozen body over every picture; its activations are stored once."""
+"""precompute: one pass of the frozen layer groups over every picture; their activations are stored once."""
 
 from dataclasses import replace
 from functools import partial
@@ -48,44 +48,38 @@ def list_pictures(recipe: Recipe) -> "Manifest":
 
 def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> None:
     """Decode, compute, log."""
-    import torch
-
     from pipeline import tracking
-    from pipeline.activations import open_activations, store_parts
+    from pipeline.activations import check_store_size, open_activations, store_parts
     from pipeline.augment import augmentation
-    from pipeline.body import load_weights
-    from pipeline.checkpoint import Checkpoint, build_network, save_checkpoint
+    from pipeline.checkpoint import Checkpoint, save_checkpoint, start_network
     from pipeline.console import say
+    from pipeline.cut import cut_network
     from pipeline.device import choose_device
-    from pipeline.manifest import describe_manifest, save_manifest
-    from pipeline.manifest_figures import write_manifest_figures
+    from pipeline.manifest import describe_manifest
+    from pipeline.manifest_figures import log_manifest
     from pipeline.nvjpeg import choose_decoder
     from pipeline.run_pixels import open_run_pixels
     from pipeline.views import open_views
 
     say(describe_manifest(manifest))
-    head, fit, grey = recipe.head, recipe.data.fit, manifest.is_grey
-    backbone, image_px, dtype = recipe.model.backbone, recipe.precompute.image_px, recipe.precompute.dtype
+    once, data, head, backbone = recipe.precompute, recipe.data, recipe.head, recipe.model.backbone
+    size_px, batch_size, dtype, views = once.image_px, once.batch_size, once.dtype, once.views
+    device, train = choose_device(recipe.device), manifest.rows("train")
+    checkpoint = Checkpoint(backbone, manifest.classes, head.hidden, head.dropout, size_px, data.fit, manifest.is_grey)
+    network = start_network(checkpoint, weights, recipe.seed)
+    halves = cut_network(network, once.cut, size_px)
+    if once.cut != "head":
+        check_store_size(len(manifest.table) + views * len(train), halves.shape, dtype, data.max_store_gib)
+    decoder = choose_decoder(data.decoder, device)
+    limits = data.max_store_gib, data.max_logged_gib
+    pixels = open_run_pixels(job.run_id, job.run_id, *limits, manifest, size_px, data.fit, decoder)
+    log_manifest(job.run_id, manifest, pixels)
     hashes = list(manifest.table["hash"])
-    device = choose_device(recipe.device)
-    decoder = choose_decoder(recipe.data.decoder, device)
-    limits = recipe.data.max_store_gib, recipe.data.max_logged_gib
-    pixels = open_run_pixels(job.run_id, job.run_id, *limits, manifest, image_px, fit, decoder)
-    with TemporaryDirectory() as folder:
-        save_manifest(manifest, Path(folder) / "manifest")
-        write_manifest_figures(manifest, pixels, Path(folder))
-        tracking.log_folder(job.run_id, Path(folder))
-    torch.manual_seed(recipe.seed)
-    checkpoint = Checkpoint(backbone, manifest.classes, head.hidden, head.dropout, image_px, fit, grey)
-    network = build_network(checkpoint)
-    load_weights(network.body, backbone, weights)
-    parts = store_parts(hashes, image_px, fit, grey, backbone, weights.identity, dtype)
-    store = open_activations(network.to(device), pixels, parts, recipe.precompute.batch_size, device, dtype)
-    if recipe.precompute.views:
-        size, views = recipe.precompute.batch_size, recipe.precompute.views
+    parts = store_parts(hashes, size_px, data.fit, manifest.is_grey, backbone, weights.identity, dtype, once.cut)
+    store = open_activations(network.to(device), pixels, parts, batch_size, device, dtype, halves)
+    if views:
         how = augmentation(**recipe.augment.model_dump())
-        train = manifest.rows("train")
-        varied = open_views(network, pixels, train, views, how, parts, size, device, dtype, recipe.seed)
+        varied = open_views(network, pixels, train, views, how, parts, batch_size, device, dtype, recipe.seed, halves)
         tracking.log_folder(job.run_id, varied, "views")
     with TemporaryDirectory() as folder:
         save_checkpoint(network, checkpoint, Path(folder) / "checkpoint")

@@ -4,11 +4,14 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from pipeline import picture_file
 from pipeline.cache_users import leave
 
 # As the commands do: see pipeline/command.py.
@@ -30,6 +33,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("THAW_CACHE", str(folder))
     yield folder
     leave()
+
+
+@pytest.fixture
+def without_heic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if the package for HEIC were not installed."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    Image.init()
+    with monkeypatch.context() as patch:
+        patch.delitem(Image.OPEN, "HEIF", raising=False)
+        patch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+        picture_file._formats.cache_clear()
+        yield
+    picture_file._formats.cache_clear()
 
 
 @pytest.fixture

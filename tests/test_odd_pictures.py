@@ -155,7 +155,7 @@ def test_an_odd_picture_trains_rightly(photos, name, max_store_gib):
 
 
 @pytest.mark.parametrize("name", SET_ASIDE)
-def test_what_cannot_train_is_set_aside_by_name_and_past_the_limit_stops_the_run(photos, name):
+def test_what_cannot_train_is_set_aside_by_name_and_past_the_limit_stops_the_run(photos, name, without_heic):
     make, reason = SET_ASIDE[name]
     put(photos, name, make())
     manifest = manifest_of(photos, max_bad=0.1)

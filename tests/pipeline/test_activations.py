@@ -6,16 +6,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline import activations
 from pipeline.activations import (
     FILE,
     Dtype,
+    check_store_size,
     compute_activations,
     open_activations,
     read_activations,
+    read_last_activations,
     store_parts,
 )
 from pipeline.batches import fetch_activations, fetch_pixels
 from pipeline.body import build_body
+from pipeline.checkpoint import Checkpoint, save_checkpoint
+from pipeline.cut import Cut, cut_network
+from pipeline.errors import UserError
 from pipeline.network import Network
 from pipeline.store import content_key, is_whole
 
@@ -127,6 +133,7 @@ def test_stored_activations_cannot_be_written_to() -> None:
         {"backbone": "test_efficientnet"},
         {"weights": "random:1"},
         {"dtype": "float16"},
+        {"cut": "late"},
     ],
     ids=str,
 )
@@ -142,6 +149,10 @@ def test_a_new_version_of_the_computation_changes_the_key(monkeypatch: pytest.Mo
 
 def test_the_same_ingredients_give_the_same_key() -> None:
     assert content_key(parts()) == content_key(parts(hashes=("aa", "bb", "cc")))
+
+
+def test_stores_in_front_of_the_head_are_found_by_the_key_that_they_always_had() -> None:
+    assert content_key(parts()) == content_key(parts(cut="head")) == "ecdbabc5bd99590c313df7d125e73707"
 
 
 def test_a_store_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,9 +189,11 @@ def test_a_build_stopped_half_way_is_never_opened(
 
 
 @pytest.mark.parametrize("damage", ["no description", "cut short", "missing", "a bit flipped"])
-def test_a_damaged_store_is_computed_again_and_said(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("cut", ["head", "late"])
+def test_a_damaged_store_is_computed_again_and_said(cut: Cut, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     network, pixels = shaken(), pictures()
-    folder = open_activations(network, pixels, parts(), 4, CPU, "float32")
+    halves = cut_network(network, cut, 32)
+    folder = open_activations(network, pixels, parts(cut=cut), 4, CPU, "float32", halves)
     whole = np.array(read_activations(folder))
     content = (folder / FILE).read_bytes()
     if damage == "no description":
@@ -192,7 +205,89 @@ def test_a_damaged_store_is_computed_again_and_said(damage: str, capsys: pytest.
         (folder / FILE).unlink()
     else:
         (folder / FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    again = open_activations(network, pixels, parts(), 4, CPU, "float32")
+    again = open_activations(network, pixels, parts(cut=cut), 4, CPU, "float32", halves)
     assert again == folder
     assert np.array_equal(read_activations(again), whole)
     assert f"Damaged: the activation store {folder} (" in capsys.readouterr().out
+
+
+def late_store(network: Network, dtype: Dtype = "float32") -> Path:
+    halves = cut_network(network, "late", 32)
+    return open_activations(network, pictures(), parts(cut="late", dtype=dtype), 4, CPU, dtype, halves)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_in_front_of_the_late_group_a_store_has_what_that_group_is_fed(backbone: str) -> None:
+    network = shaken(backbone)
+    halves, stored = cut_network(network, "late", 32), read_activations(late_store(network))
+    network.eval()
+    with torch.no_grad():
+        found = halves.below(fetch_pixels(pictures(), CPU)(np.arange(COUNT)))
+    assert stored.shape == (COUNT, *halves.shape)
+    np.testing.assert_allclose(stored, found, rtol=1e-4, atol=1e-4)
+
+
+def test_a_store_of_another_cut_is_never_taken() -> None:
+    network = shaken()
+    plain = open_activations(network, pictures(), parts(), 4, CPU, "float32")
+    late = late_store(network)
+    assert late != plain
+    assert open_activations(network, pictures(), parts(), 4, CPU, "float32") == plain
+    assert read_activations(late).ndim == 4
+    assert read_activations(plain).ndim == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("cut", ["head", "late"])
+def test_the_bodys_last_activations_are_had_from_a_store_of_any_cut_and_computed_once(
+    cut: Cut, dtype: Dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint("test_resnet", ["a", "b", "c"], 8, 0.5, 32, "crop", False)
+    network = shaken().to(memory_format=torch.channels_last)
+    save_checkpoint(network, checkpoint, tmp_path / "checkpoint")
+    halves = cut_network(network, cut, 32)
+    folder = open_activations(network, pictures(), parts(cut=cut, dtype=dtype), 4, CPU, dtype, halves)
+    last = read_last_activations(folder, tmp_path / "checkpoint", cut, 4, CPU)
+    expected = compute_activations(network, pictures(), np.arange(COUNT), CPU)
+    assert last.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(last, expected, rtol=0.01, atol=0.01)
+    assert expected.std() > 0.1
+    monkeypatch.setattr(activations, "load_checkpoint", None)  # would fail if it were called
+    again = read_last_activations(folder, tmp_path / "checkpoint", cut, 4, CPU)
+    assert isinstance(again, np.memmap)
+    assert np.array_equal(again, last)
+    assert np.array_equal(read_activations(folder), np.load(folder / FILE)), "what was stored stays as it is"
+
+
+def test_what_is_written_is_let_go_of_as_it_goes_and_is_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, calls = activations.let_go, []
+    monkeypatch.setattr(activations, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(activations, "let_go", lambda array: calls.append(let_go(array)))
+    network = shaken()
+    stored = read_activations(late_store(network))
+    assert len(calls) == 3
+    halves = cut_network(network.eval(), "late", 32)
+    with torch.no_grad():
+        found = halves.below(fetch_pixels(pictures(), CPU)(np.arange(COUNT)))
+    np.testing.assert_allclose(stored, found, rtol=1e-4, atol=1e-4)
+
+
+def test_activations_that_are_too_large_for_half_precision_are_told_and_not_stored(cache: Path) -> None:
+    network = shaken()
+    nn.init.constant_(network.body.layer4[-1].bn2.bias, 1e5)  # type: ignore[index, union-attr]
+    with pytest.raises(UserError, match=r"too large for float16; set precompute\.dtype to float32\."):
+        open_activations(network, pictures(), parts(dtype="float16"), 4, CPU, "float16")
+    assert list(cache.rglob(FILE)) == []
+    stored = read_activations(open_activations(network, pictures(), parts(), 4, CPU, "float32"))
+    assert stored.max() >= 1e5
+
+
+def test_a_store_larger_than_allowed_is_refused_with_its_size_the_key_and_what_to_do() -> None:
+    check_store_size(2**20, (8, 4, 16), "float16", 1.0)
+    check_store_size(2**20, (8, 4, 16), "float32", 2.0)
+    with pytest.raises(UserError) as raised:
+        check_store_size(2**20, (8, 4, 16), "float32", 1.5)
+    said = str(raised.value)
+    assert "shape 8 x 4 x 16 would take 2.00 GiB, more than data.max_store_gib = 1.5 allows; raise it" in said
+    assert "precompute.cut" in said
+    assert "\n" not in said

@@ -159,6 +159,41 @@ def test_mixed_targets_are_shares_of_all_classes_and_plain_ones_class_numbers() 
     assert plain.dtype == torch.int64
 
 
+def test_weights_belong_to_the_same_rows_as_targets_and_without_weights_there_are_none() -> None:
+    weighted = replace(batches(43, 8), weights=np.arange(100, dtype=np.float32) * 3)
+    for epoch, first in ((0, 0), (1, 0), (1, 3)):
+        seen = list(weighted.weighted_epoch(epoch, first))
+        assert len(seen) == len(weighted) - first
+        for inputs, targets, weights in seen:
+            assert weights is not None
+            assert weights.dtype == torch.float32
+            assert weights.tolist() == (targets * 3).tolist() == (inputs.flatten() * 3).tolist()
+    assert all(weights is None for *_, weights in batches(43, 8).weighted_epoch(0))
+
+
+def test_weights_change_neither_order_nor_augmentation() -> None:
+    fetch = fetch_pixels(pictures(20), CPU)
+    plain = Batches(fetch, np.arange(20), TARGETS[:20] % 4, 4, CPU, 3, MIXED)
+    weighted = replace(plain, weights=np.linspace(1, 2, 20, dtype=np.float32))
+    for (images, shares), (same_images, same_shares) in zip(plain.epoch(1), weighted.epoch(1), strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(shares, same_shares)
+
+
+@pytest.mark.parametrize("how", [replace(FLIPS, mixup=0.4), replace(FLIPS, cutmix=1.0)], ids=["mixup", "cutmix"])
+def test_a_mixed_picture_weighs_as_its_two_pictures_do_by_their_shares_in_it(how: Augmentation) -> None:
+    fetch = fetch_pixels(pictures(20), CPU)
+    by_class = np.array([1, 4, 9, 16], dtype=np.float32)
+    targets = np.arange(20) % 4
+    train = Batches(fetch, np.arange(20), targets, 5, CPU, 0, how, weights=by_class[targets])
+    mixed = 0
+    for _, shares, weights in train.weighted_epoch(0):
+        assert weights is not None
+        torch.testing.assert_close(weights, shares @ torch.from_numpy(by_class))
+        mixed += int((shares.max(1).values < 0.999).sum())
+    assert mixed > 3
+
+
 def test_images_are_bit_for_bit_the_same_whoever_fetches_them_and_wherever_an_epoch_begins() -> None:
     fetch = fetch_pixels(pictures(20), CPU)
     alone = Batches(fetch, np.arange(20), TARGETS, 4, CPU, seed=3, augmentation=MIXED)

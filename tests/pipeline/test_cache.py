@@ -143,6 +143,7 @@ def test_stores_in_a_folder_of_their_own_are_one_entry(cache):
             {"size_px": 96, "grey": False, "backbone": "resnet18", "weights": "sha256:1", "dtype": "float16"},
             "resnet18, 96 px, float16",
         ),
+        ({"backbone": "resnet18", "dtype": "float16", "cut": "late"}, "resnet18, float16, cut at late"),
         ({"run_id": "0123456789abcdef", "place": "checkpoint"}, "checkpoint, of run 01234567"),
         ({}, ""),
     ],

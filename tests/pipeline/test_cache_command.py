@@ -20,7 +20,11 @@ RUN = "0123456789abcdef0123456789abcdef"
 def store():
     """A pixel store of 12 kB, used three days ago by one run."""
     parts = {"pictures": "hash", "size_px": 300, "fit": "crop", "grey": True, "decoder_version": 1}
-    place, _ = open_or_build("pixels", parts, lambda folder: (folder / "data.bin").write_bytes(bytes(12_000)))
+
+    def build(folder):
+        (folder / "data.bin").write_bytes(bytes(12_000))
+
+    place, _ = open_or_build("pixels", parts, build)
     leave()
     note_use(place, RUN)
     used = time.time() - 3 * 86400

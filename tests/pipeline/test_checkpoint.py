@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.checkpoint import WEIGHTS, Checkpoint, build_network, load_checkpoint, save_checkpoint
+from pipeline.backbones import Weights
+from pipeline.checkpoint import (
+    WEIGHTS,
+    Checkpoint,
+    build_network,
+    load_checkpoint,
+    save_checkpoint,
+    start_network,
+)
 from pipeline.errors import UserError
 from pipeline.network import Network
 
@@ -25,6 +34,17 @@ def trained(checkpoint: Checkpoint = FACTS) -> Network:
         else:
             tensor.fill_(17)
     return network
+
+
+def test_training_starts_from_the_weights_given_and_from_a_head_that_the_seed_decides(tmp_path: Path) -> None:
+    body = trained().body.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in body.items()}, tmp_path / "own.safetensors")
+    own = Weights("file", tmp_path / "own.safetensors", "own")
+    first, again, other = (start_network(FACTS, own, seed) for seed in (1, 1, 2))
+    for network in (first, other):
+        assert all(torch.equal(tensor, body[name]) for name, tensor in network.body.state_dict().items())
+    assert torch.equal(first.head[2].weight, again.head[2].weight)
+    assert not torch.equal(first.head[2].weight, other.head[2].weight)
 
 
 def images(size: int = 32) -> torch.Tensor:

@@ -24,12 +24,8 @@ def manifest(tmp_path):
     return build_manifest(list_source(str(tmp_path / "photos"), [".jpg"]), 0.2, 0.2, 0.0, 0)
 
 
-@pytest.mark.parametrize("readers", [1, 4, 16])
 @pytest.mark.parametrize("rows", [slice(None), [7, 0, 7, 10], [4], [0], np.arange(0), 3], ids=str)
-def test_pictures_decoded_by_a_gpu_and_by_pillow_come_in_the_order_they_are_asked_for(
-    manifest, monkeypatch, rows, readers
-):
-    monkeypatch.setattr(decoded_pixels, "READERS", readers)
+def test_pictures_decoded_by_a_gpu_and_by_pillow_come_in_the_order_they_are_asked_for(manifest, rows):
     squares = DecodedPixels(manifest, 8, "crop", "nvjpeg")[rows]
     expected = DecodedPixels(manifest, 8, "crop")[rows]
     assert squares.shape == expected.shape

@@ -169,7 +169,10 @@ def test_a_store_without_room_is_not_published_and_a_rerun_with_room_builds_it(s
 
 
 def test_what_is_there_can_be_read_on_a_full_disk(small_disk):
-    folder, _ = open_or_build("kind", PARTS, lambda folder: (folder / "text.txt").write_text("all of it"))
+    def write_little(folder):
+        (folder / "text.txt").write_text("all of it")
+
+    folder, _ = open_or_build("kind", PARTS, write_little)
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "filler").write_bytes(bytes(5_000_000))
     assert free_bytes(small_disk) == 0

@@ -341,3 +341,22 @@ def test_gradients_of_what_the_optimizer_leaves_out_are_as_before() -> None:
     batches = Batches(lambda chosen: torch.ones(len(chosen), 4), rows, rows % 2, 4, torch.device("cpu"), seed=0)
     range_test(network, optimizer, batches, 1e-4, 1e-2, 20)
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in network.parameters())
+
+
+def test_the_loss_of_the_curve_is_the_one_that_is_trained_on_by_the_pictures_weights() -> None:
+    batches = toy_batches()
+    curves = []
+    for weights in (None, np.full(64, 3, dtype=np.float32), np.where(TARGETS, 50, 1).astype(np.float32)):
+        network = toy_network(dropout=0.0)
+        weighted = replace(batches, weights=weights)
+        curves.append(range_test(network, toy_optimizer(network), weighted, 1e-6, 1e-2, 20))
+        _, targets, found = next(weighted.weighted_epoch(0))
+        inputs, _ = next(weighted.epoch(0))
+        network.train()
+        with torch.no_grad():
+            losses = nn.functional.cross_entropy(network(inputs), targets, reduction="none").numpy()
+        expected = np.average(losses, weights=None if found is None else found.numpy())
+        assert curves[-1].losses[0] == pytest.approx(expected, rel=1e-5)
+    plain, equal, uneven = (curve.losses for curve in curves)
+    np.testing.assert_allclose(equal, plain, rtol=1e-4)
+    assert np.abs(uneven - plain).max() > 0.05

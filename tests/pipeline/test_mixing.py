@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pipeline.mixing import mix
+from pipeline.mixing import blend, mix
 
 
 def batch(count: int = 6, height: int = 12, width: int = 20) -> tuple[Tensor, Tensor]:
@@ -24,9 +24,19 @@ def test_the_same_random_numbers_mix_in_the_same_way_and_others_in_another(alpha
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0)], ids=["mixup", "cutmix"])
+def test_the_share_that_is_kept_is_told_and_blends_other_values_as_the_targets(alphas: tuple[float, float]) -> None:
+    images, targets = batch()
+    _, shares, kept = mix(images, targets, 4, *alphas, seeded())
+    whole = torch.eye(4)[targets]
+    torch.testing.assert_close(blend(whole, kept), shares)
+    assert 0 < kept < 1
+    assert torch.equal(blend(torch.tensor([1.0, 2.0, 4.0]), 0.75), torch.tensor([1.75, 1.75, 3.5]))
+
+
 def test_mixup_blends_each_picture_with_the_one_before_it_as_much_as_their_targets() -> None:
     images, targets = batch()
-    mixed, shares = mix(images, targets, 4, 0.4, 0, seeded())
+    mixed, shares, _ = mix(images, targets, 4, 0.4, 0, seeded())
     kept = float(shares[1, targets[1]])
     assert 0 < kept < 1
     torch.testing.assert_close(mixed, images * kept + images.roll(1, 0) * (1 - kept))
@@ -36,7 +46,7 @@ def test_mixup_blends_each_picture_with_the_one_before_it_as_much_as_their_targe
 @pytest.mark.parametrize("seed", range(8))
 def test_cutmix_puts_a_box_of_the_one_before_into_each_picture_and_counts_its_pixels(seed: int) -> None:
     images, targets = batch()
-    mixed, shares = mix(images, targets, 4, 0, 1.0, seeded(seed))
+    mixed, shares, _ = mix(images, targets, 4, 0, 1.0, seeded(seed))
     other = (mixed != images).any(1)[1]
     assert torch.equal(mixed[1][:, other], images[0][:, other])
     rows, columns = other.any(1).sum(), other.any(0).sum()
@@ -48,7 +58,7 @@ def test_cutmix_puts_a_box_of_the_one_before_into_each_picture_and_counts_its_pi
 def test_shares_add_up_to_one_and_the_pictures_given_stay_as_they_were(alphas: tuple[float, float]) -> None:
     images, targets = batch()
     before = images.clone()
-    _, shares = mix(images, targets, 4, *alphas, seeded())
+    _, shares, _ = mix(images, targets, 4, *alphas, seeded())
     torch.testing.assert_close(shares.sum(1), torch.ones(6))
     assert torch.equal(images, before)
 

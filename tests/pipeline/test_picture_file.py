@@ -1,5 +1,3 @@
-import importlib.machinery
-import importlib.util
 import io
 import sys
 import threading
@@ -111,13 +109,12 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100)
 
 
-def test_heic_names_the_package_that_it_needs():
+def test_heic_names_the_package_that_it_needs(without_heic):
     assert error_of(HEIC) == "it is HEIC, which needs a package: run 'pip install pillow-heif'"
 
 
-def test_heic_is_decoded_where_the_package_is_installed(monkeypatch):
+def test_heic_is_decoded_where_the_package_is_installed(without_heic, monkeypatch):
     package = ModuleType("pillow_heif")
-    package.__spec__ = importlib.machinery.ModuleSpec("pillow_heif", None)
 
     class Opener(Image.Image):
         def __init__(self, file, name):
@@ -132,13 +129,7 @@ def test_heic_is_decoded_where_the_package_is_installed(monkeypatch):
 
     package.register_heif_opener = register
     monkeypatch.setitem(sys.modules, "pillow_heif", package)
-    picture_file._formats.cache_clear()
-    try:
-        assert upright_size(HEIC) == (6, 4)
-    finally:
-        picture_file._formats.cache_clear()
-        Image.OPEN.pop("HEIF", None)
-        Image.ID.remove("HEIF")
+    assert upright_size(HEIC) == (6, 4)
 
 
 def test_what_would_run_another_program_is_in_no_format_that_is_known():

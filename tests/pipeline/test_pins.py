@@ -7,7 +7,10 @@ import yaml
 from pipeline.fingerprint import PROJECT
 from pipeline.pins import SERVED_MODEL, SERVING, pinned
 
-STAGES = ("main", "precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate", "predict", "compare")
+STAGES = (
+    "main", "precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate", "predict", "compare",
+    "sweep_head",
+)  # fmt: skip
 LINES = (PROJECT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.rates import GROUPS, group_rates
+from pipeline.rates import GROUPS, group_rates, thawed_rates
 
 
 def test_the_groups_run_from_early_to_head() -> None:
@@ -31,3 +31,8 @@ def test_the_rates_come_early_to_head(lr: float | tuple[float, ...]) -> None:
 def test_a_list_of_another_length_is_an_error(lr: list[float]) -> None:
     with pytest.raises(ValueError, match="zip"):
         group_rates(lr, 3)
+
+
+@pytest.mark.parametrize(("frozen", "groups"), [("none", GROUPS), ("early", ("late", "head")), ("body", ("head",))])
+def test_what_is_frozen_has_no_rate_and_the_others_have_theirs(frozen: str, groups: tuple[str, ...]) -> None:
+    assert thawed_rates(0.09, 3, frozen) == {group: group_rates(0.09, 3)[group] for group in groups}

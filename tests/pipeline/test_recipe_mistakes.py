@@ -5,6 +5,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe, flatten
 from pipeline.recipe_file import build_recipe
 from pipeline.recipe_mistakes import field_of, wrong_together
+from pipeline.recipe_types import Section
 
 
 def complaint(content, **overrides):
@@ -117,6 +118,15 @@ WRONG_TOGETHER = [
     ("fine_tune: {lr: [0.1, 0.2]}", ["fine_tune.lr has 2 rates", "three"]),
     ("resize: {lr: [0.1, 0.2, 0.3, 0.4]}", ["resize.lr has 4 rates", "three"]),
     ("train_head: {stored_epochs: 0, cycles: 0}", ["train_head.stored_epochs", "train_head.cycles"]),
+    (
+        "train_head: {stored_epochs: 2, freeze: early}",
+        ["train_head.freeze is early", "set precompute.cut to late, or train_head.stored_epochs to 0"],
+    ),
+    ("sweep_head: {lr: {type: log_uniform, low: 0.1, high: 0.01}}", ["sweep_head.lr goes from 0.1 to 0.01"]),
+    ("sweep_head: {lr: {type: choice, of: [auto]}}", ["sweep_head.lr has 'auto' in it", "train_head.lr takes"]),
+    ("sweep_head: {dropout: {type: uniform, low: 0, high: 1}}", ["sweep_head.dropout has 1", "head.dropout takes"]),
+    ("sweep_head: {stored_epochs: {type: uniform, low: 1.5, high: 3}}", ["has 1.5", "a whole number from 1 up"]),
+    ("sweep_head: {stored_epochs: {type: choice, of: [0, 3]}}", ["has 0 in it", "a whole number from 1 up"]),
 ]
 
 
@@ -143,11 +153,28 @@ def test_of_keys_that_go_together_nothing_is_said():
     assert wrong_together(Recipe(), set(flatten(Recipe())), "mine.yaml") is None
 
 
+@pytest.mark.parametrize(
+    ("cut", "head"),
+    [
+        ("late", {"freeze": "early"}),
+        ("late", {"freeze": "body"}),
+        ("head", {"freeze": "body"}),
+        ("head", {"freeze": "early", "stored_epochs": 0}),
+    ],
+)
+def test_the_late_group_can_be_trained_on_what_is_stored_in_front_of_it_or_without_a_store(
+    cut: str, head: dict[str, object]
+) -> None:
+    content = {"precompute": {"cut": cut}, "train_head": head}
+    assert build_recipe(content, {}, "mine.yaml").train_head.freeze == head["freeze"]
+
+
 def test_every_key_has_its_field_and_nothing_else_has_one():
     for key, value in flatten(Recipe()).items():
         default = field_of(key.split(".")).get_default()
         if key == "sweep.space":
             default = {name: values.model_dump() for name, values in default.items()}
+        default = default.model_dump() if isinstance(default, Section) else default
         assert default == value, key
     for path in ("sed", "fine_tune.cycle_length", "seed.x", "fine_tune.lr.0", "cycles"):
         assert field_of(path.split(".")) is None, path

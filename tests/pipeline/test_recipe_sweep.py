@@ -2,7 +2,7 @@
 
 from pipeline.recipe import Recipe, flatten, training_settings
 from pipeline.recipe_file import build_recipe
-from pipeline.recipe_sweep import Choice, IntRange, LogUniformRange, UniformRange
+from pipeline.recipe_sweep import HEAD_KEYS, Choice, IntRange, LogUniformRange, UniformRange
 
 
 def test_each_kind_of_range_is_read_by_its_type():
@@ -22,6 +22,19 @@ def test_a_space_can_be_typed_on_the_command_line():
     sweep = build_recipe({}, typed, "mine.yaml").sweep
     assert list(sweep.space) == ["fine_tune.lr"]
     assert sweep.trials == 3
+
+
+def test_a_range_of_the_head_can_be_typed_on_the_command_line():
+    typed = {"sweep_head.lr": "{type: log_uniform, low: 1e-4, high: 1e-2}", "sweep_head.seeds": "2"}
+    swept = build_recipe({}, typed, "mine.yaml").sweep_head
+    assert swept.lr == LogUniformRange(type="log_uniform", low=1e-4, high=1e-2)
+    assert (swept.seeds, swept.settings) == (2, Recipe().sweep_head.settings)
+
+
+def test_every_range_of_the_head_is_for_a_key_that_a_recipe_has():
+    ranges = {name for name, value in Recipe().sweep_head if not isinstance(value, int)}
+    assert HEAD_KEYS.keys() == ranges
+    assert set(HEAD_KEYS.values()) <= flatten(Recipe()).keys()
 
 
 def test_the_settings_of_a_training_leave_out_what_only_a_sweep_reads():

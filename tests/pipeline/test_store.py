@@ -310,13 +310,17 @@ def test_a_store_that_is_built_again_remembers_who_used_it(store):
     assert used_by(store) == ["run"]
 
 
+def build_another(folder):
+    (folder / "text.txt").write_text("another")
+
+
 def test_a_folder_is_published_whole_wherever_it_shall_be(tmp_path):
     place = tmp_path / "deep" / "place"
     publish(place, {"epoch": 1}, build)
     assert built(place)
     assert json.loads((place / "store.json").read_text())["made_from"] == {"epoch": 1}
     assert list(place.parent.iterdir()) == [place]
-    publish(place, {"epoch": 2}, lambda folder: (folder / "text.txt").write_text("another"))
+    publish(place, {"epoch": 2}, build_another)
     assert sorted(path.name for path in place.iterdir()) == ["store.json", "text.txt"]
     assert list(place.parent.iterdir()) == [place]
 
@@ -390,6 +394,19 @@ def test_a_folder_described_is_whole(tmp_path):
     build(tmp_path)
     describe(tmp_path, {"by": "hand"})
     assert is_whole(tmp_path, contents=True)
+
+
+def test_a_file_whose_checksum_its_builder_knows_is_not_read_for_it(tmp_path, monkeypatch):
+    checksums = []
+    monkeypatch.setattr("pipeline.store.file_checksum", lambda path: checksums.append(path.name) or file_checksum(path))
+
+    def build_and_say(folder):
+        build(folder)
+        return {"text.txt": file_checksum(folder / "text.txt")}
+
+    publish(tmp_path / "place", {}, build_and_say)
+    assert checksums == ["numbers.bin"]
+    assert is_whole(tmp_path / "place", contents=True)
 
 
 def process(code, *arguments):

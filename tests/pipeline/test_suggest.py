@@ -3,7 +3,18 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.lr_finder import debiased_average
-from pipeline.suggest import FEWEST_POINTS, RULES, falling_part, minimum, slide, steep, suggestions, usable_part, valley
+from pipeline.suggest import (
+    FEWEST_POINTS,
+    RULES,
+    below_rise,
+    falling_part,
+    minimum,
+    slide,
+    steep,
+    suggestions,
+    usable_part,
+    valley,
+)
 
 Floats = npt.NDArray[np.float64]
 POINTS = 100
@@ -182,3 +193,20 @@ def test_a_curve_that_never_falls_suggests_nothing(losses: Floats) -> None:
 def test_a_gentle_curve_gives_slide_no_rate_past_its_minimum() -> None:
     places = np.arange(90)
     assert suggestions(np.geomspace(1e-6, 1, 90), 0.3 + 0.0001 * (places - 40) ** 2)["slide"] is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_nothing_falls_the_rate_is_a_tenth_of_where_the_loss_begins_to_rise(seed: int) -> None:
+    rates = np.geomspace(1e-6, 10.0, POINTS)
+    noise = 1 + 0.02 * np.random.default_rng(seed).standard_normal(POINTS)
+    flat = 0.4 * noise + 0.5 * np.exp(3 * (np.log10(rates) + 2))  # explodes about 0.01
+    rate = below_rise(rates, flat)
+    assert rate is not None
+    assert 3e-5 < rate < 3e-4
+    assert flat[rates > 10.01 * rate].min() > 1.1 * flat.min()
+
+
+def test_a_loss_that_never_rises_has_no_place_below_its_rise() -> None:
+    rates = np.geomspace(1e-6, 10.0, POINTS)
+    assert below_rise(rates, np.linspace(1.0, 0.5, POINTS)) is None
+    assert below_rise(rates[:3], np.ones(3)) is None

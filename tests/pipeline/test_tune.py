@@ -1,4 +1,6 @@
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,13 +8,17 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.augment import Augmentation
 from pipeline.body import build_body
+from pipeline.fit import fit
 from pipeline.layer_groups import Frozen, layer_groups
-from pipeline.manifest import COLUMNS, Manifest
+from pipeline.manifest import COLUMNS, Manifest, build_manifest
 from pipeline.network import Network
-from pipeline.tune import Split, activation_batches, head_optimizer, pixel_batches, thaw, training_split
+from pipeline.pixels import open_pixels
+from pipeline.sources import list_source
+from pipeline.tune import Split, activation_batches, head_optimizer, pixel_batches, thaw, thaw_above, training_split
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 
@@ -35,6 +41,7 @@ def manifest(count: int = 200) -> Manifest:
             "width_px": 32,
             "height_px": 32,
             "mode": "RGB",
+            "weight": 1.0,
         },
         columns=COLUMNS,
     )
@@ -99,6 +106,58 @@ def test_the_seed_decides_which_part_is_taken() -> None:
 def test_targets_are_those_of_all_rows() -> None:
     known = manifest()
     assert training_split(known, 0.5, 0).targets.tolist() == known.targets.tolist()
+
+
+def test_weights_are_those_of_all_rows_and_none_where_they_say_nothing_of_the_rows_trained_on() -> None:
+    known = manifest()
+    assert training_split(known, 1.0, 0).weights is None
+    known.table["weight"] = 2.5
+    assert training_split(known, 1.0, 0).weights is None
+    known.table.loc[known.rows("valid"), "weight"] = 7.0
+    assert training_split(known, 1.0, 0).weights is None
+    known.table["weight"] = np.arange(1.0, 201.0)
+    weights = training_split(known, 0.5, 0).weights
+    assert weights is not None
+    assert weights.dtype == np.float32
+    assert weights.tolist() == known.table["weight"].tolist()
+
+
+def test_the_weights_of_a_table_count_in_training_and_equal_ones_of_any_value_change_no_bit(tmp_path: Path) -> None:
+    for number in range(24):
+        Image.new("L", (32, 32), 10 * number).save(tmp_path / f"{number}.png")
+
+    def trained(weight: Callable[[int], str]) -> list[float]:
+        lines = [f"{number}.png,{number % 2},{'valid' if number > 15 else ''},{weight(number)}" for number in range(24)]
+        (tmp_path / "table.csv").write_text("\n".join(["path,label,split,weight", *lines]))
+        known = build_manifest(list_source(str(tmp_path / "table.csv"), []), 0.2, 0.0, 0.0, 0)
+        split, pixels = training_split(known, 1.0, 0), open_pixels(known, 32, "crop")
+        torch.manual_seed(0)
+        some = network()
+        train, valid = pixel_batches(pixels, split, HOW, 4, CPU, 0)
+        records = list(fit(some, thaw(some, "body", {"head": 0.01}, 0.01), train, valid, [2]))
+        return [loss for record in records for loss in (record.train_loss, record.valid_loss)]  # type: ignore[union-attr]
+
+    without = trained(lambda number: "")
+    assert trained(lambda number: "0.3") == without
+    assert trained(lambda number: "0.3" if number < 16 else "8") == without
+    uneven = trained(lambda number: "30" if number % 4 else "")
+    assert all(one != other for one, other in zip(uneven, without, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["pixels", "activations"])
+def test_training_batches_bring_each_pictures_weight_and_validation_batches_none(kind: str) -> None:
+    plain = small_split(16, 8)
+    split = replace(plain, targets=np.arange(24), weights=np.arange(24, dtype=np.float32) / 2)
+    if kind == "pixels":
+        train, valid = pixel_batches(pictures(24), split, HOW, 4, CPU, seed=5)
+    else:
+        train, valid = activation_batches(np.zeros((24, 3), dtype=np.float16), split, 4, CPU, seed=5)
+    seen = [(targets, weights) for _, targets, weights in train.weighted_epoch(0)]
+    assert len(seen) == 4
+    for targets, weights in seen:
+        assert weights is not None
+        assert weights.tolist() == (targets / 2).tolist()
+    assert [weights for *_, weights in valid.weighted_epoch(0)] == [None] * len(valid)
 
 
 def test_training_images_are_augmented_and_validation_images_are_not() -> None:
@@ -169,6 +228,33 @@ def test_thawing_again_thaws_what_was_frozen() -> None:
     thaw(some, "body", RATES, 0.01)
     thaw(some, "none", RATES, 0.01)
     assert all(parameter.requires_grad for parameter in some.parameters())
+
+
+@pytest.mark.parametrize(("frozen", "trained"), [("body", {"head"}), ("early", {"late", "head"})])
+def test_above_a_cut_in_front_of_the_late_group_the_same_is_thawed_as_in_the_whole_network(
+    frozen: Frozen, trained: set[str]
+) -> None:
+    some, groups = network(), layer_groups(network())
+    rates = {group: RATES[group] for group in trained}
+    above, optimizer = thaw_above(some, "late", 32, frozen, rates, 0.01)
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    wanted = {name for group in trained for name in groups[group]}
+    assert held == {id(parameter) for name, parameter in some.named_parameters() if name in wanted}
+    assert held == {id(parameter) for parameter in above.parameters() if parameter.requires_grad}
+    assert {group["layer_group"]: group["lr"] for group in optimizer.param_groups} == rates
+
+
+def test_above_a_cut_in_front_of_the_head_is_the_head_with_its_own_optimizer() -> None:
+    some = network()
+    above, optimizer = thaw_above(some, "head", 32, "body", {"head": 0.2}, 0.01)
+    assert above is some.head
+    own = head_optimizer(some.head, 0.2, 0.01)
+    assert optimizer.state_dict()["param_groups"] == own.state_dict()["param_groups"]
+
+
+def test_nothing_is_trained_on_what_is_stored_above_it() -> None:
+    with pytest.raises(AssertionError, match="below the cut"):
+        thaw_above(network(), "late", 32, "none", RATES, 0.01)
 
 
 def test_a_heads_optimizer_holds_the_head_and_nothing_else() -> None:

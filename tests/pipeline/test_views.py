@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.activations import compute_activations, open_activations, read_activations, store_parts
 from pipeline.augment import Augmentation
 from pipeline.body import build_body
+from pipeline.cut import cut_network
 from pipeline.network import Network
 from pipeline.store import content_key
 from pipeline.tune import Split, activation_batches
@@ -125,3 +126,28 @@ def test_views_repeat_bit_for_bit(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     torch.rand(5)
     monkeypatch.setenv("THAW_CACHE", str(cache / "another"))
     assert np.array_equal(np.load(views_store() / FILE), first)
+
+
+def test_views_are_stored_and_trained_on_in_front_of_the_late_group_too() -> None:
+    cut = network()
+    halves, made_from = cut_network(cut, "late", 32), parts() | {"cut": "late"}
+    stored = read_activations(open_activations(cut, pictures(), made_from, 4, CPU, "float32", halves))
+    folder = open_views(cut, pictures(), TRAIN, VIEWS, HOW, made_from, 4, CPU, "float32", 0, halves)
+    views = np.load(folder / FILE)
+    assert views.shape == (VIEWS, len(TRAIN), *halves.shape)
+    assert folder != views_store()
+    train, valid = activation_batches(stored, Split(TRAIN, VALID, TARGETS), 7, CPU, 0, folder)
+    trained = np.concatenate([inputs.numpy() for inputs, _ in train.epoch(0)])
+    wanted = np.concatenate([stored[TRAIN], *views])
+    assert sorted(row.tobytes() for row in trained) == sorted(row.tobytes() for row in wanted)
+    assert np.array_equal(np.concatenate([inputs.numpy() for inputs, _ in valid.epoch(0)]), stored[VALID])
+
+
+def test_every_view_of_a_picture_weighs_as_much_as_the_picture() -> None:
+    stored, folder = read_activations(plain_store()), views_store()
+    weights = np.arange(1, 12, dtype=np.float32)
+    train, valid = activation_batches(stored, Split(TRAIN, VALID, np.arange(11), weights), 7, CPU, 0, folder)
+    for _, targets, found in train.weighted_epoch(0):
+        assert found is not None
+        assert found.tolist() == (targets + 1).tolist()
+    assert valid.weights is None

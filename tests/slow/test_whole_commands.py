@@ -65,6 +65,39 @@ def test_four_that_start_at_once_build_each_store_once_and_all_end_right(place):
             assert not store.name.startswith("."), "half-built"
 
 
+def test_the_late_group_is_trained_on_what_is_stored_in_front_of_it(place):
+    cut = ["--precompute.cut", "late", "--train_head.freeze", "early", "--precompute.views", "1"]
+    start = ["main", "--recipe", "recipes/smoke.yaml", "--data", str(place.pictures)]
+    output_of(command(place, *start))
+    printed = output_of(command(place, *start, *cut))
+    assert printed.count("reused run") == 0
+    assert output_of(command(place, *start, *cut)).count("reused run") == len(STAGES)
+    (head,) = place.runs(stage="train_head", done="true")[1:]
+    assert head.data.metrics["rate/late"] == pytest.approx(head.data.metrics["rate/head"] / 10)
+    assert {key for key in head.data.metrics if key.startswith("lr/")} == {"lr/late", "lr/head"}
+    before, after = (Path(run.info.artifact_uri) for run in place.runs(stage="evaluate", done="true"))
+    twins = [(folder / "near_duplicates.csv").read_text().count("\n") for folder in (before, after)]
+    assert twins[0] == twins[1], "what is alike is seen by the same activations"
+    printed = output_of(command(place, *start, *cut, "--data.max_store_gib", "0.0001", "--reuse", "never"), code=2)
+    assert "more than data.max_store_gib = 0.0001 allows; raise it" in printed
+
+
+def test_the_weights_of_a_table_are_trained_with_in_every_stage(place):
+    names = sorted(path.relative_to(place.folder) for path in place.pictures.rglob("*.png"))
+    for weights in ("1", "3"), ("1", "30"):
+        rows = [f"{name},{name.parent.name},{weights[name.parent.name == 'functional']}" for name in names]
+        (place.folder / "cells.csv").write_text("\n".join(["path,label,weight", *rows]))
+        output_of(
+            command(
+                place, "main", "--recipe", "recipes/smoke.yaml", "--data", str(place.folder / "cells.csv"),
+            )
+        )  # fmt: skip
+    for stage in STAGES[:-1]:
+        assert len(place.runs(stage=stage, done="true")) == (4 if stage == "lr_find" else 2)
+    heads = place.runs(stage="train_head", done="true")
+    assert heads[0].data.metrics["valid/loss"] != heads[1].data.metrics["valid/loss"]
+
+
 def test_a_later_stage_runs_where_the_cache_is_gone(place):
     output_of(smoke(place))
     shutil.rmtree(place.folder / "cache")

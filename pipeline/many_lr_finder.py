@@ -1,0 +1,135 @@
+"""The LR range test for many seeds at once: the band that curves of one head lie in, and what they suggest."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.batches import Batches, seed_for
+from pipeline.console import track
+from pipeline.errors import UserError
+from pipeline.lr_finder import EXPLODED, SMOOTHING, Curve, debiased_average
+from pipeline.many_heads import count_at_once, epoch_of, losses_of
+from pipeline.stacked_head import StackedHeads
+from pipeline.stacked_optim import StackedAdamW
+from pipeline.suggest import suggestions
+
+LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9
+# Looking at losses waits for the device, which on a GPU is too dear to do at every step.
+STEPS_BETWEEN_LOOKS = 10
+
+
+@dataclass(frozen=True)
+class Band:
+    """Over the growing `rates`, the `low` (10 %), `middle` (median) and `high` (90 %) of the seeds' smoothed losses.
+
+    A seed whose curve has ended has exploded and counts as above all others: the band ends where most of them have,
+    and its high end is infinite from where a tenth of them have.
+    """
+
+    rates: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    middle: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+
+def range_tests(
+    seeds: Sequence[int],
+    classes: int,
+    hidden: int,
+    dropout: float,
+    weight_decay: float,
+    batches: Batches,
+    start_lr: float,
+    end_lr: float,
+    iterations: int,
+    *,
+    heads_at_once: int | None = None,
+) -> list[Curve]:
+    """For each seed the curve that `lr_finder.range_test` gives for a new head with that seed and batches in its order:
+    on a CPU the same up to rounding. UserError if the loss of one is no number from the first."""
+    width = batches.fetch(batches.rows[:1]).shape[1]
+    at_once = heads_at_once or count_at_once(width, classes, hidden, batches.batch_size, batches.device)
+    growth = np.geomspace(start_lr, end_lr, iterations)
+    curves: list[Curve] = []
+    for start in range(0, len(seeds), at_once):
+        lot = seeds[start : start + at_once]
+        stack = StackedHeads(width, classes, hidden, [(seed, dropout) for seed in lot], batches.device)
+        optimizer = StackedAdamW(list(stack.parameters.values()), [1.0] * len(lot), [weight_decay] * len(lot))
+        description = f"finding the learning rate of {len(lot)} seeds"
+        losses = list(_losses(stack, optimizer, batches, track(growth, description, iterations, "batches")))
+        curves += [_curve(growth, of_seed) for of_seed in torch.stack(losses, dim=1).tolist()]
+    return curves
+
+
+def band_of(curves: Sequence[Curve]) -> Band:
+    """Where the curves lie; each point is the smoothed loss of one of them."""
+    rates = max((curve.rates for curve in curves), key=len)
+    smoothed = np.full((len(curves), len(rates)), np.inf)
+    for row, curve in zip(smoothed, curves, strict=True):
+        row[: len(curve.smoothed)] = curve.smoothed
+    low, middle, high = np.quantile(smoothed, [LOW, MIDDLE, HIGH], axis=0, method="inverted_cdf")
+    end = int(np.isfinite(middle).sum())
+    return Band(rates[:end], low[:end], middle[:end], high[:end])
+
+
+def band_table(band: Band) -> pd.DataFrame:
+    """A row per batch: `lr`, and `smoothed_loss_low`, `smoothed_loss_median` and `smoothed_loss_high`."""
+    return pd.DataFrame(
+        {
+            "lr": band.rates,
+            "smoothed_loss_low": band.low,
+            "smoothed_loss_median": band.middle,
+            "smoothed_loss_high": band.high,
+        }
+    )
+
+
+def suggested_by_seed(curves: Sequence[Curve], rule: str) -> list[float]:
+    """What `rule` suggests for each curve, without those for which it suggests nothing; lowest first."""
+    found = [suggestions(curve.rates, curve.smoothed)[rule] for curve in curves]
+    return sorted(rate for rate in found if rate is not None)
+
+
+def _losses(
+    stack: StackedHeads, optimizer: StackedAdamW, batches: Batches, growth: Iterator[float]
+) -> Iterator[Tensor]:
+    """The loss of every seed before each step, until all of their curves have ended."""
+    generators = [
+        torch.Generator(batches.device).manual_seed(seed_for(stack.seeds[group.seed], 0)) for group in stack.groups
+    ]
+    average = torch.zeros(len(stack), dtype=torch.float64, device=batches.device)
+    lowest, has_ended = torch.full_like(average, torch.inf), torch.zeros_like(average, dtype=torch.bool)
+    steps = (step for epoch in count() for step in epoch_of(stack.seeds, batches, epoch))
+    for number, (rate, (inputs, targets)) in enumerate(zip(growth, steps, strict=False), start=1):
+        descended, plain = losses_of(stack.train(inputs, generators), targets[:, stack.seed_of])
+        descended.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step(rate)
+        yield plain
+        average = average * SMOOTHING + plain * (1 - SMOOTHING)
+        smoothed = average / (1 - SMOOTHING**number)
+        lowest = torch.minimum(lowest, smoothed)
+        has_ended |= ~plain.isfinite() | (smoothed > EXPLODED * lowest)
+        if number % STEPS_BETWEEN_LOOKS == 0 and bool(has_ended.all()):
+            return
+
+
+def _curve(growth: npt.NDArray[np.float64], losses: list[float]) -> Curve:
+    end, smoothed = _end(losses)
+    if end == 0:
+        raise UserError(f"The loss is no number at the rate {growth[0]:g} already; lower lr_find.start_lr.")
+    return Curve(growth[:end], np.array(losses[:end]), smoothed[:end])
+
+
+def _end(losses: list[float]) -> tuple[int, npt.NDArray[np.float64]]:
+    """How many of the losses belong to the curve, as `range_test` has it, and all of them smoothed."""
+    finite = np.isfinite(losses)
+    known = np.array(losses)[: len(losses) if finite.all() else int(np.argmin(finite))]
+    smoothed = np.array([debiased_average(losses[: at + 1]) for at in range(len(known))])
+    exploded = smoothed > EXPLODED * np.minimum.accumulate(smoothed) if len(known) else np.array([], dtype=bool)
+    return (int(np.argmax(exploded)) + 1 if exploded.any() else len(known)), smoothed

@@ -1,0 +1,50 @@
+"""Stored activations with classes in them, and heads trained alone on them, for the tests of many heads at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.batches import Batches, fetch_activations
+from pipeline.fit import EpochRecord, Position, fit
+from pipeline.many_heads import HeadSetting
+from pipeline.network import build_head
+from pipeline.optim import build_optimizer
+
+CPU = torch.device("cpu")
+WIDTH, CLASSES = 20, 3
+
+
+def stored_batches(train: int = 70, batch_size: int = 16, valid: int = 37) -> tuple[Batches, Batches]:
+    """Training and validation batches; neither count is a whole number of batches."""
+    random = np.random.default_rng(0)
+    targets = random.integers(0, CLASSES, train + valid)
+    activations = random.random((train + valid, WIDTH)) + 0.5 * np.eye(CLASSES, WIDTH)[targets]
+    fetch = fetch_activations(activations.astype(np.float16), CPU)
+    rows = np.arange(train + valid)
+    return (
+        Batches(fetch, rows[:train], targets, batch_size, CPU, seed=0),
+        Batches(fetch, rows[train:], targets, 25, CPU),
+    )
+
+
+def new_head(one: HeadSetting, hidden: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A head and its optimizer, as train_head makes them."""
+    torch.manual_seed(one.seed)
+    head = build_head(WIDTH, CLASSES, hidden, one.dropout)
+    names = {"head": [name for name, _ in head.named_parameters()]}
+    return head, build_optimizer(head, names, {"head": one.lr}, one.weight_decay)
+
+
+def trained_alone(
+    one: HeadSetting, hidden: int, batches: tuple[Batches, Batches], cycle_epochs: Sequence[int]
+) -> tuple[nn.Module, list[EpochRecord]]:
+    """The head and its epochs, by the training loop of all stages."""
+    train, valid = batches
+    head, optimizer = new_head(one, hidden)
+    moments: Iterator[EpochRecord | Position] = fit(
+        head, optimizer, replace(train, seed=one.seed), valid, list(cycle_epochs), label_smoothing=one.label_smoothing
+    )
+    return head, [moment for moment in moments if isinstance(moment, EpochRecord)]
