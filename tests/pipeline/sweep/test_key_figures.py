@@ -58,6 +58,8 @@ def test_every_complete_trial_is_a_line_over_all_keys_and_objectives(study):
     complete = sum(trial.state.name == "COMPLETE" for trial in study.trials)
     lines = [line for line in axes.lines if len(line.get_ydata()) == 6]
     assert len(lines) == complete + 2, "the best and the recipe's are drawn once more on top"
+    ends = [line.get_ydata()[-1] for line in lines[:complete]]
+    assert ends == sorted(ends), "the better lie on the worse"
     assert [text.get_text() for text in axes.get_xticklabels()][-1] == "valid/\naccuracy"
     assert "$sideways$" in {text.get_text() for text in axes.texts}
     check(figure)
