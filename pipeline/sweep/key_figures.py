@@ -32,7 +32,7 @@ from pipeline.sweep.tuned_keys import Key, varied_keys, weighed_keys
 PANELS_IN_A_ROW = 3
 FEWEST_FOR_SURFACE, MOST_FOR_SURFACE = 6, 300
 KEYS_OF_CONTOUR = 3
-GRID = 40
+GRID, LEVELS = 40, 14
 MARGINS = (-0.05, 1.05)
 MOST_LETTERS = 24  # along an axis, beyond which they are tilted
 
@@ -42,7 +42,7 @@ def slice_figure(study: optuna.Study, objective: str) -> Figure | None:
     the edge is a trial far beyond it."""
     trials = [trial for trial in trials_of(study) if trial.state.is_finished() and last_value(trial) is not None]
     keys = varied_keys(trials)
-    if len(trials) < 2 or not keys:
+    if not keys:
         return None
     rows = -(-len(keys) // PANELS_IN_A_ROW)
     figure = Figure(figsize=(11, 0.5 + 2.9 * rows), layout="constrained")
@@ -73,6 +73,7 @@ def contour_figure(study: optuna.Study, objective: str) -> Figure | None:
     figure = Figure(figsize=(0.8 + 3.7 * max(len(pairs), 2), 4.1), layout="constrained")
     low, high = shown_range([_value(trial) for trial in trials], is_maximised(study))
     colours, scale = _colours(study), Normalize(low, high)
+    levels = np.linspace(low, high, LEVELS)
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (one, other) in zip(panels, pairs, strict=True):
         having = [trial for trial in trials if {one.name, other.name} <= set(trial.params)]
@@ -80,7 +81,9 @@ def contour_figure(study: optuna.Study, objective: str) -> Figure | None:
         values = np.clip([_value(trial) for trial in having], low, high)
         if len(having) >= FEWEST_FOR_SURFACE:
             line = np.linspace(0, 1, GRID)
-            axes.contourf(line, line, _surface(places, values), 12, cmap=colours, norm=scale, alpha=0.8)
+            axes.contourf(
+                line, line, _surface(places, values), levels, cmap=colours, norm=scale, alpha=0.8, extend="both"
+            )
         dots = axes.scatter(*places.T, c=values, cmap=colours, norm=scale, s=30, edgecolor="white", linewidth=0.8)
         mark_best_and_recipe(axes, study, partial(_places, keys=(one, other)), named=axes is panels[0])
         _label(axes, one, "x")
@@ -94,7 +97,7 @@ def parallel_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | 
     """Each complete trial as a line over an axis for each key and each objective, the better the darker."""
     trials = [trial for trial in complete_trials(study) if np.isfinite(values_of(trial)).all()]
     keys = varied_keys(trials)
-    if len(trials) < 2 or not keys:
+    if not keys:
         return None
     ranges = [
         shown_range([_value(trial, place) for trial in trials], is_maximised(study, place))

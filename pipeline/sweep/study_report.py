@@ -228,10 +228,9 @@ def _trials_section(study: optuna.Study, objectives: Sequence[str]) -> list[Sect
 
 def _origins(trials: Sequence[FrozenTrial]) -> str:
     """Which trials the sampler did not choose."""
-    named = [
-        f"trial {trial.number} is {trial.user_attrs['origin']}" for trial in trials if trial.user_attrs.get("origin")
-    ]
-    return f"{', '.join(named).capitalize()}; the sampler chose all others." if named else ""
+    origins = {trial.number: trial.user_attrs.get("origin") for trial in trials}
+    named = ", ".join(f"trial {number} is {origin}" for number, origin in origins.items() if origin)
+    return f"T{named[1:]}; the sampler chose all others." if named else ""
 
 
 def _named(trial: FrozenTrial, objectives: Sequence[str]) -> list[tuple[str, float]]:
