@@ -11,7 +11,7 @@ demo: .venv/installed
 	@echo "Look at the curves, the report and the registered model:  make ui"
 
 test: .venv/installed-dev lint
-	python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
+	python -m pytest -m "not slow" --numprocesses 2 --no-loadscope-reorder
 
 test-slow: .venv/installed-dev
 	python -m pytest -m slow

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline import picture_file
 from pipeline.cache_users import leave
@@ -18,13 +20,23 @@ from pipeline.cache_users import leave
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test, a file is one process's, since its tests share what is dear to make; so are the
-    tests of whole commands, which share a trained recipe, take longest, and come first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("stages" if item.path.parent.name == "stages" else str(item.path)))
+    """The tests of whole commands take longest, and come first."""
     items.sort(key=lambda item: item.path.parent.name != "stages")
+
+
+class ByFile(LoadScopeScheduling):
+    """Where several processes test, a file is one process's, since its tests share what is dear to make; so are the
+    tests of whole commands, which share a trained recipe."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "stages" if file.startswith("tests/stages/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

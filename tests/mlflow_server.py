@@ -89,6 +89,7 @@ class Gate:
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
                 self.send_header("Content-Length", str(len(content)))
+                self.send_header("Connection", "close")  # said, or a client may send its next words into it
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -323,7 +323,10 @@ def test_mlflow_models_serve_tells_what_is_wrong_in_a_sentence_and_goes_on(ask, 
         (request_of(good, top_k="many"), "top_k"),
         (request_of(None), "Failed to convert column image"),
         (request_of([[[1, 2, 3]]]), "Failed to convert column image"),
-        (request_of(str(tmp_path / "own.png")), "Failed to convert column image"),
+        # Base64 takes no path of most lengths, and makes nonsense of the others.
+        (request_of("/tmp/ab/own.png"), "Failed to convert column image"),
+        (request_of("/data/own.png"), "it is in no format that is known"),
+        (request_of(str(tmp_path / "own.png")), "image"),
         ({"inputs": {"image": [str(tmp_path / "own.png")]}}, "it is in no format that is known"),
         (b"no JSON", "valid JSON"),
     ]

@@ -3,6 +3,7 @@
 import re
 
 import pandas as pd
+import pytest
 
 
 def test_two_runs_are_compared_in_one_report(workplace, first, second):
@@ -25,6 +26,7 @@ def test_two_runs_are_compared_in_one_report(workplace, first, second):
         assert words in page
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused_in_a_sentence(workplace, first):
     ids = [first.parent.info.run_id, first.nested[0].info.run_id]
     printed = workplace.mlflow_run("-e", "compare", "-P", f"runs={','.join(ids)}", expect=1)

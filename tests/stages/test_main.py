@@ -150,12 +150,17 @@ def test_a_change_in_one_section_reruns_that_stage_and_those_after_it(second):
 
 def test_a_stage_runs_alone_on_an_upstream_run(workplace, first):
     nested = first.nested
-    head, unfrozen = nested[2].info.run_id, nested[3].info.run_id
+    unfrozen = nested[3].info.run_id
     workplace.mlflow_run("-e", "fine_tune", "-P", f"upstream={unfrozen}", "-P", "fine_tune.lr=[1e-5, 1e-4, 1e-3]")
     alone = workplace.runs(stage="fine_tune")[-1]
     assert alone.info.status == "FINISHED"
     assert alone.data.tags["thaw.upstream"] == unfrozen
     assert alone.data.metrics["rate/early"] == pytest.approx(1e-5)
+
+
+@pytest.mark.slow
+def test_any_stage_that_trains_can_be_evaluated(workplace, first):
+    head = first.nested[2].info.run_id
     printed = workplace.mlflow_run("-e", "evaluate", "-P", f"upstream={head}", "-P", "evaluate.register_as=")
     assert "evaluate: done" in printed
     judged = workplace.runs(stage="evaluate")[-1]
@@ -173,6 +178,7 @@ def test_an_upstream_run_of_the_wrong_stage_is_refused_in_a_sentence(workplace, 
     assert "cannot follow" in failed.data.tags["thaw.reason"]
 
 
+@pytest.mark.slow
 def test_a_key_that_the_upstream_run_fixed_cannot_be_changed(workplace, first):
     nested = first.nested
     printed = workplace.mlflow_run(
