@@ -28,6 +28,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     from pipeline.console import say
     from pipeline.recipe import training_settings
     from pipeline.sweep.lease import Lease
+    from pipeline.sweep.queue import is_all_done
     from pipeline.sweep.space import check_space
     from pipeline.sweep.study import MISSED_HEARTBEATS, open_storage, open_study, storage_url, study_name
 
@@ -40,15 +41,16 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     url = storage_url(sweep.storage)
     study = open_study(open_storage(url, sweep.heartbeat_seconds, make_tables=True), name, sweep.objectives)
     lease = Lease(study, MISSED_HEARTBEATS * sweep.heartbeat_seconds)
-    if not lease.take():
+    while not lease.take():
+        if RUN_ID in study.user_attrs and is_all_done(study, sweep.trials):
+            say(f"All trials are done; {lease.leader()} trains and judges the best of them.")
+            return RunRef(study.user_attrs[RUN_ID], STAGE.name, "", None)
         _join(recipe, study, lease, url)
-    if not lease.take():
-        say(f"All trials are done; {lease.leader()} trains and judges the best of them.")
-        return RunRef(study.user_attrs[RUN_ID], STAGE.name, "", None)
-    return _lead(recipe, study, lease, url, manifest)
+    with lease.kept():
+        return _lead(recipe, study, url, manifest)
 
 
-def _lead(recipe: Recipe, study: "optuna.Study", lease: "Lease", url: str, manifest: "Manifest") -> RunRef:
+def _lead(recipe: Recipe, study: "optuna.Study", url: str, manifest: "Manifest") -> RunRef:
     """Keep the study's run: queue the first trials, have workers run them and all others, and judge the best."""
     import pandas as pd
 
@@ -76,14 +78,8 @@ def _lead(recipe: Recipe, study: "optuna.Study", lease: "Lease", url: str, manif
         study.set_user_attr(RUN_ID, run_id)
         draw = partial(log_report, run_id, study, recipe, len(manifest.rows("valid")))
         progress = Progress(study, run_id, sweep.objectives, sweep.trials, partial(draw, pd.DataFrame(), []))
-
-        def look() -> None:
-            lease.renew()
-            progress.tell()
-
-        run_all(recipe, study, url, run_id, TRAIN, look)
+        run_all(recipe, study, url, run_id, TRAIN, progress.tell)
         judge_best(recipe, study, run_id, manifest.name, TRAIN, evaluate.run, draw)
-        lease.give_up()
         return tracking.mark_done(run_id, time.perf_counter() - began)
 
 
@@ -94,7 +90,9 @@ def _join(recipe: Recipe, study: "optuna.Study", lease: "Lease", url: str) -> No
     from pipeline.sweep.work import SECONDS_BETWEEN_LOOKS, run_all
 
     say(f"The study {study.study_name} is led by {lease.leader()}; this command runs trials of it.")
-    while RUN_ID not in study.user_attrs:
+    while RUN_ID not in study.user_attrs:  # until it has done what all trials share
+        if lease.is_free():
+            return
         time.sleep(SECONDS_BETWEEN_LOOKS)
     run_id = study.user_attrs[RUN_ID]
     point_mlflow_run_at(STAGE.name, run_id, f"Ran trials of the study {study.study_name} of")

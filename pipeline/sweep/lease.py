@@ -1,8 +1,13 @@
 """Which of several commands on one study leads it: keeps its run, ends it, and trains its best recipe."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.processes import identity, is_alive
 
@@ -17,34 +22,54 @@ class Lease:
     def __init__(self, study: optuna.Study, seconds: float) -> None:
         self._study = study
         self._seconds = seconds
-        self._renewed = 0.0
 
     def take(self) -> bool:
         """Whether this process leads: it did before, or there is no other that does."""
-        leader = self._study.user_attrs.get(LEADER)
-        if leader is not None and leader["process"] != identity() and self._holds(leader):
+        if not self.is_free():
             return False
+        was_own = self._is_own()
         self._write(time.time() + self._seconds)
-        if leader is None or leader["process"] != identity():
+        if not was_own:
             time.sleep(SECONDS_TO_SETTLE)  # where two take it at once, the later one has it
-        return bool(self._study.user_attrs[LEADER]["process"] == identity())
+        return self._is_own()
 
-    def renew(self) -> None:
-        """To be called often; writes now and then."""
-        if time.monotonic() - self._renewed >= self._seconds / LEASES:
-            self._write(time.time() + self._seconds)
+    def is_free(self) -> bool:
+        """Whether no other process leads."""
+        leader = self._study.user_attrs.get(LEADER)
+        return leader is None or self._is_own() or not _holds(leader)
 
-    def give_up(self) -> None:
-        """Let any other lead."""
-        self._write(0.0)
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renewed in the background, whatever takes how long, unless another has it by now; given up at the end."""
+        is_over = threading.Event()
+
+        def renew() -> None:
+            while not is_over.wait(self._seconds / LEASES):
+                with suppress(SQLAlchemyError, StorageInternalError):  # it is tried again
+                    if self._is_own():
+                        self._write(time.time() + self._seconds)
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            if self._is_own():
+                self._write(0.0)
 
     def leader(self) -> str:
         """The machine of the leader."""
         return str(self._study.user_attrs[LEADER]["process"]).split(":")[0]
 
-    def _holds(self, leader: dict[str, object]) -> bool:
-        return is_alive(str(leader["process"])) is not False and float(str(leader["until"])) > time.time()
+    def _is_own(self) -> bool:
+        leader = self._study.user_attrs.get(LEADER)
+        return leader is not None and leader["process"] == identity()
 
     def _write(self, until: float) -> None:
         self._study.set_user_attr(LEADER, {"process": identity(), "until": until})
-        self._renewed = time.monotonic()
+
+
+def _holds(leader: dict[str, object]) -> bool:
+    return is_alive(str(leader["process"])) is not False and float(str(leader["until"])) > time.time()

@@ -44,25 +44,33 @@ def test_a_leader_of_this_machine_that_was_killed_is_followed_at_once(study: opt
     assert Lease(study, 60).take()
 
 
-def test_a_leader_that_gives_up_is_followed(study: optuna.Study) -> None:
-    lead_from(study, ELSEWHERE, 60)
-    study.set_user_attr(LEADER, {"process": ELSEWHERE, "until": 0.0})
-    assert Lease(study, 60).take()
-    Lease(study, 60).give_up()
-    assert study.user_attrs[LEADER]["until"] == 0.0
-
-
 def test_of_two_that_take_it_at_once_the_later_has_it(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.sweep.lease.time.sleep", lambda seconds: lead_from(study, ELSEWHERE, 60))
     assert not Lease(study, 60).take()
 
 
-def test_it_is_renewed_now_and_then(study: optuna.Study) -> None:
+def test_a_lead_that_is_kept_is_renewed_whatever_its_process_does_and_given_up_at_the_end(study: optuna.Study) -> None:
+    lease = Lease(study, 0.4)
+    assert lease.take()
+    with lease.kept():
+        time.sleep(1.0)
+        assert study.user_attrs[LEADER]["until"] > time.time()
+    assert study.user_attrs[LEADER]["until"] == 0.0
+
+
+def test_a_lead_that_another_has_taken_is_left_to_it(study: optuna.Study) -> None:
     lease = Lease(study, 0.2)
-    lease.take()
-    until = study.user_attrs[LEADER]["until"]
-    lease.renew()
-    assert study.user_attrs[LEADER]["until"] == until
-    time.sleep(0.06)
-    lease.renew()
-    assert study.user_attrs[LEADER]["until"] > until
+    assert lease.take()
+    with lease.kept():
+        lead_from(study, ELSEWHERE, 60)
+        time.sleep(0.2)
+        assert not lease.is_free()
+    assert study.user_attrs[LEADER]["process"] == ELSEWHERE
+
+
+def test_a_lead_is_given_up_where_its_work_fails(study: optuna.Study) -> None:
+    lease = Lease(study, 60)
+    assert lease.take()
+    with pytest.raises(RuntimeError), lease.kept():
+        raise RuntimeError
+    assert study.user_attrs[LEADER]["until"] == 0.0
