@@ -151,7 +151,7 @@ def test_the_pruner_is_the_one_that_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["hyperband", "median"])
-def test_a_pruner_ends_trials_that_are_worse_and_none_that_is_best(name: str) -> None:
+def test_a_pruner_ends_trials_that_are_worse_early_and_none_that_is_best(name: str) -> None:
     study = optuna.create_study(direction="maximize", pruner=build_pruner(name, 9), sampler=build_sampler("random", 0))
 
     def objective(trial: optuna.Trial) -> float:
@@ -165,4 +165,5 @@ def test_a_pruner_ends_trials_that_are_worse_and_none_that_is_best(name: str) ->
     study.optimize(objective, n_trials=40)
     pruned = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.PRUNED]
     assert 10 <= len(pruned) <= 35
+    assert sum(trial.last_step or 0 for trial in pruned) < 0.6 * 9 * len(pruned)
     assert study.best_value == max(trial.params["x"] for trial in study.trials)
