@@ -40,7 +40,11 @@ class Lease:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Renewed in the background, whatever takes how long, unless another has it by now; given up at the end."""
+        """Renewed in the background, whatever takes how long, unless another has it by now; given up at the end.
+
+        Where the block is broken off it lapses by itself: a question to the database that Ctrl-C has cut short may
+        still hold it, so that nothing could be written.
+        """
         is_over = threading.Event()
 
         def renew() -> None:
@@ -56,8 +60,8 @@ class Lease:
         finally:
             is_over.set()
             thread.join()
-            if self._is_own():
-                self._write(0.0)
+        if self._is_own():
+            self._write(0.0)
 
     def leader(self) -> str:
         """The machine of the leader."""

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 
 import optuna
 from optuna.exceptions import TrialPruned
-from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.errors import Pruned
 from pipeline.sweep.space import Value
+from pipeline.sweep.study import RETRY
 
 ORIGIN, REASON, SURPLUS = "origin", "reason", "surplus"
-FAILED_TRIAL = "failed_trial"  # optuna's own mark on a trial that is run in place of one whose worker died
+FAILED_TRIAL = "failed_trial"  # optuna's own mark on a trial that is run in place of one that was broken off
 LONGEST_REASON = 500
 FAILURES_IN_A_ROW = 3
 
@@ -72,7 +73,7 @@ def run_trials(study: optuna.Study, trials: int, objective: Callable[[Trial], li
 
 def put_back(study: optuna.Study, number: int) -> None:
     """Queue a trial that is broken off, to be gone on with by whoever takes it."""
-    RetryHeartbeatStaleTrialCallback()(study, study.trials[number])
+    RETRY(study, study.trials[number])
 
 
 def _is_surplus(study: optuna.Study, number: int, trials: int) -> bool:

@@ -41,6 +41,8 @@ ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 10, 0.5
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
+# Queues a trial that was broken off; what it was worth so far goes with it, so that it is not judged anew.
+RETRY = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 
 
 def storage_url(storage: str) -> str:
@@ -63,7 +65,7 @@ def open_storage(url: str, heartbeat_seconds: int, make_tables: bool) -> RDBStor
             skip_table_creation=not make_tables,
             heartbeat_interval=heartbeat_seconds,
             grace_period=MISSED_HEARTBEATS * heartbeat_seconds,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+            heartbeat_stale_trial_callback=RETRY,
         )
 
     try:

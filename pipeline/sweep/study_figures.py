@@ -142,7 +142,7 @@ def _history_panel(axes: Axes, study: optuna.Study, trials: Sequence[FrozenTrial
     failed = [trial.number for trial in trials if trial.state == TrialState.FAIL]
     for shape, label, numbers in (
         ("x", "failed", [number for number in failed if number not in again]),
-        ("1", "worker died, run again", [number for number in failed if number in again]),
+        ("1", "broken off, run again", [number for number in failed if number in again]),
     ):
         if numbers:
             bottom = [0.03] * len(numbers)

@@ -87,7 +87,7 @@ def counts_in_words(study: optuna.Study) -> str:
     found = {state: number for state, number in counts(study).items() if number}
     if not found:
         return "No trial is done yet."
-    named = {"retried": "run again since their worker died"}
+    named = {"retried": "broken off and run again"}
     said = [f"{number} {named.get(state, state)}" for state, number in found.items()]
     return f"Trials: {', '.join(said)}." + ("" if complete_trials(study) else " None is complete yet.")
 

@@ -1,6 +1,6 @@
 """The trials of a study as a table, and in words: what became of each, which is best, and how many there are.
 
-A trial that was one too many is left out everywhere. One whose worker died and that was run again is there, but fails
+A trial that was one too many is left out everywhere. One that was broken off and run again is there, but fails
 for no fault of its own, and so is counted apart.
 """
 
@@ -34,7 +34,7 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def retries(study: optuna.Study) -> dict[int, int]:
-    """The number of the trial that was run in place of each whose worker died, by that one's number."""
+    """The number of the trial that was run in place of each that was broken off, by that one's number."""
     histories = {trial.number: trial.system_attrs.get("retry_history", []) for trial in trials_of(study)}
     return {history[-1]: number for number, history in histories.items() if history}
 
@@ -148,7 +148,7 @@ def verdict(study: optuna.Study, trial: FrozenTrial, objectives: Sequence[str]) 
     if trial.state == TrialState.RUNNING and at:
         return f"running,{at.removeprefix(' at')} after {_epochs(trial)}"
     if state.startswith("retried"):
-        return f"its worker died; {state}"
+        return f"broken off; {state}"
     if trial.state == TrialState.PRUNED:
         return f"{state}{at}"
     return f"{state}: {reason}" if reason else state

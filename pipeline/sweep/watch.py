@@ -23,6 +23,8 @@ class Watch:
         self._run_id = run_id
         self._objectives = objectives
         self.epochs = 0
+        # Of a trial that goes on where it was broken off: the pruner had its say on these.
+        self._judged = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def after_epoch(self, record: "EpochRecord") -> None:
         """Of an epoch that was trained. Raises Pruned where the trial is not worth going on with."""
@@ -41,7 +43,7 @@ class Watch:
 
     def _see(self, value: float) -> None:
         self.epochs += 1
-        if len(self._objectives) > 1:
+        if len(self._objectives) > 1 or self.epochs in self._judged:
             return
         self._trial.report(value, self.epochs)
         if self._trial.should_prune():

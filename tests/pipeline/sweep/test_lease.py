@@ -73,9 +73,10 @@ def test_a_lead_that_another_has_taken_is_left_to_it(study: optuna.Study) -> Non
     assert study.user_attrs[LEADER]["process"] == ELSEWHERE
 
 
-def test_a_lead_is_given_up_where_its_work_fails(study: optuna.Study) -> None:
+def test_nothing_is_written_where_it_is_broken_off(study: optuna.Study) -> None:
     lease = Lease(study, 60)
     assert lease.take()
-    with pytest.raises(RuntimeError), lease.kept():
-        raise RuntimeError
-    assert study.user_attrs[LEADER]["until"] == 0.0
+    before = study.user_attrs[LEADER]
+    with pytest.raises(KeyboardInterrupt), lease.kept():
+        raise KeyboardInterrupt
+    assert study.user_attrs[LEADER] == before

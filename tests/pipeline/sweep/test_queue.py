@@ -89,6 +89,7 @@ def test_a_pruned_trial_is_pruned_and_says_where(study: optuna.Study) -> None:
 def test_a_trial_that_is_broken_off_is_queued_again_with_its_values_and_counts_once(study: optuna.Study) -> None:
     def broken_off(trial: Trial) -> list[float]:
         trial.suggest_float("x", 0, 1)
+        trial.report(0.4, 1)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -98,6 +99,7 @@ def test_a_trial_that_is_broken_off_is_queued_again_with_its_values_and_counts_o
     run_trials(study, 2, objective)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[1].params == study.trials[0].params
+    assert study.trials[1].intermediate_values == {1: 0.4}, "so that it is not judged anew"
     assert is_all_done(study, 2)
 
 

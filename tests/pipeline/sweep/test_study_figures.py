@@ -56,12 +56,12 @@ def test_the_history_marks_the_recipe_the_best_and_what_failed():
     add(study, 0.85, system={"failed_trial": 3, "retry_history": [3]})
     figure = history_figure(study, ACCURACY)
     assert set(legend(figure)) == {
-        "pruned", "complete", "best so far", "failed", "worker died, run again", "the recipe (trial 0)",
+        "pruned", "complete", "best so far", "failed", "broken off, run again", "the recipe (trial 0)",
         "best (trial 4)",
     }  # fmt: skip
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert lines["failed"].get_xdata() == [2]
-    assert lines["worker died, run again"].get_xdata() == [3]
+    assert lines["broken off, run again"].get_xdata() == [3]
     assert lines["best so far"].get_xydata().tolist() == [[0, 0.80], [4, 0.85], [4, 0.85]]
     check(figure)
 

@@ -115,4 +115,4 @@ def test_trials_that_were_run_again_are_counted_apart():
     study = study_of()
     add(study, state=TrialState.FAIL)
     add(study, 0.8, system={"failed_trial": 0, "retry_history": [0]})
-    assert counts_in_words(study) == "Trials: 1 complete, 1 run again since their worker died."
+    assert counts_in_words(study) == "Trials: 1 complete, 1 broken off and run again."

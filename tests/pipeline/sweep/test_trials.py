@@ -49,7 +49,7 @@ def test_a_row_says_what_became_of_a_trial(study):
     assert math.isnan(table.loc[2, "valid/accuracy"]), "what is pruned was never judged at its end"
     assert table.loc[7, "fine_tune.lr"] == 5e-3, "what waits in line has the values that it was given"
     assert table.loc[1, "augment.strength"] == 1.5
-    assert table["epochs"].fillna(0).tolist() == [2, 1, 3, 0, 1, 0, 0]
+    assert table["epochs"].fillna(0).tolist() == [2, 1, 3, 0, 1, 1, 0]
     assert table.loc[3, "reason"] == "out of memory"
 
 
@@ -74,8 +74,8 @@ def test_each_trial_is_told_in_words(study):
         1: "best so far: 0.8600 after 1 epoch",
         2: "pruned at epoch 3 at 0.6100",
         3: "failed: out of memory",
-        4: "its worker died; retried as 6",
-        6: "running",
+        4: "broken off; retried as 6",
+        6: "running, 0.4000 after 1 epoch",
         7: "waiting",
     }
 

@@ -32,6 +32,18 @@ def test_a_hopeless_trial_is_ended_with_where_and_why(tracking_server) -> None:
             watch.after_epoch(record(0.5))
 
 
+def test_a_trial_that_goes_on_is_not_judged_anew_on_the_epochs_before(tracking_server) -> None:
+    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(lower=0.6))
+    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING, intermediate_values={1: 0.5, 2: 0.5}))
+    with tracking.open_run("trial", {}, {}) as run_id:
+        watch = Watch(study.ask(), run_id, ["valid/accuracy"])
+        watch.after_epoch(record(0.5))
+        watch.after_epoch(record(0.5))
+        with pytest.raises(Pruned, match="pruned at epoch 3"):
+            watch.after_epoch(record(0.5))
+    assert study.trials[0].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
+
+
 def test_of_two_objectives_nothing_is_told(tracking_server) -> None:
     trial = optuna.create_study(directions=["maximize", "minimize"]).ask()
     with tracking.open_run("trial", {}, {}) as run_id:
