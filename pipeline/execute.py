@@ -198,4 +198,5 @@ def point_mlflow_run_at(stage: str, run_id: str, why: str) -> None:
         tags = {tracking.STAGE: stage, tracking.REUSED: run_id}
         with tracking.open_run(stage, tags, {}) as own_run_id:
             (page,) = tracking.pages_beside(own_run_id, [run_id])
+            tracking.name_run(own_run_id, stage)
             tracking.describe_run(own_run_id, f"{why} [run {run_id}]({page}).")

@@ -30,7 +30,14 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     from pipeline.sweep.lease import Lease
     from pipeline.sweep.queue import is_all_done
     from pipeline.sweep.space import check_space
-    from pipeline.sweep.study import MISSED_HEARTBEATS, open_storage, open_study, storage_url, study_name
+    from pipeline.sweep.study import (
+        MISSED_HEARTBEATS,
+        open_storage,
+        open_study,
+        storage_url,
+        study_name,
+        told_when_away,
+    )
 
     check_space(recipe)
     tracking.meet_server()
@@ -41,13 +48,14 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     url = storage_url(sweep.storage)
     study = open_study(open_storage(url, sweep.heartbeat_seconds, make_tables=True), name, sweep.objectives)
     lease = Lease(study, MISSED_HEARTBEATS * sweep.heartbeat_seconds)
-    while not lease.take():
-        if RUN_ID in study.user_attrs and is_all_done(study, sweep.trials):
-            say(f"All trials are done; {lease.leader()} trains and judges the best of them.")
-            return RunRef(study.user_attrs[RUN_ID], STAGE.name, "", None)
-        _join(recipe, study, lease, url)
-    with lease.kept():
-        return _lead(recipe, study, url, manifest)
+    with told_when_away(url):
+        while not lease.take():
+            if RUN_ID in study.user_attrs and is_all_done(study, sweep.trials):
+                say(f"All trials are done; {lease.leader()} trains and judges the best of them.")
+                return RunRef(study.user_attrs[RUN_ID], STAGE.name, "", None)
+            _join(recipe, study, lease, url)
+        with lease.kept():
+            return _lead(recipe, study, url, manifest)
 
 
 def _lead(recipe: Recipe, study: "optuna.Study", url: str, manifest: "Manifest") -> RunRef:

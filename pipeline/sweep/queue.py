@@ -2,8 +2,11 @@
 died."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.exceptions import TrialPruned
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -23,9 +26,30 @@ def put_first(study: optuna.Study, values: Mapping[str, Value], origin: str = ""
     study.enqueue_trial(dict(values), user_attrs={ORIGIN: origin} if origin else None, skip_if_exists=True)
 
 
+def take_one_at_a_time(study: optuna.Study, lock: Path) -> None:
+    """Have the processes of this machine take their next trials one after the other, by a `lock` file.
+
+    Two that ask at once are otherwise given the same queued trial by an SQLite file, which cannot lock a row as a
+    server does.
+    """
+    ask = study.ask
+
+    def ask_alone(*arguments: Any, **more: Any) -> Trial:
+        with FileLock(lock):
+            return ask(*arguments, **more)
+
+    study.ask = ask_alone  # type: ignore[method-assign]
+
+
+def queue_stale(study: optuna.Study, lock: Path) -> None:
+    """Queue the trials of workers that show no life again; by one process of this machine at a time, or an SQLite file
+    may let two do it."""
+    with FileLock(lock):
+        fail_stale_trials(study)
+
+
 def is_more_to_do(study: optuna.Study, trials: int) -> bool:
-    """Whether a trial is to be started: a worker died, or fewer than `trials` were."""
-    fail_stale_trials(study)
+    """Whether a trial is to be started: one was broken off, or fewer than `trials` were started."""
     return any(_is_retry(trial) for trial in _in_state(study, TrialState.WAITING)) or started(study) < trials
 
 

@@ -3,8 +3,8 @@
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -74,6 +74,19 @@ def open_storage(url: str, heartbeat_seconds: int, make_tables: bool) -> RDBStor
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"The storage {_without_password(url)} cannot be used ({reason}); start it, or mend sweep.storage."
+        ) from None
+
+
+@contextmanager
+def told_when_away(url: str) -> Iterator[None]:
+    """UserError where the storage at `url` goes away within the block."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"The storage {_without_password(url)} went away ({reason}); when it is back, the same command goes on "
+            "with the study."
         ) from None
 
 

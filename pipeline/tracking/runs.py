@@ -114,6 +114,8 @@ def _start(given: str | None, name: str, parent: str | None) -> tuple[str, int]:
             tags={PROCESS: identity()} | ({} if known else {OPENING: opening}),
             log_system_metrics=False,
         )
+        if REASON in run.data.tags:  # of what broke off before
+            MlflowClient().delete_tag(run.info.run_id, REASON)
         return run.info.run_id, _system_steps(run)
 
     tried: list[bool] = []

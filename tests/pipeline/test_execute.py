@@ -169,6 +169,7 @@ def test_a_reused_stage_under_mlflow_run_leaves_a_finished_run_that_points_at_th
     run = MlflowClient().get_run(handed.info.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags[tracking.REUSED] == first.run_id
+    assert run.info.run_name == "resize"
     assert first.run_id in run.data.tags["mlflow.note.content"]
     assert tracking.run_of(handed.info.run_id).run_id == first.run_id
     assert work.calls == 1

@@ -390,3 +390,13 @@ def test_artifacts_elsewhere_are_fetched_under_their_whole_path(monkeypatch, pla
     assert fetched.name == place.rpartition("/")[2]
     files = [path for path in (fetched, *fetched.rglob("*")) if path.is_file()]
     assert [path.name for path in files] == ["recipe.yaml" if place == "recipe.yaml" else "facts.json"]
+
+
+def test_a_run_that_is_gone_on_with_ends_as_if_it_had_never_broken_off():
+    run_id = make_run(done=False, error=ValueError("the loss is no number"))
+    assert look_up(run_id).data.tags[tracking.REASON] == "the loss is no number"
+    with open_run("resize", {}, {}, again=run_id) as again:
+        tracking.mark_done(again, 1.0)
+    assert again == run_id
+    assert look_up(run_id).info.status == "FINISHED"
+    assert tracking.REASON not in look_up(run_id).data.tags

@@ -1,12 +1,22 @@
 import time
 from pathlib import Path
+from threading import Barrier, Thread
 
 import optuna
 import pytest
 from optuna.trial import Trial
 
 from pipeline.errors import Pruned, UserError
-from pipeline.sweep.queue import is_all_done, is_more_to_do, put_back, put_first, run_trials, started
+from pipeline.sweep.queue import (
+    is_all_done,
+    is_more_to_do,
+    put_back,
+    put_first,
+    queue_stale,
+    run_trials,
+    started,
+    take_one_at_a_time,
+)
 from pipeline.sweep.study import open_storage, open_study
 
 
@@ -103,7 +113,7 @@ def test_a_trial_that_is_broken_off_is_queued_again_with_its_values_and_counts_o
     assert is_all_done(study, 2)
 
 
-def test_the_trial_of_a_worker_that_shows_no_life_is_run_again(study: optuna.Study) -> None:
+def test_the_trial_of_a_worker_that_shows_no_life_is_run_again(study: optuna.Study, tmp_path: Path) -> None:
     dead = study.ask()
     dead.suggest_float("x", 0, 1)
     study._storage.record_heartbeat(dead._trial_id)
@@ -112,9 +122,35 @@ def test_the_trial_of_a_worker_that_shows_no_life_is_run_again(study: optuna.Stu
     while not is_more_to_do(study, 1):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+        queue_stale(study, tmp_path / "queue.lock")
     run_trials(study, 1, objective)
     assert states(study) == ["FAIL", "COMPLETE"]
     assert study.trials[0].params == study.trials[1].params
+
+
+def test_of_workers_that_ask_an_sqlite_file_at_once_each_gets_a_trial_of_its_own(study, tmp_path: Path) -> None:
+    for number in range(24):
+        put_first(study, {"x": number / 24})
+    ran: list[int] = []
+    at_once = Barrier(4)
+
+    def train(trial: Trial) -> list[float]:
+        ran.append(trial.number)
+        return objective(trial)
+
+    def work() -> None:
+        storage = open_storage(f"sqlite:///{tmp_path}/sweeps.db", 20, make_tables=False)
+        own = optuna.load_study(study_name="cells", storage=storage)
+        take_one_at_a_time(own, tmp_path / "queue.lock")
+        at_once.wait()
+        run_trials(own, 24, train)
+
+    workers = [Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(ran) == list(range(24))
 
 
 def test_of_two_workers_that_start_the_last_trial_at_once_one_stands_back(study: optuna.Study) -> None:

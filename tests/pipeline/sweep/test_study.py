@@ -3,7 +3,9 @@ from threading import Thread
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+from sqlalchemy.exc import OperationalError
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, training_settings
@@ -19,6 +21,7 @@ from pipeline.sweep.study import (
     storage_url,
     study_name,
     suggest,
+    told_when_away,
 )
 
 SPACE = {
@@ -65,6 +68,14 @@ def test_several_that_open_a_new_storage_at_once_all_get_the_study(url: str) -> 
     for thread in threads:
         thread.join()
     assert found == ["cells"] * 4
+
+
+def test_a_storage_that_goes_away_is_told_in_a_sentence() -> None:
+    lost = StorageInternalError("An exception is raised during the commit.")
+    lost.__cause__ = OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+    words = r"postgresql://thaw:…@there/thaw went away \(.*server closed the connection.*the same command goes on"
+    with pytest.raises(UserError, match=words), told_when_away("postgresql://thaw:secret@there/thaw"):
+        raise lost
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:secret@127.0.0.1:9/none", "nonsense", "oracle://a@b/c"])
