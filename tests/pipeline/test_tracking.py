@@ -393,7 +393,7 @@ def test_artifacts_elsewhere_are_fetched_under_their_whole_path(monkeypatch, pla
 
 
 def test_a_run_that_is_gone_on_with_ends_as_if_it_had_never_broken_off():
-    with pytest.raises(ValueError, match="no number"), open_run("resize", {}, {}) as run_id:
+    with pytest.raises(ValueError, match="no number"), open_run("resize", {tracking.STAGE: "resize"}, {}) as run_id:
         raise ValueError("the loss is no number")
     assert look_up(run_id).data.tags[tracking.REASON] == "the loss is no number"
     with open_run("resize", {}, {}, again=run_id) as again:
