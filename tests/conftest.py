@@ -25,13 +25,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name != "stages")
 
 
+# Whole commands, which share a trained recipe; and what looks at every `mlflow run` of the machine, and must find none of
+# theirs.
+ONE_AFTER_THE_OTHER = (
+    "tests/stages/", "tests/pipeline/test_processes.py", "tests/pipeline/tracking/test_abandoned.py",
+)  # fmt: skip
+
+
 class ByFile(LoadScopeScheduling):
-    """Where several processes test, a file is one process's, since its tests share what is dear to make; so are the
-    tests of whole commands, which share a trained recipe."""
+    """Where several processes test, a file is one process's, since its tests share what is dear to make."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "stages" if file.startswith("tests/stages/") else file
+        return "one after the other" if file.startswith(ONE_AFTER_THE_OTHER) else file
 
 
 @pytest.hookimpl(optionalhook=True)
