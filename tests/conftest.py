@@ -25,8 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name != "stages")
 
 
-# Whole commands, which share a trained recipe; and what looks at every `mlflow run` of the machine, and must find none of
-# theirs.
+# Whole commands, which share a trained recipe; and what looks at every `mlflow run` of the machine, and must find none
+# of theirs.
 ONE_AFTER_THE_OTHER = (
     "tests/stages/", "tests/pipeline/test_processes.py", "tests/pipeline/tracking/test_abandoned.py",
 )  # fmt: skip
