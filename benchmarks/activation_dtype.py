@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.activations import open_activations, read_activations, store_parts
-from pipeline.backbones import find_weights
-from pipeline.body import load_weights
-from pipeline.checkpoint import Checkpoint, build_network
-from pipeline.fit import fit
-from pipeline.manifest import build_manifest
-from pipeline.pixels import open_pixels
-from pipeline.sources import list_source
-from pipeline.tune import activation_batches, head_optimizer, training_split
+from pipeline.data.loader import training_split
+from pipeline.data.manifest import build_manifest
+from pipeline.data.readers.sources import list_source
+from pipeline.data.stored_pixels import open_pixels
+from pipeline.models.activations import activation_batches, open_activations, read_activations, store_parts
+from pipeline.models.body import load_weights
+from pipeline.models.checkpoint import Checkpoint, build_network
+from pipeline.models.weights import find_weights
+from pipeline.training.fit import fit
+from pipeline.training.optim import head_optimizer
 
 BACKBONE, IMAGE_PX, EPOCHS = "tf_efficientnet_lite0", 128, 5
 CPU = torch.device("cpu")
@@ -40,12 +41,12 @@ def main() -> None:
     hashes = list(manifest.table["hash"])
     for dtype in ("float32", "float16"):
         parts = store_parts(hashes, IMAGE_PX, "crop", manifest.is_grey, BACKBONE, weights.identity, dtype)
-        stored = read_activations(open_activations(network, pixels, parts, 64, CPU, dtype))
+        stored = read_activations(open_activations(network, pixels, parts, StoreSettings(64, dtype, CPU)))
         torch.manual_seed(0)
         network.reset_head(512, 0.5)
         optimizer = head_optimizer(network.head, 1e-3, 0.01)
         started = time.perf_counter()
-        *_, last = fit(network.head, optimizer, *activation_batches(stored, split, 32, CPU, 0), [EPOCHS])
+        *_, last = fit(Phase(network.head, optimizer, *activation_batches(stored, split, 32, CPU, 0), [EPOCHS]))
         seconds = (time.perf_counter() - started) / EPOCHS
         difference = _largest_difference(network, pixels, stored, split.valid)
         print(

@@ -22,25 +22,28 @@ def main(folder: Path) -> None:
     """Measure and print."""
     import torch
 
-    from pipeline import in_hand, tracking, training_log
-    from pipeline.augment import augmentation
-    from pipeline.backbones import find_weights
-    from pipeline.body import load_weights
-    from pipeline.checkpoint import Checkpoint, build_network
-    from pipeline.contract import Job
-    from pipeline.manifest import build_manifest
-    from pipeline.pixels import open_pixels
-    from pipeline.rates import group_rates
-    from pipeline.recipe import Recipe
-    from pipeline.sources import list_source
+    from pipeline import tracking
+    from pipeline.data.augment import augmentation
+    from pipeline.data.loader import pixel_batches, training_split
+    from pipeline.data.manifest import build_manifest
+    from pipeline.data.readers.sources import list_source
+    from pipeline.data.stored_pixels import open_pixels
+    from pipeline.models.body import load_weights
+    from pipeline.models.checkpoint import Checkpoint, build_network
+    from pipeline.models.weights import find_weights
+    from pipeline.recipe.schema import Recipe
+    from pipeline.runs import train as training_log
+    from pipeline.runs.runner import Job
     from pipeline.tracking import sender
-    from pipeline.training_log import Phase, train_in_phases
-    from pipeline.tune import pixel_batches, thaw, training_split
+    from pipeline.training import resume as in_hand
+    from pipeline.training.optim import thaw
+    from pipeline.training.phases import Phase, train_in_phases
+    from pipeline.training.schedule import group_rates
 
     seconds: dict[str, float] = defaultdict(float)
     training_log.log_epoch = _timed(training_log.log_epoch, "logging", seconds)
-    keep = in_hand.Checkpoints.keep_after_epoch
-    in_hand.Checkpoints.keep_after_epoch = _timed(keep, "checkpoints", seconds)  # type: ignore[method-assign]
+    keep = in_hand.Backups.save_after_epoch
+    in_hand.Backups.save_after_epoch = _timed(keep, "checkpoints", seconds)  # type: ignore[method-assign]
     sender.Outbox.send = _timed(sender.Outbox.send, "sending (CPU)", seconds, time.thread_time)  # type: ignore
 
     recipe = Recipe()

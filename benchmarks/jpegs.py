@@ -2,8 +2,8 @@
 
     python -m benchmarks.jpegs [--image-px N] [--count N] [--repeats N]
 
-JPEGs of 256 px, and then as many of sizes of their own, lie in files that the operating system has in memory. Each line
-is images/s, the median of the repeats. On a CPU the same is done with torchvision's decoder for it.
+JPEGs of 256 px, and then as many of different sizes, are in files that the operating system has in memory. Each line is
+images/s, the median of the repeats. On a CPU the same is done with torchvision's decoder for CPUs.
 """
 
 import argparse
@@ -20,17 +20,15 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pipeline.batches import fetch_pixels
-from pipeline.decoded_pixels import ROWS_OF_A_GPU, DecodedPixels
-from pipeline.device import choose_device
-from pipeline.feed import reader
-from pipeline.manifest import build_manifest
-from pipeline.nvjpeg import decode_squares, to_squares
-from pipeline.pixel_file import write_rows
-from pipeline.pixels import open_pixels
-from pipeline.prefetch import fetch_ahead
-from pipeline.sources import list_source
-from pipeline.store import file_checksum
+from pipeline.cache.hashing import file_checksum
+from pipeline.data.batches import fetch_pixels, prefetch
+from pipeline.data.decoded_pixels import ROWS_OF_A_GPU, DecodedPixels
+from pipeline.data.loader import prefetching_fetcher
+from pipeline.data.manifest import build_manifest
+from pipeline.data.nvjpeg import decode_squares, to_squares
+from pipeline.data.readers.sources import list_source
+from pipeline.data.stored_pixels import open_pixels, write_rows
+from pipeline.system.device import choose_device
 
 SIDES_PX = (192, 320)
 
@@ -47,7 +45,7 @@ def main() -> None:
     print(f"{given.count:,} JPEGs to {given.image_px} px on {where}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["THAW_CACHE"] = folder
-        for what, sides in (("of one size", (256, 257)), ("of sizes of their own", SIDES_PX)):
+        for what, sides in (("of one size", (256, 257)), ("of different sizes", SIDES_PX)):
             root = Path(folder) / what
             write_jpegs(root, given.count, sides)
             print(f"\nJPEGs {what}", flush=True)
@@ -69,68 +67,69 @@ def write_jpegs(root: Path, count: int, sides: tuple[int, int]) -> None:
 
 
 def measure(root: Path, image_px: int, count: int, repeats: int, device: torch.device) -> None:
-    """Each step by itself, and all of them."""
+    """Measure each step alone, and all of them."""
     manifest = build_manifest(list_source(str(root), [".jpg"]), 0.2, 0.2, 0.0, 0)
     rows = np.arange(count)
-    parts = [rows[start : start + ROWS_OF_A_GPU] for start in range(0, count, ROWS_OF_A_GPU)]
+    chunks = [rows[start : start + ROWS_OF_A_GPU] for start in range(0, count, ROWS_OF_A_GPU)]
 
     def show(what: str, work: Callable[[], object]) -> None:
         print(f"  {what}: {rate(work, count, repeats, device):,.0f}", flush=True)
 
     pixels = DecodedPixels(manifest, image_px, "crop", "nvjpeg")
-    show("reading, hashes and headers", lambda: [pixels.read(part.tolist()) for part in parts])
+    show("reading, hashes and headers", lambda: [pixels.read(chunk.tolist()) for chunk in chunks])
     for readers in (2, 4):
         with ThreadPoolExecutor(readers) as pool:
-            show(f"the same by {readers} threads", lambda: list(pool.map(pixels.read, map(np.ndarray.tolist, parts))))
-    read = [pixels.read(part.tolist()) for part in parts]
-    encoded = [[torch.frombuffer(content, dtype=torch.uint8) for content, _ in part] for part in read]
-    turns = [[header.orientation for _, header in part] for part in read]
-    decoded = [decode_jpeg(part, mode=ImageReadMode.RGB, device=device) for part in encoded]
-    show("decoding", lambda: [decode_jpeg(part, mode=ImageReadMode.RGB, device=device) for part in encoded])
+            show(f"the same in {readers} threads", lambda: list(pool.map(pixels.read, map(np.ndarray.tolist, chunks))))
+    read = [pixels.read(chunk.tolist()) for chunk in chunks]
+    encoded = [[torch.frombuffer(content, dtype=torch.uint8) for content, _ in chunk] for chunk in read]
+    turns = [[header.orientation for _, header in chunk] for chunk in read]
+    decoded = [decode_jpeg(chunk, mode=ImageReadMode.RGB, device=device) for chunk in encoded]
+    show("decoding", lambda: [decode_jpeg(chunk, mode=ImageReadMode.RGB, device=device) for chunk in encoded])
     both = list(zip(decoded, turns, strict=True))
     show("to squares", lambda: [to_squares(*one, image_px, "crop") for one in both])
-    print(f"  {differing(*both[0], image_px):,} values are other than those of pictures taken one at a time")
-    show("decoding, to squares", lambda: [decode_squares(part, image_px, "crop", False, device) for part in read])
-    show("reading, decoding, to squares, one by one", lambda: [pixels.on_gpu(part.tolist()) for part in parts])
-    fetch, usual_workers = reader(pixels, device)
+    print(f"  {differing(*both[0], image_px):,} values differ from those of pictures resized one at a time")
+    show("decoding, to squares", lambda: [decode_squares(chunk, image_px, "crop", False, device) for chunk in read])
+    show("reading, decoding, to squares, one by one", lambda: [pixels.on_gpu(chunk.tolist()) for chunk in chunks])
+    fetch, usual_workers = prefetching_fetcher(pixels, device)
     for workers in (1, 2, 3, 4):
         mark = " (as it is)" if workers == usual_workers else ""
-        show(f"to the device, {workers} batches ahead{mark}", lambda: drain(fetch_ahead(fetch, parts, device, workers)))  # noqa: B023
+        show(f"to the device, {workers} batches ahead{mark}", lambda: drain(prefetch(fetch, chunks, device, workers)))  # noqa: B023
     through = fetch_pixels(pixels, device)
-    show("to the device by way of the CPU, 2 ahead", lambda: drain(fetch_ahead(through, parts, device, 2)))
+    show("to the device through the CPU's memory, 2 ahead", lambda: drain(prefetch(through, chunks, device, 2)))
     show("to the CPU's memory, 2 ahead", lambda: drain(pixels.blocks(0)[0]))
 
-    block = pixels[parts[0]]
+    block = pixels[chunks[0]]
     folder = Path(os.environ["THAW_CACHE"])
     numbers = iter(range(10**6))
 
     def write() -> str:
-        of = folder / f"written {next(numbers)}"
-        return write_rows(of, pixels.shape, lambda done: (block[: len(part)] for part in parts if part[0] >= done))
+        target = folder / f"written {next(numbers)}"
+        rest = lambda done: (block[: len(chunk)] for chunk in chunks if chunk[0] >= done)  # noqa: E731
+        return write_rows(target, pixels.shape, rest)
 
     show("writing and its journal", write)
     written = folder / "written 0" / "pixels.npy"
     show("checksum of the store", lambda: file_checksum(written))
     began = time.perf_counter()
     open_pixels(manifest, image_px, "crop", decoder="nvjpeg")
-    print(f"  into a store, all in all: {count / (time.perf_counter() - began):,.0f}", flush=True)
+    print(f"  into a store, all steps: {count / (time.perf_counter() - began):,.0f}", flush=True)
 
 
 def differing(images: list[torch.Tensor], turns: list[int], image_px: int) -> int:
-    """How many values come out otherwise when the images are done together."""
+    """The number of values that differ when the images are resized together."""
     pairs = zip(images, turns, strict=True)
     alone = torch.cat([to_squares([image], [turn], image_px, "crop") for image, turn in pairs])
     return int((to_squares(images, turns, image_px, "crop") != alone).sum())
 
 
 def drain(items: Iterator[object]) -> None:
-    """Take all there are."""
+    """Take all items."""
     for _ in items:
         pass
 
 
 def rate(work: Callable[[], object], count: int, repeats: int, device: torch.device) -> float:
-    """Images a second, the median of repeats after one that is not counted."""
+    """Images per second, the median of the repeats after one that is not counted."""
     rates = []
     for _ in range(repeats + 1):
         began = time.perf_counter()

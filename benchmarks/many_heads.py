@@ -23,12 +23,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import numpy as np
 import torch
 
-from pipeline.batches import Batches
-from pipeline.device import choose_device
-from pipeline.fit import fit
-from pipeline.many_heads import HeadSetting, train_heads
-from pipeline.network import build_head
-from pipeline.tune import Split, activation_batches, head_optimizer
+from pipeline.data.batches import Batches
+from pipeline.data.loader import Split
+from pipeline.models.activations import activation_batches
+from pipeline.models.network import build_head
+from pipeline.system.device import choose_device
+from pipeline.training.fit import fit
+from pipeline.training.heads.many_heads import HeadSetting, train_heads
+from pipeline.training.optim import head_optimizer
 
 TRAIN, VALID, WIDTH, CLASSES, BATCH_SIZE, EPOCHS = 1575, 393, 2560, 2, 32, 5
 SEEDS, SAMPLE = 4, 8
@@ -94,7 +96,7 @@ def one_by_one(settings: Sequence[HeadSetting], hidden: int, train: Batches, val
         head = build_head(WIDTH, CLASSES, hidden, one.dropout).to(train.device)
         optimizer = head_optimizer(head, one.lr, one.weight_decay)
         of_head = replace(train, seed=one.seed)
-        for _ in fit(head, optimizer, of_head, valid, [epochs], label_smoothing=one.label_smoothing):
+        for _ in fit(Phase(head, optimizer, of_head, valid, [epochs], label_smoothing=one.label_smoothing)):
             pass
 
 

@@ -1,11 +1,11 @@
-"""How much memory the pictures take on their way to the network, by how many there are.
+"""Peak memory on the way from pictures to batches, by the number of pictures.
 
     python -m benchmarks.memory_by_set_size [COUNT ...]
 
 For each count (10000 and 100000 if none is given) so many JPEGs of 32 px are made, and then, in a process of its own,
 listed, inspected, split, decoded into a store and read once as shuffled, augmented batches; a second process does the
-same with all of that remembered, and a third without a store. Prints each one's peak resident memory and seconds. A
-few minutes on two cores, and 1.5 GiB of disk that are given back.
+same with the results of the first in the cache, and a third without a store. Prints each one's peak resident memory and
+seconds. Takes a few minutes on two cores, and 1.5 GiB of disk until it ends.
 """
 
 import argparse
@@ -15,6 +15,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.data.augment import Augmentation
+from pipeline.data.batches import Batches, fetch_pixels
+from pipeline.data.manifest import build_manifest
+from pipeline.data.readers.sources import list_source
+from pipeline.data.stored_pixels import open_pixels
 
 CLASSES, PICTURE_PX, BATCH_SIZE = 10, 32, 64
 STARTS = {"first": 20.0, "second": 20.0, "without a store": 0.0}
@@ -49,9 +59,6 @@ def main() -> None:
 
 
 def _make_pictures(root: Path, count: int) -> None:
-    import numpy as np
-    from PIL import Image
-
     random = np.random.default_rng(0)
     for label in range(CLASSES):
         (root / f"class {label}").mkdir(parents=True)
@@ -62,22 +69,12 @@ def _make_pictures(root: Path, count: int) -> None:
 
 
 def _measure(source: str, max_store_gib: float) -> None:
-    """In the order of precompute, which loads torch when it knows the pictures."""
-    from pipeline.manifest import build_manifest
-    from pipeline.sources import list_source
-
+    """Prints the peak memory of this process in bytes."""
     manifest = build_manifest(list_source(source, [".jpg"]), 0.15, 0.25, 0.01, seed=0)
-    import numpy as np
-    import torch
-
-    from pipeline.augment import Augmentation
-    from pipeline.batches import Batches, fetch_pixels
-    from pipeline.pixels import open_pixels
-
     pixels = open_pixels(manifest, PICTURE_PX, "crop", max_store_gib)
     cpu, rows = torch.device("cpu"), np.arange(len(pixels))
-    how = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)
-    batches = Batches(fetch_pixels(pixels, cpu), rows, manifest.targets, BATCH_SIZE, cpu, 0, how)
+    augmentation = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)
+    batches = Batches(fetch_pixels(pixels, cpu), rows, manifest.targets, BATCH_SIZE, cpu, 0, augmentation)
     for _ in batches.epoch(0):
         pass
     facts = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

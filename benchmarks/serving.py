@@ -30,10 +30,10 @@ import pandas as pd
 import torch
 
 from pipeline import tracking
-from pipeline.checkpoint import Checkpoint, build_network, save_checkpoint
-from pipeline.classifier import TOP_K, load_classifier, save_classifier
-from pipeline.pins import SERVED_MODEL, pinned
-from pipeline.sources import list_source
+from pipeline.data.readers.sources import list_source
+from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from pipeline.models.classifier import TOP_K, load_classifier, save_classifier
+from pipeline.runs.publish import SERVED_MODEL, pinned
 
 CHECKPOINT = Checkpoint("tf_efficientnet_lite0", ["defective", "functional"], 512, 0.5, 256, "crop", True)
 BATCH, TURNS, SINGLE_REQUESTS = 32, 12, 200

@@ -84,18 +84,18 @@ def _separate(folder: Path, pictures: Path, trial: FrozenTrial) -> float:
 
 def measured(settings: Mapping[str, object]) -> None:
     """All of a sweep but its end, with workers that note how much of their time was work."""
-    from pipeline.recipe_file import build_recipe
+    from pipeline.recipe.recipe_file import build_recipe
     from pipeline.sweep import best, work
     from stages import sweep
 
     work.work = timed_work
-    best.judge_best = lambda *arguments: None  # type: ignore[assignment]
+    best.evaluate_best = lambda *arguments: None  # type: ignore[assignment]
     sweep.run(build_recipe({}, {key: str(value) for key, value in settings.items()}, "the benchmark"))
 
 
 def timed_work(place: int, *arguments: object) -> bool:
     """A worker that leaves a file with the seconds of its trials, and of the stages' work within them."""
-    from pipeline import execute
+    from pipeline.runs import upstream as execute
     from pipeline.sweep import work
 
     spent = {"work": 0.0, "trials": 0.0}
@@ -133,7 +133,7 @@ def _python(arguments: list[str], folder: Path) -> None:
 
 
 def _copy_pictures(folder: Path, pictures: int) -> None:
-    from pipeline.sources import list_source
+    from pipeline.data.readers.sources import list_source
 
     listing = list_source("elpv", [])
     step = len(listing.paths) // pictures

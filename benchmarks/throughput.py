@@ -24,24 +24,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline.activations import open_activations, read_activations, write_activations
-from pipeline.augment import Augmentation
-from pipeline.body import build_body
-from pipeline.cut import cut_network
-from pipeline.decoded_pixels import DecodedPixels
-from pipeline.device import choose_device, mixed_precision
-from pipeline.feed import reader
-from pipeline.fit import EpochRecord, fit, train_step
-from pipeline.layer_groups import training_mode
-from pipeline.manifest import build_manifest
-from pipeline.network import Network
-from pipeline.nvjpeg import choose_decoder
-from pipeline.pixel_file import write_rows
-from pipeline.pixels import StoredPixels, open_pixels
-from pipeline.prefetch import fetch_ahead
-from pipeline.rates import group_rates
-from pipeline.sources import list_source
-from pipeline.tune import Split, activation_batches, head_optimizer, pixel_batches, thaw, thaw_above
+from pipeline.data.augment import Augmentation
+from pipeline.data.batches import prefetch
+from pipeline.data.decoded_pixels import DecodedPixels
+from pipeline.data.loader import Split, pixel_batches, prefetching_fetcher
+from pipeline.data.manifest import build_manifest
+from pipeline.data.nvjpeg import choose_decoder
+from pipeline.data.readers.sources import list_source
+from pipeline.data.stored_pixels import StoredPixels, open_pixels, write_rows
+from pipeline.models.activations import activation_batches, open_activations, read_activations, write_activations
+from pipeline.models.body import build_body
+from pipeline.models.cut import cut_network
+from pipeline.models.layer_groups import training_mode
+from pipeline.models.network import Network
+from pipeline.system.device import choose_device, mixed_precision
+from pipeline.training.fit import EpochRecord, fit, train_step
+from pipeline.training.optim import head_optimizer, thaw, thaw_above
+from pipeline.training.schedule import group_rates
 
 HOW = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)
 CLASSES, VALID, JPEGS = 10, 64, 16_384
@@ -99,7 +98,7 @@ def measure_fine_tune(network, pixels, batch_size, device, repeats) -> None:
             train_step(network, optimizer, images, targets)
 
     def epoch(number: int) -> float:
-        return next(record for record in fit(network, optimizer, train, valid, [1], epochs_before=number)).seconds
+        return next(record for record in fit(Phase(network, optimizer, train, valid, [1]), epochs_before=number)).seconds
 
     report("fine-tuning epoch", "bare steps", len(train) * batch_size, bare, epoch, repeats, device)
 
@@ -132,11 +131,11 @@ def measure_head(network, pixels, batch_size, device, repeats) -> None:
     whole_train, whole_valid = pixel_batches(pixels, split, HOW, batch_size, device, 0)
     optimizer = thaw(network, "body", {"head": 1e-3}, 0.01)
     frozen = statistics.median(
-        next(iter(fit(network, optimizer, whole_train, whole_valid, [1], epochs_before=number))).images_per_second
+        next(iter(fit(Phase(network, optimizer, whole_train, whole_valid, [1]), epochs_before=number))).images_per_second
         for number in range(3)
     )
     parts = {"benchmark": "throughput"}
-    stored = read_activations(open_activations(network, pixels, parts, batch_size, device, "float16"))
+    stored = read_activations(open_activations(network, pixels, parts, StoreSettings(batch_size, "float16", device)))
     # As many rows as an epoch of some seconds has.
     stored = np.resize(stored, (max(len(stored), 200 * batch_size) + VALID, network.width))
     split = split_of(stored)
@@ -157,7 +156,7 @@ def measure_head(network, pixels, batch_size, device, repeats) -> None:
             optimizer.step()
 
     def epoch(number: int) -> float:
-        record = next(iter(fit(network.head, optimizer, train, valid, [1], epochs_before=number)))
+        record = next(iter(fit(Phase(network.head, optimizer, train, valid, [1]), epochs_before=number)))
         assert isinstance(record, EpochRecord)
         return record.seconds
 
@@ -170,7 +169,7 @@ def measure_late(network, pixels, batch_size, device, repeats) -> None:
     split, rates = split_of(pixels), {"late": 1e-4, "head": 1e-3}
     halves = cut_network(network, "late", pixels.shape[1])
     parts = {"benchmark": "throughput", "cut": "late"}
-    stored = read_activations(open_activations(network, pixels, parts, batch_size, device, "float16", halves))
+    stored = read_activations(open_activations(network, pixels, parts, StoreSettings(batch_size, "float16", device), halves))
     mb = stored.nbytes / len(stored) / 1e6
     print(f"stored in front of the late group: {' x '.join(map(str, halves.shape))}, {mb:.3f} MB a picture in float16")
     above, optimizer = thaw_above(network, "late", pixels.shape[1], "early", rates, 0.01)
@@ -184,7 +183,7 @@ def measure_late(network, pixels, batch_size, device, repeats) -> None:
             train_step(network, whole_optimizer, images, targets)
 
     def epoch(number: int) -> float:
-        moments = fit(above, optimizer, train, valid, [1], epochs_before=number, fixed_statistics=True)
+        moments = fit(Phase(above, optimizer, train, valid, [1], fixed_statistics=True), epochs_before=number)
         return next(moments).seconds
 
     against = "through the whole network, the early group frozen"
@@ -206,8 +205,8 @@ def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
     rates = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        fetch, workers = reader(decoded, device)
-        for _ in fetch_ahead(fetch, parts, device, workers):
+        fetch, workers = prefetching_fetcher(decoded, device)
+        for _ in prefetch(fetch, parts, device, workers):
             pass
         wait_for(device)
         rates.append(len(decoded) / (time.perf_counter() - started))

@@ -2,13 +2,20 @@
 `python -m pipeline tracking send` sends what was logged while the tracking server was away."""
 
 import argparse
+import re
 import sys
+import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from pipeline.cache_command import add_cache_commands
-from pipeline.console import say, warn
-from pipeline.errors import UserError
+from rich.filesize import decimal
+
+from pipeline.cache.maintenance import DAMAGED, Entry, clear, list_entries, verify
+from pipeline.cache.store import cache_folder
+from pipeline.system.console import duration, say, table, warn
+from pipeline.system.disk import free_bytes
+from pipeline.system.errors import UserError
+from pipeline.tracking.contact import send_leftovers
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _send(given: argparse.Namespace) -> int:
     """Send what processes that are no more have left in the outbox."""
-    from pipeline.tracking.leftovers import send_leftovers
-
     results = list(send_leftovers())
     for run in results:
         if run.sent:
@@ -55,3 +60,104 @@ def _send(given: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+_SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
+_SHOWN_RUNS = 2
+
+
+def add_cache_commands(things: "argparse._SubParsersAction[Any]") -> None:
+    """Add `cache` and what it does to the command line; each leaves a function from it to the exit code."""
+    commands = things.add_parser("cache", help="the stores in the cache").add_subparsers(
+        required=True, metavar="list|verify|clear"
+    )
+    commands.add_parser("list", help="what there is, how large, for which runs").set_defaults(command=_list)
+    checking = commands.add_parser("verify", help="check the contents of all stores; exit code 1 if any is damaged")
+    checking.add_argument("--remove", action="store_true", help="remove the damaged ones")
+    checking.set_defaults(command=_verify)
+    clearing = commands.add_parser("clear", help="remove what no process is using; all of it without options")
+    clearing.add_argument(
+        "--older-than", type=_read_age, metavar="AGE", help="what was not used for so long: 12h, 30d, 2w"
+    )
+    clearing.add_argument(
+        "--max-gb", type=_read_gb, metavar="GB", help="the least recently used, until the rest takes no more than this"
+    )
+    clearing.set_defaults(command=_clear)
+
+
+def _list(given: argparse.Namespace) -> int:
+    entries = list_entries()
+    now = time.time()
+    columns = ("kind", "key", "size", "last used", "made from", "used by runs", "state")
+    rows = [
+        (
+            entry.kind,
+            entry.path.name[:12],
+            decimal(entry.size_bytes),
+            _format_age(now - entry.used),
+            entry.made_from,
+            _format_runs(entry.runs),
+            entry.state,
+        )
+        for entry in entries
+    ]
+    if rows:
+        table(f"Cache {cache_folder()}", columns, rows)
+    _say_total(entries)
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    checked = damaged = 0
+    for entry, damage in verify(given.remove):
+        checked += 1
+        if damage:
+            damaged += 1
+            say(f"Damaged: {entry.kind} {entry.path.name} ({damage}){'; removed' if given.remove else ''}.")
+    if damaged and not given.remove:
+        say(f"{damaged} of {checked} stores are damaged; they are built again when they are needed, or --remove them.")
+    else:
+        say(f"{damaged} of {checked} stores {'were' if damaged else 'are'} damaged.")
+    return 1 if damaged else 0
+
+
+def _clear(given: argparse.Namespace) -> int:
+    freed_bytes = 0
+    for entry, why in clear(given.older_than, None if given.max_gb is None else given.max_gb * 1e9):
+        if why:
+            say(f"Kept {entry.kind} {entry.path.name} ({decimal(entry.size_bytes)}): {why}.")
+        else:
+            say(f"Removed {entry.kind} {entry.path.name} ({decimal(entry.size_bytes)}).")
+            freed_bytes += entry.size_bytes
+    say(f"Freed {decimal(freed_bytes)}.")
+    _say_total(list_entries())
+    return 0
+
+
+def _say_total(entries: list[Entry]) -> None:
+    total = decimal(sum(entry.size_bytes for entry in entries))
+    damaged = sum(entry.state == DAMAGED for entry in entries)
+    note = f", {damaged} damaged" if damaged else ""
+    say(f"{total} in {cache_folder()}{note}; {decimal(free_bytes(cache_folder()))} free on its disk.")
+
+
+def _read_age(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is no age; give a number of hours, days or weeks, as 12h, 30d or 2w")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _read_gb(text: str) -> float:
+    if re.fullmatch(r"\d+(\.\d+)?", text) is None:
+        raise argparse.ArgumentTypeError(f"{text} is no size; give a number of GB, as 20 or 0.5")
+    return float(text)
+
+
+def _format_age(seconds: float) -> str:
+    return f"{seconds / _SECONDS['d']:.0f} d" if seconds >= 2 * _SECONDS["d"] else duration(max(seconds, 0.0))
+
+
+def _format_runs(runs: list[str]) -> str:
+    shown = ", ".join(run[:8] for run in runs[-_SHOWN_RUNS:])
+    return f"{shown} and {len(runs) - _SHOWN_RUNS} more" if len(runs) > _SHOWN_RUNS else shown

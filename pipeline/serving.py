@@ -7,9 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Before torch is loaded, as the commands do: see pipeline/command.py.
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-
 import mlflow
 import numpy as np
 import pandas as pd
@@ -17,11 +14,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from pipeline.classifier import TOP_K, Probabilities, answer_table, load_classifier
-from pipeline.decode import Pixels
-from pipeline.device import choose_device
-from pipeline.parallel import in_parallel
-from pipeline.picture_input import picture_bytes
+from pipeline.data.decode import Pixels
+from pipeline.data.picture_input import picture_bytes
+from pipeline.models.classifier import TOP_K, Probabilities, answer_table, load_classifier
+from pipeline.system.device import choose_device
+from pipeline.system.parallel import in_parallel
+
+# Before torch is loaded, as the commands do: see pipeline/command.py.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 
 BATCH_SIZE = 32
 

@@ -3,29 +3,22 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.command import main
-from pipeline.contract import RunRef, Stage, go_on
-from pipeline.recipe import Recipe
+from pipeline import tracking
+from pipeline.recipe.schema import Recipe, training_settings
+from pipeline.runs.fingerprint import git_tags
+from pipeline.runs.runner import ignore_epoch
+from pipeline.runs.summary import CURVES, log_summary
+from pipeline.tracking import RunRef
+from pipeline.training.fit import EpochRecord
 from stages import evaluate, fine_tune, lr_find, precompute, resize, train_head
-
-if TYPE_CHECKING:
-    from pipeline.fit import EpochRecord
-
-STAGE = Stage("main", ())
 
 
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """Each stage on the run of the one before it; the parent run ends with the final figures."""
-    from pipeline import tracking
-    from pipeline.provenance import git_tags
-    from pipeline.recipe import training_settings
-    from pipeline.summary import CURVES, log_summary
-
     started = time.perf_counter()
-    tags = {tracking.STAGE: STAGE.name, **git_tags()}
-    with tracking.open_run(STAGE.name, tags, training_settings(recipe)) as run_id:
+    tags = {tracking.STAGE: "main", **git_tags()}
+    with tracking.open_run("main", tags, training_settings(recipe)) as run_id:
         done: dict[str, RunRef] = {}
         for name, ref in train(recipe):
             done[name] = ref
@@ -38,12 +31,12 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
 
 
 def train(
-    recipe: Recipe, after_epoch: "Callable[[EpochRecord], None]" = go_on, find_given: bool = True
+    recipe: Recipe, after_epoch: Callable[[EpochRecord], None] = ignore_epoch, find_given: bool = True
 ) -> Iterator[tuple[str, RunRef]]:
     """The name and the run of each stage up to the last that trains, as soon as it is done.
 
-    Where the recipe gives a rate, the finder's run is no part of what comes after it; unless `find_given`, there is
-    none. `after_epoch` is called after each epoch once all is unfrozen.
+    Where the recipe gives a rate, no later stage depends on the finder's run; unless `find_given`, there is none then.
+    `after_epoch` is called after each epoch once all is unfrozen.
     """
     latest = precompute.run(recipe)
     yield "precompute", latest
@@ -60,7 +53,3 @@ def train(
     latest = fine_tune.run(recipe, latest.run_id, after_epoch)
     yield "fine_tune", latest
     yield "resize", resize.run(recipe, latest.run_id, after_epoch)
-
-
-if __name__ == "__main__":
-    main(STAGE, __doc__, run)

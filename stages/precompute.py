@@ -2,92 +2,70 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from pipeline.command import main
-from pipeline.contract import Job, RunRef, Stage
-from pipeline.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pipeline.backbones import Weights
-    from pipeline.manifest import Manifest
-
-STAGE = Stage("precompute", ("precompute",), artifacts=("activations", "checkpoint", "manifest", "recipe.yaml"))
+from pipeline import tracking
+from pipeline.data.manifest import Manifest, build_manifest, describe_manifest, save_manifest
+from pipeline.data.readers.sources import list_source
+from pipeline.models.activations import StoreSettings, activation_key_parts, check_store_size, open_activations
+from pipeline.models.checkpoint import Checkpoint, save_checkpoint, start_network
+from pipeline.models.cut import cut_network
+from pipeline.models.views import Views, open_views
+from pipeline.models.weights import Weights, find_weights
+from pipeline.recipe.schema import Recipe
+from pipeline.reports.data_figures import write_manifest_figures
+from pipeline.runs.pixels import open_run_pixels
+from pipeline.runs.runner import Job, run_stage
+from pipeline.runs.upstream import Upstream
+from pipeline.system.console import say
+from pipeline.tracking import RunRef
+from stages.registry import STAGES
 
 
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """List, inspect and split the pictures, then store their activations."""
-    from pipeline import tracking
-    from pipeline.backbones import find_weights
-    from pipeline.execute import run_stage
-
-    tracking.meet_server()  # a server that is away is told before pictures are opened
-    data, model = recipe.data, recipe.model
+    tracking.connect()  # a server that is away is reported before pictures are opened
+    stage, data, model = STAGES["precompute"], recipe.data, recipe.model
     manifest = list_pictures(recipe)
     weights = find_weights(model.backbone, model.weights, recipe.seed)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
-    # How pictures are varied is part of what comes out only where some are.
-    stage = STAGE
-    if recipe.precompute.views:
-        stage = replace(STAGE, sections=("precompute", "augment"), artifacts=(*STAGE.artifacts, "views"))
-    return run_stage(stage, recipe, [], inputs, partial(work, recipe, manifest, weights))
+    if recipe.precompute.views:  # only then does the result depend on how pictures are varied
+        stage = replace(stage, sections=("precompute", "augment"), artifacts=(*stage.artifacts, "views"))
+    return run_stage(stage, Upstream(recipe), inputs, partial(work, Upstream(recipe), manifest, weights))
 
 
-def list_pictures(recipe: Recipe) -> "Manifest":
+def list_pictures(recipe: Recipe) -> Manifest:
     """The manifest of the recipe's pictures, inspected and split."""
-    from pipeline.manifest import build_manifest
-    from pipeline.sources import list_source
-
     data = recipe.data
     listing = list_source(data.source, data.extensions)
     split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
     return build_manifest(listing, data.valid_fraction, data.test_fraction, data.max_bad, split_seed, data.duplicates)
 
 
-def work(recipe: Recipe, manifest: "Manifest", weights: "Weights", job: Job) -> None:
+def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     """Decode, compute, log."""
-    from pipeline import tracking
-    from pipeline.activations import check_store_size, open_activations, store_parts
-    from pipeline.augment import augmentation
-    from pipeline.checkpoint import Checkpoint, save_checkpoint, start_network
-    from pipeline.console import say
-    from pipeline.cut import cut_network
-    from pipeline.device import choose_device
-    from pipeline.manifest import describe_manifest
-    from pipeline.manifest_figures import log_manifest
-    from pipeline.nvjpeg import choose_decoder
-    from pipeline.run_pixels import open_run_pixels
-    from pipeline.views import open_views
-
     say(describe_manifest(manifest))
-    once, data, head, backbone = recipe.precompute, recipe.data, recipe.head, recipe.model.backbone
-    size_px, batch_size, dtype, views = once.image_px, once.batch_size, once.dtype, once.views
-    device, train = choose_device(recipe.device), manifest.rows("train")
-    checkpoint = Checkpoint(backbone, manifest.classes, head.hidden, head.dropout, size_px, data.fit, manifest.is_grey)
+    recipe, settings, data, head = up.recipe, up.recipe.precompute, up.recipe.data, up.recipe.head
+    network_facts = recipe.model.backbone, manifest.classes, head.hidden, head.dropout
+    checkpoint = Checkpoint(*network_facts, settings.image_px, data.fit, manifest.is_grey)
     network = start_network(checkpoint, weights, recipe.seed)
-    halves = cut_network(network, once.cut, size_px)
-    if once.cut != "head":
-        check_store_size(len(manifest.table) + views * len(train), halves.shape, dtype, data.max_store_gib)
-    decoder = choose_decoder(data.decoder, device)
-    limits = data.max_store_gib, data.max_logged_gib
-    pixels = open_run_pixels(job.run_id, job.run_id, *limits, manifest, size_px, data.fit, decoder)
-    log_manifest(job.run_id, manifest, pixels)
+    halves = cut_network(network, settings.cut, settings.image_px)
+    views = Views(manifest.rows("train"), settings.views, up.augmentation, recipe.seed)
+    if settings.cut != "head":
+        rows = len(manifest.table) + views.count * len(views.rows)
+        check_store_size(rows, halves.shape, settings.dtype, data.max_store_gib)
+    pixels = open_run_pixels(job.run_id, job.run_id, manifest, checkpoint, data, up.device)
+    with tracking.new_files(job.run_id) as folder:
+        save_manifest(manifest, folder / "manifest")
+        write_manifest_figures(manifest, pixels, folder)
     hashes = list(manifest.table["hash"])
-    parts = store_parts(hashes, size_px, data.fit, manifest.is_grey, backbone, weights.identity, dtype, once.cut)
-    store = open_activations(network.to(device), pixels, parts, batch_size, device, dtype, halves)
-    if views:
-        how = augmentation(**recipe.augment.model_dump())
-        varied = open_views(network, pixels, train, views, how, parts, batch_size, device, dtype, recipe.seed, halves)
+    key_parts = activation_key_parts(hashes, checkpoint, weights.identity, settings.dtype, settings.cut)
+    how_stored = StoreSettings(settings.batch_size, settings.dtype, up.device)
+    store = open_activations(network.to(up.device), pixels, key_parts, how_stored, halves)
+    if views.count:
+        varied = open_views(network, pixels, views, key_parts, how_stored, halves)
         tracking.log_folder(job.run_id, varied, "views")
-    with TemporaryDirectory() as folder:
-        save_checkpoint(network, checkpoint, Path(folder) / "checkpoint")
-        tracking.log_folder(job.run_id, Path(folder))
+    with tracking.new_files(job.run_id) as folder:
+        save_checkpoint(network, checkpoint, folder / "checkpoint")
     tracking.log_folder(job.run_id, store, "activations")
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, "training")
     tracking.set_tags(job.run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})
-
-
-if __name__ == "__main__":
-    main(STAGE, __doc__, run)

@@ -1,84 +1,62 @@
 """train_head: the head, and the late group if thawed; first on stored activations, then with augmentation on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from pipeline.command import main
-from pipeline.contract import Job, RunRef, Stage
-from pipeline.rates import thawed_rates
-from pipeline.recipe import Recipe
+import torch
 
-STAGE = Stage(
-    "train_head",
-    ("train_head", "head", "augment"),
-    follows=("lr_find", "precompute"),
-    artifacts=("checkpoint", "recipe.yaml"),
-)
+from pipeline import tracking
+from pipeline.data.loader import pixel_batches
+from pipeline.models.activations import activation_batches, read_activations
+from pipeline.recipe.schema import Recipe
+from pipeline.reports.data_figures import augmented_figure
+from pipeline.runs.runner import Job, run_stage
+from pipeline.runs.train import train_and_log
+from pipeline.runs.upstream import Upstream
+from pipeline.tracking import RunRef
+from pipeline.training.fit import Phase
+from pipeline.training.optim import thaw, thaw_above
+from pipeline.training.schedule import cycle_lengths, thawed_rates
+from stages.registry import STAGES
 
 
 def run(recipe: Recipe, upstream: str | None) -> RunRef:
     """Train a new head on the activations of the upstream run."""
-    from pipeline.execute import chain_of, given_or_suggested, run_stage
-
-    chain = chain_of(STAGE, upstream)
-    lr = given_or_suggested(recipe.train_head.lr, chain, "train_head.lr")
-    rates = thawed_rates(lr, recipe.train_head.lr_ratio, recipe.train_head.freeze)
-    return run_stage(STAGE, recipe, chain, {}, partial(work, recipe, chain, rates))
+    stage, settings = STAGES["train_head"], recipe.train_head
+    up = Upstream.of(stage, recipe, upstream)
+    rates = thawed_rates(up.rate(settings.lr, "train_head.lr"), settings.lr_ratio, settings.freeze)
+    return run_stage(stage, up, {}, partial(work, up, rates))
 
 
-def work(recipe: Recipe, chain: Sequence[RunRef], rates: Mapping[str, float], job: Job) -> None:
+def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
     """Both phases, one after the other, as one run of epochs."""
-    import torch
-
-    from pipeline.activations import read_activations
-    from pipeline.augment import augmentation
-    from pipeline.checkpoint import load_checkpoint
-    from pipeline.device import choose_device
-    from pipeline.execute import pixels_opener, upstream_folder
-    from pipeline.manifest import load_manifest
-    from pipeline.manifest_figures import log_augmented
-    from pipeline.nvjpeg import choose_decoder
-    from pipeline.schedule import cycle_lengths
-    from pipeline.training_log import Phase, log_trained, train_in_phases
-    from pipeline.tune import activation_batches, pixel_batches, thaw, thaw_above, training_split
-
-    train_head, data, device = recipe.train_head, recipe.data, choose_device(recipe.device)
-    manifest = load_manifest(upstream_folder(chain, "manifest", "precompute"))
-    network, checkpoint = load_checkpoint(upstream_folder(chain, "checkpoint", "precompute"))
+    recipe, settings, device = up.recipe, up.recipe.train_head, up.device
+    network, checkpoint = up.network("precompute")
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
     network.to(device)
-    open_pixels = pixels_opener(
-        chain, job, data.max_store_gib, data.max_logged_gib, choose_decoder(data.decoder, device)
-    )
-    pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit)
-    how = augmentation(**recipe.augment.model_dump())
-    log_augmented(job.run_id, manifest, pixels, how, recipe.seed)
-    split = training_split(manifest, train_head.fraction, recipe.seed)
-    batch_size, smoothing, fixed = train_head.batch_size, train_head.label_smoothing, train_head.batchnorm == "fixed"
+    checkpoint = replace(checkpoint, hidden=recipe.head.hidden, dropout=recipe.head.dropout)
+    pixels, augmentation, split = up.pixels(job.run_id, checkpoint), up.augmentation, up.split(settings.fraction)
+    with tracking.new_files(job.run_id, "figures") as folder:
+        augmented_figure(up.manifest, pixels, augmentation, recipe.seed).savefig(folder / "augmented.png", dpi=110)
+    how_trained = {"label_smoothing": settings.label_smoothing, "fixed_statistics": settings.batchnorm == "fixed"}
     trained = " and ".join(rates)
 
     def on_activations() -> Phase:
-        stored = read_activations(upstream_folder(chain, "activations", "precompute"))
-        views = upstream_folder(chain, "views", "precompute") if recipe.precompute.views else None
-        train, valid = activation_batches(stored, split, batch_size, device, recipe.seed, views)
-        place, decay = (recipe.precompute.cut, checkpoint.image_px), train_head.weight_decay
-        above, optimizer = thaw_above(network, *place, train_head.freeze, rates, decay)
-        lengths = [train_head.stored_epochs]
-        return Phase(above, optimizer, train, valid, lengths, smoothing, f"{trained}, stored", fixed)
+        stored = read_activations(up.folder("activations", "precompute"))
+        views = up.folder("views", "precompute") if recipe.precompute.views else None
+        batches = activation_batches(stored, split, settings.batch_size, device, recipe.seed, views)
+        cut = recipe.precompute.cut, checkpoint.image_px
+        above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay)
+        cycles = [settings.stored_epochs]
+        return Phase(above, optimizer, *batches, cycles, **how_trained, description=f"{trained}, stored")
 
     def on_pixels() -> Phase:
-        train, valid = pixel_batches(pixels, split, how, batch_size, device, recipe.seed)
-        optimizer = thaw(network, train_head.freeze, rates, train_head.weight_decay)
-        lengths = cycle_lengths(train_head.cycles, train_head.cycle_len, train_head.cycle_mult)
-        return Phase(network, optimizer, train, valid, lengths, smoothing, f"{trained}, augmented", fixed)
+        batches = pixel_batches(pixels, split, augmentation, settings.batch_size, device, recipe.seed)
+        optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
+        cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
+        return Phase(network, optimizer, *batches, cycles, **how_trained, description=f"{trained}, augmented")
 
-    phases = ([on_activations] if train_head.stored_epochs else []) + ([on_pixels] if train_head.cycles else [])
-    records = train_in_phases(job, network, phases)
-    checkpoint = replace(checkpoint, hidden=recipe.head.hidden, dropout=recipe.head.dropout)
-    log_trained(job.run_id, records, network, checkpoint, rates)
-
-
-if __name__ == "__main__":
-    main(STAGE, __doc__, run)
+    phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
+    train_and_log(job, network, phases, checkpoint, rates)

@@ -1,4 +1,4 @@
-"""What every test has: a cache of its own; and for those that ask, a tracking database of their own."""
+"""Fixtures of all tests: a cache for each test, and a tracking database for each that asks for one."""
 
 import gc
 import os
@@ -13,27 +13,27 @@ import pytest
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
-from pipeline import picture_file
-from pipeline.cache_users import leave
+from pipeline.cache.markers import leave
+from pipeline.data import decode
 
-# As the commands do: see pipeline/command.py.
+# As the commands do: see stages/__main__.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of whole commands take longest, and come first."""
+    """Run the tests of whole commands first, which take longest."""
     items.sort(key=lambda item: item.path.parent.name != "stages")
 
 
-# Whole commands, which share a trained recipe; and what looks at every `mlflow run` of the machine, and must find none
-# of theirs.
+# Whole commands, which share a trained recipe; and tests that look at every `mlflow run` on the machine, and must not
+# find those of other tests.
 ONE_AFTER_THE_OTHER = (
-    "tests/stages/", "tests/pipeline/test_processes.py", "tests/pipeline/tracking/test_abandoned.py",
+    "tests/stages/", "tests/pipeline/system/test_processes.py", "tests/pipeline/tracking/test_abandoned.py",
 )  # fmt: skip
 
 
 class ByFile(LoadScopeScheduling):
-    """Where several processes test, a file is one process's, since its tests share what is dear to make."""
+    """With several workers, all tests of a file run in one of them, since they share expensive fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -61,9 +61,9 @@ def without_heic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.delitem(Image.OPEN, "HEIF", raising=False)
         patch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
-        picture_file._formats.cache_clear()
+        decode._formats.cache_clear()
         yield
-    picture_file._formats.cache_clear()
+    decode._formats.cache_clear()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def small_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracking database with its tables made, which takes a second, to be copied."""
+    """A tracking database with its tables, to be copied, since creating it takes a second."""
     import mlflow
 
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
@@ -93,7 +93,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking_server(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an empty tracking database; artifacts go beside it, into the test's folder."""
+    """The address of an empty tracking database; artifacts are stored beside it, in the test's folder."""
     import mlflow
 
     shutil.copy(empty_database, tmp_path / "mlflow.db")

@@ -1,75 +1,110 @@
 """Who may import whom, and what every file has; read from the syntax tree, so that nothing is imported."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.pins import SERVING
+from pipeline.runs.publish import SERVING
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages")
 FILES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
-CHAINS_STAGES = {"stages.main", "stages.sweep"}
-IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
-HEAVY = {
-    "torch",
-    "torchvision",
-    "timm",
-    "mlflow",
-    "matplotlib",
-    "sklearn",
-    "pandas",
-    "optuna",
-    "onnx",
-    "onnxruntime",
-    "scipy",
+
+# What each wing may import beside itself: whole wings, or single files of one.
+FLOORS: dict[str, set[str]] = {
+    "system": set(),
+    "cache": {"system"},
+    "recipe": {"system", "cache"},
+    "data": {"system", "cache"},
+    "tracking": {"system", "cache"},
+    "models": {"system", "cache", "recipe.fields", "data"},
+    "training": {"system", "cache", "recipe", "data", "models"},
+    "evaluation": {"system", "cache", "recipe", "data", "models"},
+    "reports": {"system", "cache", "data", "models", "training", "evaluation"},
+    "runs": {"system", "cache", "recipe", "data", "tracking", "models", "training", "evaluation", "reports"},
+    "sweep": {"system", "cache", "recipe", "training.schedule", "training.history", "reports", "tracking", "runs"},
+    "serving": {"system", "cache", "data", "models"},
+    "__main__": {"system", "cache", "tracking"},
 }
-LONGEST_FILE = 325
-TESTED_WITHIN_OTHERS = {"__init__", "__main__", "errors", "contract", "device", "recipe_types"}
+# Packages that one part of the project alone imports.
+ONLY_IN = {
+    "mlflow": {"tracking", "serving"},
+    "optuna": {"sweep"},
+    "plotly": {"sweep"},
+    "matplotlib": {"reports"},
+    "jinja2": {"reports"},
+}
+HEAVY = {
+    "torch", "torchvision", "timm", "safetensors", "mlflow", "optuna", "plotly", "matplotlib", "sklearn", "scipy",
+    "pandas", "pyarrow", "cleanlab", "onnx", "onnxruntime",
+}  # fmt: skip
+# What a mistake is reported with, before anything heavy is imported.
+LIGHT = (
+    "pipeline.recipe.*", "pipeline.data.readers.*", "pipeline.models.weights", "pipeline.training.schedule",
+    "pipeline.runs.stage", "pipeline.runs.fingerprint", "pipeline.sweep.space", "pipeline.system.errors",
+    "pipeline.system.console", "pipeline.system.disk", "pipeline.system.processes", "pipeline.cache.hashing",
+    "stages.registry", "stages.__main__",
+)  # fmt: skip
+CHAINS_STAGES = {"stages.main", "stages.sweep"}
+IMPORTS_WITHIN_FUNCTIONS = {"pipeline.data.readers.table"}
+HANDS_ON_NAMES = "pipeline.tracking"
+IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
+LONGEST_FILE, LONGEST_STAGE, MOST_FILES, MOST_PARAMETERS = 325, 80, 13, 7
+COMMAND_LINE = {"__init__", "__main__", "registry"}
+TESTED_WITHIN_OTHERS = {
+    "pipeline.system.errors", "pipeline.system.device", "pipeline.cache.hashing", "pipeline.recipe.fields",
+    "pipeline.tracking.names", "pipeline.tracking.artifacts", "pipeline.tracking.values", "pipeline.runs.stage",
+}  # fmt: skip
 IN_PYPI = {"PIL": "pillow"}
 
 
 def name_of(path: Path) -> str:
-    """`pipeline/fit.py` as "pipeline.fit", and `pipeline/__init__.py` as "pipeline"."""
+    """`pipeline/training/fit.py` as "pipeline.training.fit", and `pipeline/__init__.py` as "pipeline"."""
     return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
 
 
 TREES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+PATHS = {name_of(path): path for path in FILES}
 STAGES = [name for name in TREES if name.startswith("stages.")]
 LIBRARY = [name for name in TREES if name.split(".")[0] == "pipeline"]
+LIGHT_MODULES = [name for name in TREES if any(re.fullmatch(one.replace(".*", r"(\..*)?"), name) for one in LIGHT)]
 
 
-def statements(node: ast.AST, everywhere: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Import statements at run time: all of them, or without those inside functions."""
-    for child in ast.iter_child_nodes(node):
+def wing_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    for child in ast.walk(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            for other in child.orelse:
-                yield from statements(other, everywhere)
-        elif everywhere or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from statements(child, everywhere)
 
 
-def imports(module: str, everywhere: bool = True) -> set[str]:
+def imports(module: str) -> set[str]:
     """What `module` imports: modules of the project by full name, and the top packages of others."""
-    found = set()
-    for statement in statements(TREES[module], everywhere):
+    if module in IMPORTS_WITHIN_FUNCTIONS:
+        found = [one for one in TREES[module].body if isinstance(one, ast.Import | ast.ImportFrom)]
+    else:
+        found = list(statements(TREES[module]))
+    names = set()
+    for statement in found:
         if isinstance(statement, ast.Import):
             named = {alias.name for alias in statement.names}
         else:
             assert statement.level == 0, f"{module} has a relative import, which these tests do not follow"
             whole = {f"{statement.module}.{alias.name}" for alias in statement.names}
             named = {name if name in TREES else str(statement.module) for name in whole}
-        found |= {name if name in TREES else name.split(".")[0] for name in named}
-    return found
+        names |= {name if name in TREES else name.split(".")[0] for name in named}
+    return names
 
 
-def reached(module: str, everywhere: bool) -> set[str]:
+def reached(module: str) -> set[str]:
     """All that is imported by `module`, directly or through others of the project."""
     seen: set[str] = set()
     waiting = [module]
@@ -77,52 +112,78 @@ def reached(module: str, everywhere: bool) -> set[str]:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += imports(name, everywhere) if name in TREES else []
+            waiting += imports(name) if name in TREES else []
     return seen - {module}
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{name}.{node.name}", node
 
 
 def test_there_is_something_to_look_at():
     assert {"stages.main", "stages.evaluate"} <= set(STAGES)
-    assert {"pipeline.fit", "pipeline.tracking"} <= set(LIBRARY)
-    assert "torch" in imports("pipeline.fit")
+    assert {"pipeline.training.fit", "pipeline.tracking", "pipeline.recipe.schema"} <= set(LIBRARY)
+    assert "torch" in imports("pipeline.training.fit")
     assert "pipeline.tracking" in imports("stages.evaluate")
-    assert "pipeline.tracking" not in imports("stages.evaluate", everywhere=False)
+    assert {"pipeline.recipe.schema", "pipeline.data.readers.table"} <= set(LIGHT_MODULES)
+    assert set(FLOORS) == {wing_of(name) for name in LIBRARY} - {""}
+
+
+@pytest.mark.parametrize("module", [name for name in LIBRARY if name != "pipeline"])
+def test_a_wing_imports_only_the_wings_below_it(module):
+    allowed = FLOORS[wing_of(module)]
+    for name in imports(module) & set(TREES):
+        inner = name.removeprefix("pipeline.")
+        assert name != "pipeline" or module == "pipeline"
+        assert wing_of(name) in {wing_of(module)} | allowed or inner in allowed, f"{module} imports {name}"
+
+
+def test_nothing_imports_the_doors():
+    doors = {"pipeline.serving", "pipeline.__main__", "stages.__main__"}
+    assert not [name for name in TREES if imports(name) & doors]
+
+
+@pytest.mark.parametrize("module", [*LIBRARY, *STAGES])
+def test_no_module_imports_itself_through_others(module):
+    assert not {name for name in imports(module) if name in TREES and module in reached(name)}
 
 
 @pytest.mark.parametrize("module", STAGES)
 def test_a_stage_imports_no_other_stage_but_main_and_sweep_do(module):
     if module not in CHAINS_STAGES:
-        assert not {name for name in imports(module) if name.split(".")[0] == "stages"}
+        assert {name for name in imports(module) if name.split(".")[0] == "stages"} <= {"stages.registry"}
 
 
-@pytest.mark.parametrize("module", LIBRARY)
-def test_the_library_knows_nothing_of_stages(module):
-    assert not {name for name in imports(module) if name.split(".")[0] == "stages"}
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_imported_by_its_own_part_alone(package):
+    importers = {name for name in TREES if package in imports(name)}
+    assert {wing_of(name) for name in importers if name.startswith("pipeline")} == ONLY_IN[package]
+    assert not [name for name in importers if name.startswith("stages")]
 
 
-@pytest.mark.parametrize("module", [*LIBRARY, *STAGES])
-def test_no_module_imports_itself_through_others(module):
-    through = {name for name in imports(module) if name in TREES and module in reached(name, everywhere=True)}
-    assert not through
+@pytest.mark.parametrize("module", LIGHT_MODULES)
+def test_a_mistake_is_reported_before_anything_heavy_is_imported(module):
+    assert not reached(module) & HEAVY
 
 
-def test_mlflow_is_imported_by_tracking_and_the_served_model_alone():
-    importers = {name for name in TREES if "mlflow" in imports(name)}
-    assert {".".join(name.split(".")[:2]) for name in importers} == set(IMPORT_MLFLOW)
+def test_imports_stand_at_the_top_of_a_file():
+    within = [name for name, node in functions() if any(statements(node))]
+    assert {name.rpartition(".")[0] for name in within} <= IMPORTS_WITHIN_FUNCTIONS
+    assert not [name for name in TREES if "TYPE_CHECKING" in ast.unparse(TREES[name])]
 
 
-def test_optuna_is_imported_by_the_sweep_alone():
-    importers = {name for name in TREES if "optuna" in imports(name)}
-    assert {".".join(name.split(".")[:2]) for name in importers} <= {"pipeline.sweep"}
-
-
-@pytest.mark.parametrize("module", STAGES)
-def test_a_mistake_is_told_before_anything_heavy_is_imported(module):
-    assert not reached(module, everywhere=False) & HEAVY
+@pytest.mark.parametrize("module", [name_of(path) for path in FILES if path.stem == "__init__"])
+def test_an_init_file_is_one_docstring_so_that_nobody_loads_a_wing_for_one_file_of_it(module):
+    body = TREES[module].body
+    assert ast.get_docstring(TREES[module])
+    assert len(body) == 1 or module == HANDS_ON_NAMES
 
 
 def test_all_that_the_served_model_imports_is_among_its_requirements():
-    outside = {name for name in reached("pipeline.serving", everywhere=True) if name not in TREES}
+    outside = {name for name in reached("pipeline.serving") if name not in TREES}
     packages = {IN_PYPI.get(name, name) for name in outside - sys.stdlib_module_names}
     assert {"torch", "mlflow", "pillow"} <= packages
     assert packages <= set(SERVING)
@@ -138,29 +199,58 @@ def public(tree: ast.Module | ast.ClassDef, of: str) -> Iterator[tuple[str, ast.
 
 
 @pytest.mark.parametrize("module", TREES)
-def test_whatever_is_public_says_what_it_is(module):
+def test_whatever_is_public_has_a_docstring(module):
     assert ast.get_docstring(TREES[module])
     assert not [name for name, node in public(TREES[module], module) if not ast.get_docstring(node)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_file_is_too_long_to_be_read_in_one_go(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+@pytest.mark.parametrize("module", TREES)
+def test_no_file_is_too_long_to_be_read_in_one_go(module):
+    is_stage = module in STAGES and PATHS[module].stem not in COMMAND_LINE
+    lines = PATHS[module].read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= (LONGEST_STAGE if is_stage else LONGEST_FILE)
 
 
-@pytest.mark.parametrize("module", LIBRARY)
-def test_every_module_of_the_library_has_tests_of_its_own_or_of_its_package(module):
-    *packages, name = module.removeprefix("pipeline").lstrip(".").split(".")
-    folder = PROJECT.joinpath("tests", "pipeline")
-    own = folder.joinpath(*packages, f"test_{name}.py").is_file() or folder.joinpath(*packages, name).is_dir()
-    of_package = bool(packages) and (folder / f"test_{packages[0]}.py").is_file()
-    assert own or of_package or (name or "__init__") in TESTED_WITHIN_OTHERS
+def test_no_folder_has_too_many_files():
+    counts = Counter(path.parent for path in FILES if path.stem != "__init__")
+    assert not {folder: count for folder, count in counts.items() if count > MOST_FILES}
 
 
-def test_all_of_the_library_but_tracking_and_the_served_model_imports_without_mlflow():
-    modules = [name for name in LIBRARY if not name.startswith(IMPORT_MLFLOW)]
+def test_no_function_has_too_many_parameters():
+    parameters = {
+        name: [one.arg for one in node.args.args + node.args.kwonlyargs if one.arg not in ("self", "cls")]
+        for name, node in functions()
+    }
+    assert not {name: given for name, given in parameters.items() if len(given) > MOST_PARAMETERS}
+
+
+@pytest.mark.parametrize("module", [name for name in LIBRARY if PATHS[name].stem != "__init__"])
+def test_the_tests_lie_in_the_same_tree_as_the_code(module):
+    *packages, name = module.split(".")
+    test = PROJECT.joinpath("tests", *packages, f"test_{name}.py")
+    assert test.is_file() or module in TESTED_WITHIN_OTHERS
+
+
+def test_names_of_test_files_are_unique_and_those_of_the_library_have_a_file_that_they_test():
+    tests = list((PROJECT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in Counter(path.name for path in tests).items() if count > 1]
+    for path in (PROJECT / "tests" / "pipeline").rglob("test_*.py"):
+        tested = path.relative_to(PROJECT / "tests").with_name(path.name.removeprefix("test_"))
+        assert (PROJECT / tested).is_file(), f"{path.name} tests no file of its name"
+
+
+def test_all_of_the_library_but_tracking_and_what_logs_imports_without_mlflow():
+    modules = [name for name in LIBRARY if not any(one.startswith(IMPORT_MLFLOW) for one in reached(name) | {name})]
+    assert {"pipeline.evaluation.evaluation", "pipeline.training.phases"} <= set(modules)
     program = (
         f"import importlib, sys\nsys.modules['mlflow'] = None\nfor name in {modules!r}: importlib.import_module(name)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_package_is_offered_that_could_not_be_used():
+    """Commands need the project's folder (recipes, pins, MLproject), which a package would not bring."""
+    settings = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "[project]" not in settings
+    assert "[build-system]" not in settings

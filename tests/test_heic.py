@@ -1,4 +1,4 @@
-"""Real HEIC files, where the package that reads and writes them is installed."""
+"""Real HEIC files, if the package that reads and writes them is installed."""
 
 import io
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import UserError
-from pipeline.inspection import inspect_picture
-from pipeline.manifest import build_manifest
-from pipeline.pixels import open_pixels
-from pipeline.recipe import Recipe
-from pipeline.sources import list_source
+from pipeline.data.inspection import inspect_picture
+from pipeline.data.manifest import build_manifest
+from pipeline.data.readers.sources import list_source
+from pipeline.data.stored_pixels import open_pixels
+from pipeline.recipe.schema import Recipe
+from pipeline.system.errors import UserError
 
 pillow_heif = pytest.importorskip("pillow_heif")
 
@@ -40,7 +40,7 @@ def turned(orientation):
 
 
 def transparent():
-    """Its red quarter is seen through."""
+    """Its red quarter is transparent."""
     picture = quarters().convert("RGBA")
     picture.paste((255, 0, 0, 0), (0, 0, 32, 24))
     return heic(picture)
@@ -54,7 +54,7 @@ def ten_bits():
     return buffer.getvalue()
 
 
-# By name: how it is made, and the colours of its quarters as it is looked at.
+# By name: how it is made, and the colours of its quarters when it is upright.
 TRAINS = {
     "plain.heic": (lambda: heic(quarters()), QUARTERS),
     "turned to the left.heic": (lambda: turned(6), (BLUE, RED, WHITE, GREEN)),
@@ -98,7 +98,7 @@ def test_heic_trains_upright_on_white(photos, max_store_gib):
             assert np.abs(found - TRAINS[name][1]).max() <= 8, name
 
 
-def test_turned_heic_has_the_size_that_it_is_looked_at_with(photos):
+def test_turned_heic_has_its_upright_size(photos):
     sizes = {path.name: inspect_picture(path)[1:3] for path in (photos / "phone").iterdir()}
     sideways = {name for name, size in sizes.items() if size == (48, 64)}
     assert sideways == {"turned to the left.heic", "turned to the right.heic", "mirrored and turned.heic"}
@@ -106,13 +106,13 @@ def test_turned_heic_has_the_size_that_it_is_looked_at_with(photos):
 
 
 @pytest.mark.parametrize("kept", [20, 300, 600])
-def test_heic_that_is_cut_off_is_set_aside_for_what_it_is(tmp_path, kept):
+def test_heic_that_is_cut_off_cannot_be_decoded(tmp_path, kept):
     (tmp_path / "cut.heic").write_bytes(heic(quarters())[:kept])
     found = inspect_picture(tmp_path / "cut.heic")
     assert found.error.startswith("cannot be decoded: ")
     assert "pip install" not in found.error
 
 
-def test_without_the_package_a_run_stops_with_a_word_on_it(photos, without_heic):
+def test_without_the_package_a_run_stops_and_names_it(photos, without_heic):
     with pytest.raises(UserError, match=r"11 of 22 pictures .* it is HEIC, .* run 'pip install pillow-heif'"):
         manifest_of(photos)

@@ -1,4 +1,4 @@
-"""Whatever users have in their folders: each file trains rightly, or is set aside by its name with the reason."""
+"""Odd files in users' folders: each is trained on correctly, or set aside by its name with the reason."""
 
 import io
 import zlib
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import UserError
-from pipeline.manifest import build_manifest
-from pipeline.pixels import open_pixels
-from pipeline.recipe import Recipe
-from pipeline.sources import list_source
+from pipeline.data.manifest import build_manifest
+from pipeline.data.readers.sources import list_source
+from pipeline.data.stored_pixels import open_pixels
+from pipeline.recipe.schema import Recipe
+from pipeline.system.errors import UserError
 
 ORANGE, WHITE = (240, 130, 20), (255, 255, 255)
 SIZE_PX = 16
@@ -49,7 +49,7 @@ def half_transparent():
 
 
 def turned():
-    """Orange at the left as it is stored, which the camera says is the top."""
+    """Orange at the left as it is stored, which is the top by its EXIF orientation."""
     picture = Image.new("RGB", (80, 40), WHITE)
     picture.paste(ORANGE, (0, 0, 40, 40))
     return file_of(picture, "JPEG", exif=TURNED, quality=95)
@@ -124,14 +124,14 @@ SET_ASIDE = {
 @pytest.fixture
 def photos(tmp_path):
     """Two classes of plain pictures, to one of which something odd is added."""
-    for place, label in enumerate(("cat", "dog")):
+    for index, label in enumerate(("cat", "dog")):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(5):
-            flat(colour=(0, 40 * number, 200 * place)).save(tmp_path / "photos" / label / f"{number}.bmp")
+            flat(colour=(0, 40 * number, 200 * index)).save(tmp_path / "photos" / label / f"{number}.bmp")
     return tmp_path / "photos"
 
 
-def put(photos, name, content):
+def add(photos, name, content):
     path = photos / "cat" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -143,9 +143,9 @@ def manifest_of(photos, max_bad=0.0):
 
 @pytest.mark.parametrize("name", TRAINS)
 @pytest.mark.parametrize("max_store_gib", [20, 0], ids=["stored", "streamed"])
-def test_an_odd_picture_trains_rightly(photos, name, max_store_gib):
+def test_an_odd_picture_is_trained_on_correctly(photos, name, max_store_gib):
     make, colour = TRAINS[name]
-    put(photos, name, make())
+    add(photos, name, make())
     manifest = manifest_of(photos)
     assert manifest.set_aside.empty
     row = list(manifest.table["path"]).index(f"cat/{name}")
@@ -155,13 +155,13 @@ def test_an_odd_picture_trains_rightly(photos, name, max_store_gib):
 
 
 @pytest.mark.parametrize("name", SET_ASIDE)
-def test_what_cannot_train_is_set_aside_by_name_and_past_the_limit_stops_the_run(photos, name, without_heic):
+def test_a_bad_file_is_set_aside_by_name_and_past_the_limit_stops_the_run(photos, name, without_heic):
     make, reason = SET_ASIDE[name]
-    put(photos, name, make())
+    add(photos, name, make())
     manifest = manifest_of(photos, max_bad=0.1)
-    (path, said), *others = manifest.set_aside.itertuples(index=False, name=None)
+    (path, given), *others = manifest.set_aside.itertuples(index=False, name=None)
     assert (path, others) == (f"cat/{name}", [])
-    assert said.startswith(reason)
+    assert given.startswith(reason)
     assert open_pixels(manifest, SIZE_PX, "crop").shape == (10, SIZE_PX, SIZE_PX, 3)
     with pytest.raises(
         UserError, match=r"1 of 11 pictures .* more than data\.max_bad = 0\.05 allows; the first is cat/"
@@ -169,8 +169,8 @@ def test_what_cannot_train_is_set_aside_by_name_and_past_the_limit_stops_the_run
         manifest_of(photos, max_bad=0.05)
 
 
-def test_a_turned_picture_has_the_size_that_it_is_looked_at_with(photos):
-    put(photos, "turned.jpg", turned())
+def test_a_turned_picture_has_its_upright_size(photos):
+    add(photos, "turned.jpg", turned())
     table = manifest_of(photos).table.set_index("path")
     assert table.loc["cat/turned.jpg", ["width_px", "height_px"]].tolist() == [40, 80]
 

@@ -5,44 +5,41 @@ one, as `fine_tune.lr.early`, `fine_tune.lr.late` and `fine_tune.lr.head`.
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pipeline.errors import UserError
-from pipeline.rates import GROUPS, group_rates
-from pipeline.recipe import Recipe, flatten
-from pipeline.recipe_file import build_recipe
-from pipeline.recipe_mistakes import field_of, nearest_key
-from pipeline.recipe_sweep import Choice, IntRange, LogUniformRange, Range
-from pipeline.recipe_types import Section
-from pipeline.schedule import cycle_lengths
+from pipeline.recipe.fields import GROUPS, Section
+from pipeline.recipe.mistakes import field_of, nearest_key
+from pipeline.recipe.recipe_file import build_recipe
+from pipeline.recipe.schema import Recipe, flatten
+from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, Range
+from pipeline.system.errors import UserError
+from pipeline.training.schedule import cycle_lengths, group_rates
 
 Value: TypeAlias = bool | int | float | str
 Space: TypeAlias = Mapping[str, Range]
-
-PLACE = "sweep.space"
-# What these say is the same for all trials: else they would be judged on other pictures, or not by what they say.
+SPACE_KEY = "sweep.space"
+# The same for all trials, which else would be evaluated on other pictures or in another way.
 FIXED = ("seed", "device", "reuse", "data", "evaluate", "sweep", "sweep_head")
 TRAINED_UNFROZEN, CYCLES = ("fine_tune", "resize"), ("cycles", "cycle_len", "cycle_mult")
 RATES = ("fine_tune.lr", "resize.lr")
 
 
 def check_space(recipe: Recipe) -> None:
-    """Raises UserError if the recipe's space names a key that is none, or cannot vary, or a value that the key does
-    not take, or if its keys contradict one another."""
+    """UserError if the recipe's space names a key that does not exist or cannot vary, a value that the key does not
+    take, or keys that contradict one another."""
     space = recipe.sweep.space
     for key, values in space.items():
         _check_key(key)
         if not isinstance(values, Choice) and values.low >= values.high:
             raise UserError(
-                f"In {PLACE}: {key} goes from {values.low:g} to {values.high:g}, which is no range; give a low end "
-                "below the high one."
+                f"In {SPACE_KEY}: {key} goes from {values.low:g} to {values.high:g}, which is no range; give a low "
+                "end below the high one."
             )
     _check_rates(space)
     for key in RATES:
         if key in space and isinstance(flatten(recipe)[key], list):
-            raise UserError(f"In {PLACE}: {key} varies and is a list in the recipe; give one rate, or auto, there.")
+            raise UserError(f"In {SPACE_KEY}: {key} varies and is a list in the recipe; give one rate, or auto, there.")
     for key, values in space.items():
         for value in values.of if isinstance(values, Choice) else (values.low, values.high):
             with_values(recipe, {key: value} | _other_rates(key, value))
@@ -50,7 +47,7 @@ def check_space(recipe: Recipe) -> None:
     if isinstance(objective, list) and (len(objective) != 2 or objective[0] == objective[1]):
         raise UserError(f"sweep.objective is {objective}; give one objective, or a list of two that differ.")
     if isinstance(objective, list) and recipe.sweep.sampler == "cmaes":
-        raise UserError("sweep.sampler is cmaes, which knows one objective alone; take tpe, or a single objective.")
+        raise UserError("sweep.sampler is cmaes, which takes a single objective; use tpe, or give one objective.")
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
@@ -66,12 +63,12 @@ def with_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
     for key, by_group in rates.items():
         section, name = key.split(".")
         content[section][name] = [by_group[group] for group in GROUPS]
-    return build_recipe(content, {}, PLACE)
+    return build_recipe(content, {}, SPACE_KEY)
 
 
 def values_of(recipe: Recipe, keys: Sequence[str], suggestions: Mapping[str, float]) -> dict[str, Value]:
-    """What the recipe itself has at these keys; `suggestions` holds the rate that stands in for an "auto" by key, such
-    as {"fine_tune.lr": 0.002}."""
+    """The recipe's own values of these keys; `suggestions` holds the rate that replaces "auto" by key, such as
+    {"fine_tune.lr": 0.002}."""
     flat = flatten(recipe)
     found: dict[str, Value] = {}
     for key in keys:
@@ -96,7 +93,7 @@ def most_epochs(recipe: Recipe, space: Space) -> int:
 
 
 def widened(space: Space, values: Mapping[str, Value]) -> dict[str, Range]:
-    """The space with every range made as wide as it has to be to hold these values, such as those of the recipe."""
+    """The space, with each range as wide as it must be to hold these values, such as those of the recipe."""
     wide = dict(space)
     for key, value in values.items():
         ends = wide[key]
@@ -114,11 +111,6 @@ def grid(space: Space) -> Iterator[dict[str, Value]]:
         yield dict(zip(space, combination, strict=True))
 
 
-def grid_size(space: Space) -> int:
-    """How many combinations there are."""
-    return math.prod(len(_points(values)) for values in space.values())
-
-
 def _points(values: Range) -> list[Value]:
     if isinstance(values, Choice):
         return list(values.of)
@@ -134,14 +126,14 @@ def _check_key(key: str) -> None:
     path = key.split(".")
     if path[0] in FIXED:
         raise UserError(
-            f"In {PLACE}: {key} cannot vary, since trials are compared by the same pictures and in the same way; leave "
-            "it out."
+            f"In {SPACE_KEY}: {key} cannot vary, since all trials are compared on the same pictures and in the same "
+            "way; leave it out."
         )
     is_group_rate = ".".join(path[:2]) in RATES and len(path) == 3 and path[2] in GROUPS
     field = field_of(path)
     is_section = field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section)
     if (field is None and not is_group_rate) or is_section:
-        raise UserError(f"In {PLACE}: {key} is not a key of a recipe; the nearest is {nearest_key(path)}.")
+        raise UserError(f"In {SPACE_KEY}: {key} is not a key of a recipe; the nearest is {nearest_key(path)}.")
 
 
 def _check_rates(space: Space) -> None:
@@ -151,16 +143,16 @@ def _check_rates(space: Space) -> None:
         given = [name for name in one_by_one if name in space]
         if given and len(given) < len(GROUPS):
             alone = " and ".join(given)
-            raise UserError(f"In {PLACE}: {alone} alone cannot vary; name all of {', '.join(one_by_one)}.")
+            raise UserError(f"In {SPACE_KEY}: {alone} alone cannot vary; name all of {', '.join(one_by_one)}.")
         both = [name for name in (key, f"{key}_ratio") if name in space]
         if given and both:
             raise UserError(
-                f"In {PLACE}: {both[0]} and {given[0]} contradict one another; vary the rate and its ratio, or the "
+                f"In {SPACE_KEY}: {both[0]} and {given[0]} contradict one another; vary the rate and its ratio, or the "
                 "rates one by one."
             )
 
 
 def _other_rates(key: str, value: Value) -> dict[str, Value]:
-    """With the rate of one group, the same for the others, which must not be missing."""
+    """For the rate of one layer group, the same for the others, which must be given too."""
     rate, _, group = key.rpartition(".")
     return {f"{rate}.{other}": value for other in GROUPS} if rate in RATES and group in GROUPS else {}

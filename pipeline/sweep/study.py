@@ -1,4 +1,4 @@
-"""The study: where it is kept, how the next trial is chosen, and how a hopeless one is ended."""
+"""The study: where it is stored, which sampler chooses the next trial, and which pruner ends a hopeless one."""
 
 import re
 import time
@@ -17,13 +17,12 @@ from optuna.trial import Trial
 from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import UserError
-from pipeline.recipe_sweep import Choice, IntRange, LogUniformRange, Range
-from pipeline.store import content_key
+from pipeline.cache.hashing import content_key
+from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, Range
 from pipeline.sweep.space import Space, Value
+from pipeline.system.errors import UserError
 
 Found = TypeVar("Found")
-
 DEFAULT_FILE = "sweeps.db"
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "valid/accuracy": "maximize",
@@ -31,29 +30,30 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "valid/loss": "minimize",
     "train/seconds": "minimize",
 }
-# Keys that say how it is run and not what comes out.
+# Keys that change how a trial is run, but not its result.
 HOW_IT_RUNS = ("device", "reuse", "data.source", "data.max_store_gib", "data.max_logged_gib")
 OBJECTIVES, GIVEN_SPACE, SPACE = "objectives", "given space", "space"
-# A worker that shows no life for so many heartbeats is taken to be gone.
+# A worker that misses so many heartbeats is taken for dead.
 MISSED_HEARTBEATS = 3
 SECONDS_FOR_A_LOCK = 60.0
 ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 10, 0.5
 
+
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
-# Queues a trial that was broken off; what it was worth so far goes with it, so that it is not judged anew.
+# Queues an interrupted trial again, with its values so far, so that the pruner does not evaluate these twice.
 RETRY = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 
 
 def storage_url(storage: str) -> str:
-    """The address of what the recipe names: a database, or, where that is empty, a file in the working folder."""
+    """The URL of the storage that the recipe names, or, if it names none, of a file in the working folder."""
     return storage or f"sqlite:///{Path(DEFAULT_FILE).absolute()}"
 
 
 def open_storage(url: str, heartbeat_seconds: int, make_tables: bool) -> RDBStorage:
-    """The storage at `url`; its tables are made, once, before workers start. UserError where it cannot be used.
+    """The storage at `url`; its tables are made once, before workers start. UserError if it cannot be used.
 
-    A trial whose worker has shown no life for some heartbeats fails, and is put into the queue again.
+    A trial whose worker has missed some heartbeats fails, and is queued again.
     """
     kwargs = {"connect_args": {"timeout": SECONDS_FOR_A_LOCK}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
 
@@ -69,30 +69,30 @@ def open_storage(url: str, heartbeat_seconds: int, make_tables: bool) -> RDBStor
         )
 
     try:
-        return _patiently(connect) if make_tables else connect()
+        return _retry(connect) if make_tables else connect()
     except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"The storage {_without_password(url)} cannot be used ({reason}); start it, or mend sweep.storage."
+            f"The storage {_without_password(url)} cannot be used ({reason}); start it, or correct sweep.storage."
         ) from None
 
 
 @contextmanager
-def told_when_away(url: str) -> Iterator[None]:
-    """UserError where the storage at `url` goes away within the block."""
+def report_lost_storage(url: str) -> Iterator[None]:
+    """UserError if the storage at `url` is lost within the block."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
-            f"The storage {_without_password(url)} went away ({reason}); when it is back, the same command goes on "
-            "with the study."
+            f"The storage {_without_password(url)} was lost ({reason}); when it is back, the same command "
+            "continues the study."
         ) from None
 
 
 def study_name(given: str, data: str, settings: Mapping[str, object], space: Space, objectives: Sequence[str]) -> str:
-    """The name of the study of these settings, on the pictures called `data`: the one that is `given`, or one of its
-    own for whatever would make its trials incomparable."""
+    """The name of the study of these settings on the pictures called `data`: the one that is `given`, or, for "auto",
+    another one for everything that makes trials incomparable."""
     if given != "auto":
         return given
     about = {"settings": {key: value for key, value in settings.items() if key not in HOW_IT_RUNS}}
@@ -100,7 +100,7 @@ def study_name(given: str, data: str, settings: Mapping[str, object], space: Spa
 
 
 def open_study(storage: RDBStorage, name: str, objectives: Sequence[str]) -> optuna.Study:
-    """The study called `name`, made where there is none."""
+    """The study called `name`, created if there is none."""
     directions = [DIRECTIONS[objective] for objective in objectives]
 
     def load_or_create() -> optuna.Study:
@@ -108,13 +108,13 @@ def open_study(storage: RDBStorage, name: str, objectives: Sequence[str]) -> opt
             return optuna.load_study(study_name=name, storage=storage)
         return optuna.create_study(study_name=name, storage=storage, directions=directions)
 
-    return _patiently(load_or_create)  # where two make it at once, one of them fails, and finds it then
+    return _retry(load_or_create)  # if two create it at once, one of them fails, and loads it then
 
 
 def describe_study(study: optuna.Study, objectives: Sequence[str], given: Space, space: Space) -> None:
-    """Write into a new study what it is about: its objectives, and the space as it was given and as it is searched.
+    """Store the objectives in a new study, and the space as it was given and as it is searched.
 
-    UserError if it is one of other objectives, or of another space.
+    UserError if the study has other objectives or another space.
     """
     is_new = SPACE not in study.user_attrs
     about = {OBJECTIVES: list(objectives), GIVEN_SPACE: _plain(given)}
@@ -123,7 +123,7 @@ def describe_study(study: optuna.Study, objectives: Sequence[str], given: Space,
     for key, value in about.items():
         if study.user_attrs[key] != value:
             raise UserError(
-                f"The study {study.study_name} is one of another {key}; give another sweep.name, or what it had: "
+                f"The study {study.study_name} differs in its {key}; give another sweep.name, or what it has: "
                 f"{study.user_attrs[key]}."
             )
 
@@ -133,14 +133,14 @@ def space_of(study: optuna.Study) -> dict[str, Range]:
     return TypeAdapter(dict[str, Range]).validate_python(study.user_attrs[SPACE])
 
 
-def sampler_seed(seed: int, started: int, place: int) -> int:
-    """A seed of its own for each worker, and for each command that goes on with a study after `started` trials: with
-    the same one they would choose the same values."""
-    return int(content_key({"seed": seed, "started": started, "place": place})[:8], 16)
+def sampler_seed(seed: int, started: int, worker: int) -> int:
+    """Another seed for each worker, and for each command that continues a study after `started` trials: with the same
+    one they would choose the same values."""
+    return int(content_key({"seed": seed, "started": started, "place": worker})[:8], 16)
 
 
 def build_sampler(name: str, seed: int) -> BaseSampler:
-    """How the next trial is chosen; on a grid, which is put into the queue, what is beyond it is chosen at random."""
+    """The sampler that chooses the next trial. The points of a grid are queued; trials beyond them are random."""
     if name == "tpe":
         return TPESampler(seed=seed)
     if name == "gp":
@@ -151,8 +151,8 @@ def build_sampler(name: str, seed: int) -> BaseSampler:
 
 
 def build_pruner(name: str, most_epochs: int) -> BasePruner:
-    """How a hopeless trial is ended: by successive halving in several brackets (Li et al. 2018, "Hyperband"), or where
-    it is worse than the median of the earlier ones at the same epoch."""
+    """The pruner that ends a hopeless trial: by successive halving in several brackets (Li et al. 2018, "Hyperband"),
+    or if it is worse than the median of the earlier ones at the same epoch."""
     if name == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=most_epochs, reduction_factor=3)
     if name == "median":
@@ -179,8 +179,8 @@ def _plain(space: Space) -> dict[str, object]:
     return {key: values.model_dump() for key, values in space.items()}
 
 
-def _patiently(call: Callable[[], Found]) -> Found:
-    """What `call` gives, tried a few times: where several make the same at once, all but one fail."""
+def _retry(call: Callable[[], Found]) -> Found:
+    """The result of `call`, tried a few times: if several processes create the same at once, all but one fail."""
     for _ in range(ATTEMPTS - 1):
         with suppress(SQLAlchemyError, StorageInternalError, DuplicatedStudyError):
             return call()

@@ -1,185 +1,211 @@
-"""Figures of a study, by trial: how it went, how each trial learned, and what two objectives cost one another. Each
-function gives a figure and draws nothing on a screen.
+"""Figures of a study: Optuna's own, interactive, in which the best trial and the recipe's own are marked."""
 
-Optuna's own figures are drawn by pyplot, change its style for the whole process, and let the labels of keys such as
-fine_tune.weight_decay overlap; so these are our own.
-"""
+import copy
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
 import optuna
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from optuna import visualization
+from optuna.distributions import CategoricalDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
+from plotly.graph_objects import Figure, Scatter
 
-from pipeline.figures import TRAIN, VALID, new_figure, plain
-from pipeline.sweep.key_figures import contour_figure, importances_figure, parallel_figure, slice_figure
-from pipeline.sweep.marks import COMPLETE, legend_above, mark_best_and_recipe, scatter_within, shown_range
-from pipeline.sweep.trials import (
-    best_so_far,
-    best_trial,
-    complete_trials,
-    is_maximised,
-    last_value,
-    pareto_front,
-    recipes_trial,
-    retries,
-    trials_of,
-    values_of,
-)
+from pipeline.sweep.trials import best_trial, complete_trials, recipes_trial, values_of
 
-MOST_NAMED = 15
-Points = list[tuple[float, float]]
-
-
-def sweep_figures(study: optuna.Study, objectives: Sequence[str]) -> dict[str, Figure]:
-    """All figures that there are enough trials for, by name: "history", "curves", "pareto", "importances", "slice",
-    "contour" and "parallel_coordinates", in this order; none where no trial has been judged."""
-    drawn = {
-        "history": history_figure(study, objectives),
-        "curves": learning_curves_figure(study, objectives[0]),
-        "pareto": pareto_figure(study, objectives),
-        "importances": importances_figure(study, objectives[0]),
-        "slice": slice_figure(study, objectives[0]),
-        "contour": contour_figure(study, objectives[0]),
-        "parallel_coordinates": parallel_figure(study, objectives),
-    }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+FEWEST_FOR_IMPORTANCES, FEWEST_FOR_CONTOUR = 10, 6
+# Of few trials, Optuna's default of a tenth is too few to tell chance from cause; its authors advise five or more.
+SHARE_OF_GOOD = 0.3
+KEYS_OF_CONTOUR, KEYS_IN_A_ROW = 3, 3
+INTEGER_TICKS = 20  # up to so many trials or epochs, each has a tick
+BEST, RECIPE = "#d62728", "#222222"
+DOTS = {"marker": {"size": 8, "line": {"width": 1, "color": "grey"}}}
+LAYOUT = {
+    "title": None,
+    "template": "plotly_white",
+    "font": {"family": "system-ui, sans-serif", "size": 13},
+    "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    "margin": {"l": 70, "r": 40, "t": 50, "b": 60},
+    "height": 420,
+}
 
 
-def history_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | None:
-    """Each trial by number as a dot at what it came to, with the best so far as a line; a panel for each objective.
+@dataclass(frozen=True)
+class Mark:
+    """A trial to be marked: its `name` in the legend, and how it is drawn."""
 
-    Those that failed are marked at the bottom; an arrow at the edge is a trial far beyond it.
+    trial: FrozenTrial
+    name: str
+    symbol: str
+    colour: str
+
+
+def study_figures(study: optuna.Study, objectives: Sequence[str]) -> dict[str, list[Figure]]:
+    """All figures that there are enough trials for, by name: "history" (of each objective), "curves", "pareto",
+    "importances", "slice" (of a few keys each), "contour" and "parallel_coordinates", in this order.
+
+    Those of keys are of the first objective.
     """
-    trials = [trial for trial in trials_of(study) if trial.state.is_finished()]
-    if not any(last_value(trial) is not None for trial in trials):
-        return None
-    figure = Figure(figsize=(9, 0.8 + 3.4 * len(objectives)), layout="constrained")
-    panels = figure.subplots(len(objectives), 1, sharex=True, squeeze=False)[:, 0]
-    for place, (axes, objective) in enumerate(zip(panels, objectives, strict=True)):
-        _history_panel(axes, study, trials, place)
-        axes.set_ylabel(objective)
-        plain(axes)
-    panels[-1].set_xlabel("trial")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_above(figure, 4)
-    return figure
+    with warnings.catch_warnings(action="ignore"):  # of Optuna, on experimental features and few trials
+        whole = _in_memory(study, range(len(objectives)), objectives)
+        alone = [_in_memory(study, [index], objectives) for index in range(len(objectives))]
+        keys, marks = _varied_keys(alone[0]), _marks(study)
+        drawn = {
+            "history": [
+                figure for index, one in enumerate(alone) for figure in _history(one, objectives[index], index, marks)
+            ],
+            "curves": _curves(alone[0], objectives[0], marks),
+            "pareto": _pareto(whole, objectives, marks),
+            "importances": _importances(alone[0], objectives[0], keys),
+            "slice": _slices(alone[0], objectives[0], keys, marks),
+            "contour": _contour(alone[0], objectives[0], keys),
+            "parallel_coordinates": _parallel_coordinates(whole, objectives, keys),
+        }
+    return {name: figures for name, figures in drawn.items() if figures}
 
 
-def learning_curves_figure(study: optuna.Study, objective: str) -> Figure | None:
-    """The objective by epoch, a line for each trial: grey and dotted where it was pruned, the best one thick."""
-    trials = [trial for trial in trials_of(study) if trial.intermediate_values]
-    if not trials:
-        return None
+def _in_memory(study: optuna.Study, indices: Sequence[int], objectives: Sequence[str]) -> optuna.Study:
+    """A copy with some of the objectives, which asks no database and ends with the last trial that was started."""
+    trials = study.get_trials(deepcopy=False)
+    started = [trial.number for trial in trials if trial.state != TrialState.WAITING]
+    found = optuna.create_study(directions=[study.directions[index] for index in indices])
+    found.set_metric_names([objectives[index] for index in indices])
+    for trial in trials[: max(started, default=-1) + 1]:
+        one = copy.copy(trial)
+        if trial.state == TrialState.COMPLETE:
+            one.values = [values_of(trial)[index] for index in indices]
+        elif trial.state == TrialState.PRUNED:
+            one.values = None
+        found.add_trial(one)
+    return found
+
+
+def _marks(study: optuna.Study) -> list[Mark]:
     best, own = best_trial(study), recipes_trial(study)
-    figure, axes = new_figure(9, 4.8)
-    for trial in trials:
-        epochs, values = _curve(trial)
-        kind, style, colour = _curve_style(trial)
-        axes.plot(epochs, values, style, color=colour, linewidth=1, alpha=0.6, label=f"_{kind}", marker=".", ms=4)
-        if trial.state == TrialState.PRUNED:
-            axes.plot(epochs[-1:], values[-1:], "o", color=TRAIN, ms=5, mfc="white", label="_end")
-    for one, colour, name in ((own, "black", "the recipe"), (best, VALID, "best")):
-        if one is not None and one.intermediate_values:
-            axes.plot(*_curve(one), color=colour, linewidth=2.2, label=f"{name} (trial {one.number})", zorder=4)
-    for kind, style, colour in dict.fromkeys(_curve_style(trial) for trial in trials):
-        axes.plot([], [], style, color=colour, linewidth=1, label=kind, marker="o" if kind == "pruned" else None,
-                  mfc="white", ms=5)  # fmt: skip
-    everything = [value for trial in trials for value in _curve(trial)[1].tolist()]
-    axes.set_ylim(*shown_range(everything, is_maximised(study)))
-    axes.set(xlabel="epoch, over all stages", ylabel=objective)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_above(figure, 5)
-    return figure
+    name = "best" if len(study.directions) == 1 else "proposed"
+    marks = [Mark(own, f"the recipe (trial {own.number})", "diamond-open", RECIPE)] if own is not None else []
+    return [*marks, Mark(best, f"{name} (trial {best.number})", "star", BEST)] if best is not None else marks
 
 
-def pareto_figure(study: optuna.Study, objectives: Sequence[str]) -> Figure | None:
-    """The first of two objectives over the second, with the trials that none beats in both joined and numbered."""
-    trials = [trial for trial in complete_trials(study) if np.isfinite(values_of(trial)).all()]
-    if len(objectives) < 2 or not trials:
-        return None
-    figure, axes = new_figure(8, 5)
-    front = sorted((_pair(trial), trial.number) for trial in pareto_front(study) if np.isfinite(values_of(trial)).all())
-    x, y = np.array([_pair(trial) for trial in trials]).T
-    axes.scatter(x, y, s=32, color=COMPLETE, alpha=0.55, linewidth=0, label="complete")
-    axes.plot(*np.array([pair for pair, _ in front]).T, "-o", color=VALID, linewidth=1.2, ms=5, label="Pareto front")
-    mark_best_and_recipe(axes, study, _pair)
-    axes.set_xlim(*shown_range([_pair(trial)[0] for trial in trials], is_maximised(study, 1)))
-    axes.set_ylim(*shown_range([_pair(trial)[1] for trial in trials], is_maximised(study, 0)))
-    _number_apart(axes, front)
-    axes.set(xlabel=f"{objectives[1]} ({_better(study, 1)})", ylabel=f"{objectives[0]} ({_better(study, 0)})")
-    legend_above(figure, 4)
-    return figure
+def _finite(study: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in complete_trials(study) if all(map(math.isfinite, values_of(trial)))]
 
 
-def _history_panel(axes: Axes, study: optuna.Study, trials: Sequence[FrozenTrial], objective: int) -> None:
-    done: Points = [
-        (trial.number, float(value))
-        for trial in complete_trials(study)
-        if (value := last_value(trial, objective)) is not None and np.isfinite(value)
-    ]
-    pruned: Points = [
-        (trial.number, float(value))
-        for trial in trials
-        if trial.state == TrialState.PRUNED and (value := last_value(trial, objective)) is not None
-    ]
-    low, high = shown_range([value for _, value in done or pruned], is_maximised(study, objective))
-    axes.set_ylim(low, high)
-    axes.set_xlim(-0.8, max(trial.number for trial in trials) + 0.8)
-    scatter_within(axes, pruned, (low, high), TRAIN, "white", "pruned")
-    scatter_within(axes, done, (low, high), COMPLETE, COMPLETE, "complete")
-    line = best_so_far(study, objective)
-    line = line[np.isfinite(line["value"])]
-    if len(line):
-        ends = [*line["number"], trials[-1].number]
-        values = [*line["value"], line["value"].iloc[-1]]
-        axes.plot(ends, values, color=VALID, drawstyle="steps-post", linewidth=1.4, label="best so far", zorder=1)
-    again = retries(study)
-    failed = [trial.number for trial in trials if trial.state == TrialState.FAIL]
-    for shape, label, numbers in (
-        ("x", "failed", [number for number in failed if number not in again]),
-        ("1", "broken off, run again", [number for number in failed if number in again]),
-    ):
-        if numbers:
-            bottom = [0.03] * len(numbers)
-            axes.plot(numbers, bottom, shape, color="black", ms=7, label=label, transform=axes.get_xaxis_transform())
-    mark_best_and_recipe(axes, study, lambda trial: (trial.number, last_value(trial, objective) or 0.0))
+def _varied_keys(study: optuna.Study) -> list[str]:
+    """The keys that differ between complete trials."""
+    values: dict[str, set[str]] = {}
+    for trial in _finite(study):
+        for key, value in trial.params.items():
+            values.setdefault(key, set()).add(repr(value))
+    return [key for key, found in values.items() if len(found) > 1]
 
 
-def _curve(trial: FrozenTrial) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Epochs and finite values."""
-    points = [(epoch, value) for epoch, value in sorted(trial.intermediate_values.items()) if np.isfinite(value)]
-    epochs, values = np.array(points, float).reshape(-1, 2).T
-    return epochs, values
+def _history(study: optuna.Study, objective: str, index: int, marks: Sequence[Mark]) -> list[Figure]:
+    if not _finite(study):
+        return []
+    figure = visualization.plot_optimization_history(study, target_name=objective)
+    figure.update_traces(DOTS, line_shape="hv")
+    _add_marks(figure, marks, lambda trial: (trial.number, values_of(trial)[index]))
+    return [_laid_out(figure, len(study.trials))]
 
 
-def _curve_style(trial: FrozenTrial) -> tuple[str, str, str]:
-    """What the line says, how it is drawn, and its colour."""
-    if trial.state == TrialState.COMPLETE:
-        return "complete", "-", COMPLETE
-    return ("pruned", ":", TRAIN) if trial.state == TrialState.PRUNED else ("running or failed", "--", "#d9822b")
+def _curves(study: optuna.Study, objective: str, marks: Sequence[Mark]) -> list[Figure]:
+    steps = [trial.last_step or 0 for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    figure = visualization.plot_intermediate_values(study)
+    if not figure.data:
+        return []
+    figure.update_traces(opacity=0.5, line_width=1.2, showlegend=False)
+    for mark in marks:
+        line = {"width": 4, "color": mark.colour, "dash": "dot" if mark.colour == RECIPE else "solid"}
+        selected = {"name": f"Trial{mark.trial.number}"}
+        figure.update_traces(selector=selected, name=mark.name, line=line, opacity=1, showlegend=True)
+    figure.update_layout(showlegend=True, xaxis_title="epoch, over all stages", yaxis_title=objective)
+    return [_laid_out(figure, max(steps))]
 
 
-def _pair(trial: FrozenTrial) -> tuple[float, float]:
-    """The second objective, which is drawn along, and the first, which is drawn up."""
-    first, second = values_of(trial)
-    return second, first
+def _pareto(study: optuna.Study, objectives: Sequence[str], marks: Sequence[Mark]) -> list[Figure]:
+    if len(objectives) < 2 or not _finite(study):
+        return []
+    figure = visualization.plot_pareto_front(study).update_traces(DOTS)
+    _add_marks(figure, marks, values_of)
+    return [_laid_out(figure)]
 
 
-def _better(study: optuna.Study, objective: int) -> str:
-    return "more is better" if is_maximised(study, objective) else "less is better"
+def _importances(study: optuna.Study, objective: str, keys: list[str]) -> list[Figure]:
+    if not _can_weigh(study, keys):
+        return []
+    figure = visualization.plot_param_importances(study, _evaluator(), keys, target_name=objective)
+    figure.update_layout(yaxis_title=None)
+    figure.update_yaxes(automargin=True)
+    return [_laid_out(figure)]
 
 
-def _number_apart(axes: Axes, front: Sequence[tuple[tuple[float, float], int]]) -> None:
-    """Write the numbers of trials beside their dots, but for those whose text would lie on another's."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    written: list[npt.NDArray[np.float64]] = []
-    for (x, y), number in front:
-        place = np.array([(x - left) / (right - left), (y - low) / (high - low)])
-        if len(written) < MOST_NAMED and all(np.abs((place - other) / (0.05, 0.05)).max() > 1 for other in written):
-            axes.annotate(str(number), (x, y), (6, -11), textcoords="offset points", fontsize=8, color=VALID)
-            written.append(place)
+def _slices(study: optuna.Study, objective: str, keys: list[str], marks: Sequence[Mark]) -> list[Figure]:
+    """A few keys in each figure, since more would not fit on a page."""
+    figures = []
+    for start in range(0, len(keys), KEYS_IN_A_ROW):
+        row = sorted(keys[start : start + KEYS_IN_A_ROW])
+        figure = visualization.plot_slice(study, row, target_name=objective).update_traces(DOTS)
+        for key, trace in zip(row, figure.data, strict=True):
+            _add_marks(figure, marks, lambda trial, key=key: (_on_axis(trial, key), values_of(trial)[0]), trace)
+        figures.append(_laid_out(figure))
+    return figures
+
+
+def _contour(study: optuna.Study, objective: str, keys: list[str]) -> list[Figure]:
+    """The most important keys in pairs."""
+    if len(keys) < 2 or len(_finite(study)) < FEWEST_FOR_CONTOUR:
+        return []
+    if _can_weigh(study, keys):
+        keys = list(get_param_importances(study, evaluator=_evaluator(), params=keys))
+    figure = visualization.plot_contour(study, keys[:KEYS_OF_CONTOUR], target_name=objective)
+    _laid_out(figure)
+    return [figure.update_layout(height=420 if len(keys) == 2 else 800)]
+
+
+def _parallel_coordinates(study: optuna.Study, objectives: Sequence[str], keys: list[str]) -> list[Figure]:
+    if not keys or not _finite(study):
+        return []
+    figure = visualization.plot_parallel_coordinate(study, keys, target_name=objectives[0])
+    # Optuna cuts long names off.
+    names = [name.replace("/", "/<br>").replace(".", ".<br>") for name in (*objectives, *sorted(keys))]
+    return [_laid_out(figure.update_xaxes(ticktext=names))]
+
+
+def _can_weigh(study: optuna.Study, keys: Sequence[str]) -> bool:
+    return len(_finite(study)) >= FEWEST_FOR_IMPORTANCES and len(keys) >= 2
+
+
+def _evaluator() -> PedAnovaImportanceEvaluator:
+    return PedAnovaImportanceEvaluator(target_quantile=SHARE_OF_GOOD)
+
+
+def _on_axis(trial: FrozenTrial, key: str) -> object:
+    """The trial's value as Optuna draws it: one of a choice as text."""
+    value = trial.params[key]
+    return repr(value) if isinstance(trial.distributions[key], CategoricalDistribution) else value
+
+
+def _add_marks(
+    figure: Figure,
+    marks: Sequence[Mark],
+    position: Callable[[FrozenTrial], Sequence[object]],
+    beside: Scatter | None = None,
+) -> None:
+    """Mark trials at their `position`, on the axes of the trace `beside`, if it is given; each has one legend entry."""
+    axes = {} if beside is None else {"xaxis": beside.xaxis, "yaxis": beside.yaxis}
+    for mark in marks:
+        x, y = position(mark.trial)
+        marker = {"symbol": mark.symbol, "size": 15, "color": mark.colour, "line": {"width": 2, "color": mark.colour}}
+        is_named = any(trace.name == mark.name for trace in figure.data)
+        figure.add_trace(
+            Scatter(x=[x], y=[y], mode="markers", marker=marker, name=mark.name, showlegend=not is_named, **axes)
+        )
+
+
+def _laid_out(figure: Figure, ticks: int = 0) -> Figure:
+    """As all figures are; with whole numbers on the first axis if it has few `ticks`."""
+    figure.update_layout(LAYOUT, width=None).update_xaxes(exponentformat="e").update_yaxes(exponentformat="e")
+    return figure.update_xaxes(dtick=1) if 0 < ticks <= INTEGER_TICKS else figure

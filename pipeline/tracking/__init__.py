@@ -1,9 +1,16 @@
 """All that is said to the tracking server: runs, values, artifacts, models. Nothing else imports mlflow, but the
 served model's own file."""
 
-from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text
-from pipeline.tracking.contact import meet_server
-from pipeline.tracking.models import log_classifier, log_dataset, model_checkpoint, show_result
+from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text, new_files
+from pipeline.tracking.contact import connect
+from pipeline.tracking.models import (
+    log_classifier,
+    log_dataset,
+    model_checkpoint,
+    promote_if_better,
+    register,
+    show_result,
+)
 from pipeline.tracking.names import (
     CHAMPION,
     DESCRIPTION,
@@ -20,17 +27,19 @@ from pipeline.tracking.names import (
     UPSTREAM,
     VERDICT,
 )
-from pipeline.tracking.reading import evaluated_on, evaluation_of, pages_beside, read_curve
-from pipeline.tracking.registry import crown, register
-from pipeline.tracking.runs import find_done, is_open, is_there, mark_done, open_run, run_of, try_tag
-from pipeline.tracking.sender import ask, flush
+from pipeline.tracking.runs import RunRef, find_done, is_open, is_there, mark_done, open_run, run_of, tag_reason
+from pipeline.tracking.sender import call_server, flush
 from pipeline.tracking.values import (
     add_to_description,
     copy_curves,
     describe_run,
+    evaluated_on,
+    evaluation_of,
     log_metrics,
     log_points,
     name_run,
+    pages_beside,
+    read_curve,
     rename_run,
     set_tags,
 )
@@ -47,14 +56,15 @@ __all__ = [
     "RESUMED",
     "REUSED",
     "SECONDS",
+    "RunRef",
     "STAGE",
     "UPSTREAM",
     "VERDICT",
     "add_to_description",
     "artifact",
-    "ask",
+    "call_server",
     "copy_curves",
-    "crown",
+    "promote_if_better",
     "describe_run",
     "evaluated_on",
     "evaluation_of",
@@ -71,9 +81,10 @@ __all__ = [
     "log_points",
     "log_text",
     "mark_done",
-    "meet_server",
+    "connect",
     "model_checkpoint",
     "name_run",
+    "new_files",
     "open_run",
     "pages_beside",
     "read_curve",
@@ -82,5 +93,5 @@ __all__ = [
     "run_of",
     "set_tags",
     "show_result",
-    "try_tag",
+    "tag_reason",
 ]

@@ -6,8 +6,8 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from pipeline.console import say
-from pipeline.processes import is_alive, may_belong_to_one_alive
+from pipeline.system.console import say
+from pipeline.system.processes import is_alive, may_belong_to_one_alive
 from pipeline.tracking.names import PROCESS, REASON
 
 ENTRY_POINT = "mlflow.project.entryPoint"

@@ -1,40 +1,51 @@
 """The files of a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from pipeline.disk import told_when_full
-from pipeline.errors import UserError
-from pipeline.store import MAKE_ROOM, open_or_build
+from pipeline.cache.store import MAKE_ROOM, open_or_build
+from pipeline.system.disk import report_full_disk
+from pipeline.system.errors import UserError
 from pipeline.tracking.names import first_line
-from pipeline.tracking.sender import ask, flush, put
+from pipeline.tracking.sender import call_server, enqueue, flush
 
 
 def log_folder(run_id: str, folder: Path, place: str | None = None) -> None:
     """Keep all files of `folder` as artifacts, below `place`."""
-    put(run_id, "folder", {"place": place}, copied=folder)
+    enqueue(run_id, "folder", {"place": place}, copied=folder)
+
+
+@contextmanager
+def new_files(run_id: str, place: str | None = None) -> Iterator[Path]:
+    """An empty folder; what lies in it at the end of the block is logged as artifacts, below `place`."""
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+        log_folder(run_id, Path(folder), place)
 
 
 def log_file(run_id: str, path: Path) -> None:
     """Keep a file as an artifact, under its own name."""
     flush(run_id)
-    ask(lambda: MlflowClient().log_artifact(run_id, str(path)))
+    call_server(lambda: MlflowClient().log_artifact(run_id, str(path)))
 
 
 def log_text(run_id: str, text: str, place: str) -> None:
     """Keep `text` as the artifact file `place`."""
-    put(run_id, "text", {"text": text, "place": place})
+    enqueue(run_id, "text", {"text": text, "place": place})
 
 
 def has_artifact(run_id: str, place: str) -> bool:
     """Whether the run has a file or folder `place`."""
     flush(run_id)
     parent = place.rpartition("/")[0] or None
-    return any(item.path == place for item in ask(lambda: MlflowClient().list_artifacts(run_id, parent)))
+    return any(item.path == place for item in call_server(lambda: MlflowClient().list_artifacts(run_id, parent)))
 
 
 def artifact(run_id: str, place: str) -> Path:
@@ -43,14 +54,14 @@ def artifact(run_id: str, place: str) -> Path:
     Artifacts on this machine are read where they lie; others are fetched once and kept in the cache.
     """
     flush(run_id)
-    local = ask(lambda: local_artifacts(run_id))
+    local = call_server(lambda: local_artifacts(run_id))
     if local is not None and (local / place).exists():
         return local / place
 
     def fetch(folder: Path) -> None:
         try:
-            with told_when_full("a run's fetched artifacts", folder.parent, MAKE_ROOM):
-                fetched = Path(ask(lambda: MlflowClient().download_artifacts(run_id, place, str(folder))))
+            with report_full_disk("a run's fetched artifacts", folder.parent, MAKE_ROOM):
+                fetched = Path(call_server(lambda: MlflowClient().download_artifacts(run_id, place, str(folder))))
                 if fetched != folder / place:  # what lies deeper comes under its last name alone
                     (folder / place).parent.mkdir(parents=True, exist_ok=True)
                     fetched.rename(folder / place)

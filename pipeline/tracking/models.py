@@ -7,18 +7,21 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array
 
-from pipeline.errors import UserError
+from pipeline.cache.store import cache_folder
+from pipeline.system.errors import UserError
 from pipeline.tracking.artifacts import artifact, log_file
-from pipeline.tracking.names import SHOWN, first_line
-from pipeline.tracking.sender import ask, flush
+from pipeline.tracking.names import CHAMPION, SHOWN, first_line
+from pipeline.tracking.sender import call_server, flush
 from pipeline.tracking.values import set_tags
 
 CHECKPOINT = "checkpoint"
@@ -29,7 +32,7 @@ def log_dataset(name: str, place: Path, digest: str, context: str) -> MetaDatase
     with warnings.catch_warnings(action="ignore"):  # a local folder is two of mlflow's kinds of source, alike
         source = resolve_dataset_source(str(place))
     dataset = MetaDataset(source=source, name=name, digest=digest[:36])  # type: ignore[abstract]
-    ask(lambda: mlflow.log_input(dataset, context=context))
+    call_server(lambda: mlflow.log_input(dataset, context=context))
     return dataset
 
 
@@ -68,8 +71,8 @@ def log_classifier(
         ),
         input_example=pd.DataFrame({"image": [example]}),
     )
-    info = ask(log_model)
-    ask(lambda: mlflow.log_metrics(dict(metrics), step=step, model_id=info.model_id, dataset=dataset))
+    info = call_server(log_model)
+    call_server(lambda: mlflow.log_metrics(dict(metrics), step=step, model_id=info.model_id, dataset=dataset))
     return f"models:/{info.model_id}"
 
 
@@ -99,12 +102,77 @@ def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]
     `artifacts`, files of its own."""
     client = MlflowClient()
     flush(source_run_id)
-    source = ask(lambda: client.get_run(source_run_id))
+    source = call_server(lambda: client.get_run(source_run_id))
     shown = {name: value for name, value in source.data.tags.items() if name in SHOWN}
     set_tags(target_run_id, shown)
     if (inputs := source.inputs) is not None:
-        ask(lambda: client.log_inputs(target_run_id, datasets=inputs.dataset_inputs))
+        call_server(lambda: client.log_inputs(target_run_id, datasets=inputs.dataset_inputs))
     if (outputs := source.outputs) is not None and outputs.model_outputs:
-        ask(lambda: client.log_outputs(target_run_id, models=outputs.model_outputs))
+        call_server(lambda: client.log_outputs(target_run_id, models=outputs.model_outputs))
     for place in artifacts:
         log_file(target_run_id, artifact(source_run_id, place))
+
+
+ALIAS = "champion"
+TEST_CONTENT = "thaw.test_content"
+METRIC = "thaw.metric"
+METRIC_VALUE = "thaw.metric_value"
+LONGEST_DESCRIPTION = 5000
+
+
+def register(model_uri: str, name: str, description: str) -> str:
+    """Make the logged model a new version of the registered model `name`; gives the version."""
+    version = call_server(lambda: mlflow.register_model(model_uri, name)).version
+    call_server(lambda: MlflowClient().update_model_version(name, version, description[:LONGEST_DESCRIPTION]))
+    return str(version)
+
+
+def promote_if_better(name: str, version: str, metric: str, value: float, test_content: str) -> str:
+    """Give `version` the alias "champion" if there is none, or if its `metric` is higher than the standing
+    champion's on the same test content (a digest of it). Gives a sentence that says what was done and why.
+
+    Both are tagged on the version, so that a later one can be compared with it.
+    """
+    client = MlflowClient()
+    lock = cache_folder() / "champions.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # two that end at the same time must not both be compared with the one before
+        standing = _champion(client, name)
+        wins, outcome = _compare(standing, name, version, metric, value, test_content)
+        if wins:
+            client.set_registered_model_alias(name, ALIAS, version)
+    tags = {TEST_CONTENT: test_content, METRIC: metric, METRIC_VALUE: repr(value), CHAMPION: outcome}
+    for key, text in tags.items():
+        client.set_model_version_tag(name, version, key, text)
+    return outcome
+
+
+def _compare(
+    standing: ModelVersion | None, name: str, version: str, metric: str, value: float, test_content: str
+) -> tuple[bool, str]:
+    new = f"{name} version {version}"
+    if standing is None:
+        return True, f"{new} is the champion: there was none ({metric} {value:.4f})."
+    stays = f"{name} version {standing.version} stays champion"
+    tags = standing.tags
+    if tags.get(TEST_CONTENT) != test_content:
+        return False, (
+            f"{stays}: it was evaluated on other pictures, so that its figures and those of version {version} cannot be "
+            "compared."
+        )
+    if tags.get(METRIC) != metric:
+        return False, f"{stays}: it was evaluated by {tags.get(METRIC)}, and version {version} by {metric}."
+    before = float(tags[METRIC_VALUE])
+    if value > before:
+        return True, (
+            f"{new} is the new champion: {metric} {value:.4f} against {before:.4f} of version {standing.version}, on "
+            "the same pictures."
+        )
+    return False, f"{stays}: {metric} {value:.4f} of version {version} does not beat its {before:.4f}."
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(name, ALIAS)
+    except MlflowException:
+        return None

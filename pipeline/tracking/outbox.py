@@ -19,7 +19,7 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from pipeline.store import cache_folder
+from pipeline.cache.store import cache_folder
 from pipeline.tracking.server import absolute
 
 WRITER = "writer.json"
@@ -46,7 +46,7 @@ class Entry:
 
 
 class Outbox:
-    """The entries of one run on disk. One process at a time may have it: see `hold`."""
+    """The entries of one run on disk. One process at a time may have it: see `lock`."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -122,7 +122,7 @@ class Outbox:
             client.set_terminated(self.run_id, first["status"], first["end_time_ms"])
 
     @contextmanager
-    def hold(self, uri: str, wait_seconds: float = 0.0) -> Iterator[None]:
+    def lock(self, uri: str, wait_seconds: float = 0.0) -> Iterator[None]:
         """Be the one process that has this outbox. It disappears at the end, if nothing is left in it.
 
         Raises filelock.Timeout if another process has it for longer than `wait_seconds`.

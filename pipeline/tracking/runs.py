@@ -1,10 +1,13 @@
 """Runs: opened, ended, found again."""
 
+from __future__ import annotations
+
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.fluent import _active_run_stack
 
-from pipeline.console import say, warn
-from pipeline.contract import RunRef, Stage
-from pipeline.errors import Pruned, UserError
-from pipeline.processes import identity
-from pipeline.store import DESCRIPTION, find_damage, size_bytes
+from pipeline.cache.store import DESCRIPTION, find_damage, size_bytes
+from pipeline.system.console import say, warn
+from pipeline.system.errors import Pruned, UserError
+from pipeline.system.processes import identity
 from pipeline.tracking.abandoned import close_abandoned
 from pipeline.tracking.artifacts import local_artifacts
-from pipeline.tracking.contact import meet_server
+from pipeline.tracking.contact import connect
 from pipeline.tracking.names import (
     DONE,
     FINGERPRINT,
@@ -36,15 +38,32 @@ from pipeline.tracking.names import (
     UPSTREAM,
     first_line,
 )
-from pipeline.tracking.sender import Sender, ask, flush, sending
+from pipeline.tracking.sender import Sender, call_server, flush, sending
 from pipeline.tracking.server import Unreachable, patience_seconds, shown
 from pipeline.tracking.system_metrics import system_metrics
 from pipeline.tracking.values import LONGEST_TAG, log_metrics, log_params, set_tags
 
+
+@dataclass(frozen=True)
+class RunRef:
+    """A finished run of a stage. `upstream` is the run id that it followed; `reused` says that it was not run now."""
+
+    run_id: str
+    stage: str
+    fingerprint: str
+    upstream: str | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    reused: bool = False
+
+
 SECONDS_TO_LEAVE = 5.0
 LARGEST_CHECKED_BYTES = 2**28
 
+
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+
+
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
@@ -64,7 +83,7 @@ def open_run(
     is a tag. Raises UserError where there is no server to be had; one that goes away later is waited for when it has to
     answer.
     """
-    meet_server()
+    connect()
     outer = mlflow.active_run()
     # Taken out of the environment, so that a run opened within this one does not adopt it once more.
     handed = os.environ.pop("MLFLOW_RUN_ID", None) if outer is None else None
@@ -74,7 +93,7 @@ def open_run(
             log_params(run_id, params)
             set_tags(run_id, tags)
             if outer is None:
-                ask(lambda: close_abandoned(run_id))
+                call_server(lambda: close_abandoned(run_id))
             with system_metrics(run_id, partial(log_metrics, run_id), first_step):
                 yield run_id
         except KeyboardInterrupt:
@@ -87,12 +106,12 @@ def open_run(
             whole = error.done == run_id  # and only has to be sent
             if not whole:
                 set_tags(run_id, {REASON: str(error)})
-            _put_status(sender, run_id, "FINISHED" if whole else "FAILED")
+            _enqueue_status(sender, run_id, "FINISHED" if whole else "FAILED")
             raise
         except BaseException as error:
             _end(sender, run_id, "FAILED", str(error) or type(error).__name__)
             raise
-        _put_status(sender, run_id, "FINISHED")
+        _enqueue_status(sender, run_id, "FINISHED")
         sender.flush(patience_seconds())
 
 
@@ -120,7 +139,7 @@ def _start(given: str | None, name: str, parent: str | None) -> tuple[str, int]:
 
     tried: list[bool] = []
     try:
-        return ask(start)
+        return call_server(start)
     except MlflowException as error:
         raise _no_run(error) from None
 
@@ -161,15 +180,15 @@ def _active() -> Iterator[None]:
 def _end(sender: Sender, run_id: str, status: str, reason: str) -> None:
     """End a run that broke off, without keeping the user waiting where the server is away."""
     set_tags(run_id, {REASON: reason})
-    _put_status(sender, run_id, status)
+    _enqueue_status(sender, run_id, status)
     try:
         sender.flush(SECONDS_TO_LEAVE)
     except Unreachable as error:
         warn(str(error))
 
 
-def _put_status(sender: Sender, run_id: str, status: str) -> None:
-    sender.put(run_id, "status", {"status": status, "end_time_ms": int(time.time() * 1000)})
+def _enqueue_status(sender: Sender, run_id: str, status: str) -> None:
+    sender.enqueue(run_id, "status", {"status": status, "end_time_ms": int(time.time() * 1000)})
 
 
 def _no_run(error: MlflowException) -> UserError:
@@ -181,10 +200,10 @@ def _no_run(error: MlflowException) -> UserError:
 
 def run_of(run_id: str) -> RunRef:
     """The stage run with this id, or the one that was reused in its stead; UserError if there is no such run."""
-    meet_server()
+    connect()
     flush(run_id)
     try:
-        run = ask(lambda: MlflowClient().get_run(run_id))
+        run = call_server(lambda: MlflowClient().get_run(run_id))
     except MlflowException:
         raise UserError(
             f"There is no run {run_id} on the tracking server at {shown(mlflow.get_tracking_uri())}; copy the id of an "
@@ -200,14 +219,14 @@ def run_of(run_id: str) -> RunRef:
     return _as_ref(run, reused=False)
 
 
-def find_done(fingerprint: str, stage: Stage, within: str | None = None) -> RunRef | None:
-    """The latest FINISHED run with this fingerprint that was marked done and still has its artifacts; with
+def find_done(fingerprint: str, artifacts: Sequence[str], within: str | None = None) -> RunRef | None:
+    """The latest FINISHED run with this fingerprint that was marked done and still has these artifacts, undamaged; with
     `within`, only that run or one nested in it."""
-    meet_server()
-    return ask(lambda: _find_done(fingerprint, stage, within))
+    connect()
+    return call_server(lambda: _find_done(fingerprint, artifacts, within))
 
 
-def _find_done(fingerprint: str, stage: Stage, within: str | None) -> RunRef | None:
+def _find_done(fingerprint: str, artifacts: Sequence[str], within: str | None) -> RunRef | None:
     query = f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{DONE}` = 'true' and attributes.status = 'FINISHED'"
     client = MlflowClient()
     experiment_id = _experiment_id()
@@ -218,20 +237,20 @@ def _find_done(fingerprint: str, stage: Stage, within: str | None) -> RunRef | N
         if within is not None and within not in (run.info.run_id, nested_in):
             continue
         there = {item.path for item in client.list_artifacts(run.info.run_id)}
-        if there.issuperset(stage.artifacts) and not _said_to_be_damaged(run.info.run_id, stage):
+        if there.issuperset(artifacts) and not _is_damaged(run.info.run_id, artifacts):
             return _as_ref(run, reused=True)
     return None
 
 
-def _said_to_be_damaged(run_id: str, stage: Stage) -> bool:
+def _is_damaged(run_id: str, artifacts: Sequence[str]) -> bool:
     """Whether artifacts that lie on this machine, and describe themselves, are no longer what they were."""
     folder = local_artifacts(run_id)
-    for place in stage.artifacts if folder is not None else ():
+    for place in artifacts if folder is not None else ():
         described = Path(str(folder)) / place
         if (described / DESCRIPTION).exists():
             damage = find_damage(described, contents=size_bytes(described) <= LARGEST_CHECKED_BYTES)
             if damage:
-                say(f"{stage.name}: run {run_id} is not reused, since its {place} is damaged ({damage})")
+                say(f"run {run_id} is not reused: its {place} is damaged ({damage})")
                 return True
     return False
 
@@ -242,7 +261,7 @@ def mark_done(run_id: str, seconds: float) -> RunRef:
     set_tags(run_id, {DONE: "true"})
     try:
         flush(run_id)
-        return _as_ref(ask(lambda: MlflowClient().get_run(run_id)), reused=False)
+        return _as_ref(call_server(lambda: MlflowClient().get_run(run_id)), reused=False)
     except Unreachable as error:
         error.done = run_id
         raise
@@ -250,9 +269,9 @@ def mark_done(run_id: str, seconds: float) -> RunRef:
 
 def is_there(run_id: str) -> bool:
     """Whether the tracking server has this run, and it was not deleted."""
-    meet_server()
+    connect()
     try:
-        return bool(ask(lambda: MlflowClient().get_run(run_id)).info.lifecycle_stage == "active")
+        return bool(call_server(lambda: MlflowClient().get_run(run_id)).info.lifecycle_stage == "active")
     except MlflowException:
         return False
 
@@ -262,10 +281,10 @@ def is_open() -> bool:
     return mlflow.active_run() is not None
 
 
-def try_tag(run_id: str, reason: str) -> None:
+def tag_reason(run_id: str, reason: str) -> None:
     """Say on the page of a run why it ended; where its server is away, that is left in the outbox."""
     with sending(run_id) as sender, suppress(Unreachable):
-        sender.put(run_id, "values", {"tags": {REASON: reason[:LONGEST_TAG]}})
+        sender.enqueue(run_id, "values", {"tags": {REASON: reason[:LONGEST_TAG]}})
         sender.flush(0.0)
 
 

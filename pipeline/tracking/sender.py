@@ -17,17 +17,15 @@ from filelock import Timeout
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.console import duration, say, warn
-from pipeline.errors import UserError
+from pipeline.system.console import duration, say, warn
+from pipeline.system.errors import UserError
 from pipeline.tracking.outbox import Entry, Outbox, first_group, outbox_folder
 from pipeline.tracking.server import SEND, Unreachable, cause, check_server, is_lasting, patience_seconds, shown
 
 Answer = TypeVar("Answer")
-
 SECONDS_BEFORE_SAYING = 3.0
 LONGEST_PAUSE_SECONDS = 5.0
 SECONDS_FOR_ANOTHER_SENDER = 60.0
-
 _senders: dict[str, "Sender"] = {}  # of each run that is open in this process
 
 
@@ -51,7 +49,7 @@ class Sender:
         """Take over the outbox of a run, with what an earlier process may have left in it."""
         outbox, hold = Outbox(run_id), ExitStack()
         try:
-            hold.enter_context(outbox.hold(self._uri, SECONDS_FOR_ANOTHER_SENDER))
+            hold.enter_context(outbox.lock(self._uri, SECONDS_FOR_ANOTHER_SENDER))
         except Timeout:
             raise UserError(f"Another process logs to run {run_id}; wait for its end, or stop it.") from None
         self._held[run_id] = outbox, hold
@@ -67,7 +65,7 @@ class Sender:
         hold.close()
         del self._held[run_id]
 
-    def put(self, run_id: str, kind: str, content: Mapping[str, Any], copied: Path | None = None) -> None:
+    def enqueue(self, run_id: str, kind: str, content: Mapping[str, Any], copied: Path | None = None) -> None:
         """Keep something to be said, to be sent as soon as the server takes it."""
         outbox = self._held[run_id][0]
         with self._changed:
@@ -200,13 +198,13 @@ def sending(run_id: str, within: str | None = None) -> Iterator[Sender]:
         yield sender
 
 
-def put(run_id: str, kind: str, content: Mapping[str, Any], copied: Path | None = None) -> None:
+def enqueue(run_id: str, kind: str, content: Mapping[str, Any], copied: Path | None = None) -> None:
     """Say something of a run, by its outbox; to one that is not open in this process at once, waiting for it."""
     if run_id in _senders:
-        _senders[run_id].put(run_id, kind, content, copied)
+        _senders[run_id].enqueue(run_id, kind, content, copied)
         return
     with sending(run_id) as sender:
-        sender.put(run_id, kind, content, copied)
+        sender.enqueue(run_id, kind, content, copied)
         sender.flush(patience_seconds())
 
 
@@ -216,7 +214,7 @@ def flush(run_id: str) -> None:
         _senders[run_id].flush(patience_seconds())
 
 
-def ask(call: Callable[[], Answer]) -> Answer:
+def call_server(call: Callable[[], Answer]) -> Answer:
     """What `call` gives, asked again as long as the server is away; Unreachable if that is too long.
 
     An error for which the server is not away is raised when it comes again.

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.tracking.names import first_line
 
 SECONDS_TO_ANSWER = 5
@@ -22,9 +22,14 @@ ASKED = "/api/2.0/mlflow/experiments/get-by-name"
 # Statuses that say nothing of what was sent: the same may be taken later.
 TAKEN_LATER = (401, 403, 408, 429)
 
+
 # MLflow's client tries seven times, for minutes, each time it is called; how long to wait is decided here instead.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each trial
 
 

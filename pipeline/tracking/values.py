@@ -4,16 +4,18 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.tracking.names import DESCRIPTION, STAGE
+from pipeline.system.errors import UserError
+from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, STAGE
 from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
-from pipeline.tracking.sender import ask, flush, put
+from pipeline.tracking.sender import call_server, enqueue, flush
 
 LONGEST_TAG = 5000
 RUN_NAME = "mlflow.runName"
 MADE_UP = re.compile(r"[a-z]+-[a-z]+-\d+")
-
 Point = tuple[str, float, int, int]  # name, value, time in milliseconds, step
 
 
@@ -21,7 +23,7 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags, cut to the length that the server takes."""
     items = [(key, value[:LONGEST_TAG]) for key, value in tags.items()]
     for start in range(0, len(items), TAGS_PER_CALL):
-        put(run_id, "values", {"tags": dict(items[start : start + TAGS_PER_CALL])})
+        enqueue(run_id, "values", {"tags": dict(items[start : start + TAGS_PER_CALL])})
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:
@@ -38,7 +40,7 @@ def log_points(run_id: str, points: Iterable[tuple[str, float, int]]) -> None:
 def copy_curves(source_run_id: str, target_run_id: str, prefixes: Sequence[str]) -> None:
     """Put every point of the source's metrics whose names start with one of `prefixes` into the target too."""
     flush(source_run_id)
-    _log_all(target_run_id, ask(lambda: _curves(source_run_id, prefixes)))
+    _log_all(target_run_id, call_server(lambda: _curves(source_run_id, prefixes)))
 
 
 def describe_run(run_id: str, markdown: str) -> None:
@@ -49,14 +51,14 @@ def describe_run(run_id: str, markdown: str) -> None:
 def add_to_description(run_id: str, markdown: str) -> None:
     """A further paragraph at the top of the run's page."""
     flush(run_id)
-    before = ask(lambda: MlflowClient().get_run(run_id)).data.tags.get(DESCRIPTION, "")
+    before = call_server(lambda: MlflowClient().get_run(run_id)).data.tags.get(DESCRIPTION, "")
     describe_run(run_id, f"{before}\n\n{markdown}".strip())
 
 
 def name_run(run_id: str, name: str) -> None:
     """Give the run a name, unless the user has given it one: those that MLflow makes up say nothing."""
     flush(run_id)
-    run = ask(lambda: MlflowClient().get_run(run_id))
+    run = call_server(lambda: MlflowClient().get_run(run_id))
     if run.info.run_name == run.data.tags.get(STAGE) or MADE_UP.fullmatch(run.info.run_name):
         set_tags(run_id, {RUN_NAME: name})
 
@@ -68,13 +70,13 @@ def rename_run(run_id: str, name: str) -> None:
 
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
     """Params cannot be changed: those that `mlflow run` has logged, as they were typed, stay as they are."""
-    there = ask(lambda: MlflowClient().get_run(run_id)).data.params
-    new = [(name, _spell(value)) for name, value in params.items() if name not in there]
+    there = call_server(lambda: MlflowClient().get_run(run_id)).data.params
+    new = [(name, _format_param(value)) for name, value in params.items() if name not in there]
     for start in range(0, len(new), PARAMS_PER_CALL):
-        put(run_id, "values", {"params": dict(new[start : start + PARAMS_PER_CALL])})
+        enqueue(run_id, "values", {"params": dict(new[start : start + PARAMS_PER_CALL])})
 
 
-def _spell(value: object) -> str:
+def _format_param(value: object) -> str:
     """Lists without brackets and quotes, which the run's page would draw on a line for each item."""
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
@@ -88,4 +90,45 @@ def _curves(run_id: str, prefixes: Sequence[str]) -> list[Point]:
 
 def _log_all(run_id: str, points: Sequence[Point]) -> None:
     for start in range(0, len(points), METRICS_PER_CALL):
-        put(run_id, "values", {"metrics": points[start : start + METRICS_PER_CALL]})
+        enqueue(run_id, "values", {"metrics": points[start : start + METRICS_PER_CALL]})
+
+
+def evaluation_of(run_id: str) -> tuple[str, str]:
+    """(run id, run name) of the evaluate run of a run of main, or of an evaluate run itself; the name is the one of
+    `run_id`. UserError for any other run."""
+    try:
+        run = MlflowClient().get_run(run_id)
+    except MlflowException:
+        raise UserError(
+            f"There is no run {run_id} on the tracking server; copy the ids from the runs' pages."
+        ) from None
+    tags = run.data.tags
+    if tags.get(STAGE) == "evaluate":
+        return run_id, str(run.info.run_name)
+    if f"{STAGE}.evaluate" in tags:
+        return tags[f"{STAGE}.evaluate"], str(run.info.run_name)
+    what = f"is a run of {tags[STAGE]}" if STAGE in tags else "is of no stage"
+    raise UserError(f"Run {run_id} {what} that was not evaluated; give ids of finished runs of main or evaluate.")
+
+
+def evaluated_on(run_id: str) -> str:
+    """The split that an evaluate run evaluated its model on."""
+    return str(MlflowClient().get_run(run_id).data.tags[EVALUATED_ON])
+
+
+def read_curve(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
+    """`step` and `value` of a metric over several runs that followed one another, by step."""
+    client = MlflowClient()
+    points = {
+        point.step: point.value
+        for run_id in run_ids
+        if metric in client.get_run(run_id).data.metrics
+        for point in client.get_metric_history(run_id, metric)
+    }
+    return pd.DataFrame(sorted(points.items()), columns=["step", "value"])
+
+
+def pages_beside(run_id: str, others: Sequence[str]) -> list[str]:
+    """Where the pages of runs of the same experiment are, as links on the page of `run_id`."""
+    experiment_id = call_server(lambda: MlflowClient().get_run(run_id)).info.experiment_id
+    return [f"#/experiments/{experiment_id}/runs/{other}" for other in others]

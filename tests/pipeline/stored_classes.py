@@ -1,17 +1,17 @@
 """Stored activations with classes in them, and heads trained alone on them, for the tests of many heads at once."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.batches import Batches, fetch_activations
-from pipeline.fit import EpochRecord, Position, fit
-from pipeline.many_heads import HeadSetting
-from pipeline.network import build_head
-from pipeline.optim import build_optimizer
+from pipeline.data.batches import Batches, fetch_activations
+from pipeline.models.network import build_head
+from pipeline.training.fit import EpochRecord, Phase, fit
+from pipeline.training.heads.many_heads import HeadSetting
+from pipeline.training.heads.stacked_heads import HeadShape
+from pipeline.training.optim import build_optimizer
 
 CPU = torch.device("cpu")
 WIDTH, CLASSES = 20, 3
@@ -30,6 +30,11 @@ def stored_batches(train: int = 70, batch_size: int = 16, valid: int = 37) -> tu
     )
 
 
+def shape(hidden: int) -> HeadShape:
+    """Of a head on these activations."""
+    return HeadShape(WIDTH, CLASSES, hidden)
+
+
 def new_head(one: HeadSetting, hidden: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A head and its optimizer, as train_head makes them."""
     torch.manual_seed(one.seed)
@@ -39,12 +44,10 @@ def new_head(one: HeadSetting, hidden: int) -> tuple[nn.Module, torch.optim.Opti
 
 
 def trained_alone(
-    one: HeadSetting, hidden: int, batches: tuple[Batches, Batches], cycle_epochs: Sequence[int]
+    one: HeadSetting, hidden: int, batches: tuple[Batches, Batches]
 ) -> tuple[nn.Module, list[EpochRecord]]:
     """The head and its epochs, by the training loop of all stages."""
     train, valid = batches
     head, optimizer = new_head(one, hidden)
-    moments: Iterator[EpochRecord | Position] = fit(
-        head, optimizer, replace(train, seed=one.seed), valid, list(cycle_epochs), label_smoothing=one.label_smoothing
-    )
-    return head, [moment for moment in moments if isinstance(moment, EpochRecord)]
+    phase = Phase(head, optimizer, replace(train, seed=one.seed), valid, [one.stored_epochs], one.label_smoothing)
+    return head, [moment for moment in fit(phase) if isinstance(moment, EpochRecord)]

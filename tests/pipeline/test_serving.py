@@ -24,14 +24,14 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline import tracking
-from pipeline.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
-from pipeline.classifier import save_classifier
-from pipeline.decode import decode_square
-from pipeline.errors import UserError
-from pipeline.picture_input import READ_PATHS
-from pipeline.pins import SERVED_MODEL, pinned
-from pipeline.predict import predict
-from pipeline.sources import list_source
+from pipeline.data.decode import decode_square
+from pipeline.data.picture_input import READ_PATHS
+from pipeline.data.readers.sources import list_source
+from pipeline.evaluation.predict import predict
+from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from pipeline.models.classifier import save_classifier
+from pipeline.runs.publish import SERVED_MODEL, pinned
+from pipeline.system.errors import UserError
 
 CLASSES = ["cat", "dog", "hen"]
 STEP = 70

@@ -12,7 +12,7 @@ import mlflow
 import optuna
 import pytest
 
-from pipeline.sources import list_source
+from pipeline.data.readers.sources import list_source
 
 PROJECT = Path(__file__).parents[2]
 

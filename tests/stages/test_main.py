@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.calibration import apply_temperature
+from pipeline.evaluation.calibration import apply_temperature
 
 STAGES = ["precompute", "lr_find", "train_head", "lr_find", "fine_tune", "resize", "evaluate"]
 
@@ -163,9 +163,9 @@ def test_any_stage_that_trains_can_be_evaluated(workplace, first):
     head = first.nested[2].info.run_id
     printed = workplace.mlflow_run("-e", "evaluate", "-P", f"upstream={head}", "-P", "evaluate.register_as=")
     assert "evaluate: done" in printed
-    judged = workplace.runs(stage="evaluate")[-1]
-    assert judged.data.tags["thaw.upstream"] == head
-    assert "thaw.model" not in judged.data.tags
+    evaluated = workplace.runs(stage="evaluate")[-1]
+    assert evaluated.data.tags["thaw.upstream"] == head
+    assert "thaw.model" not in evaluated.data.tags
 
 
 def test_an_upstream_run_of_the_wrong_stage_is_refused_in_a_sentence(workplace, first):

@@ -13,9 +13,9 @@ from PIL import Image
 def folder(workplace, first):
     """Nested pictures, two of them broken, beside what is none; and the predictions that evaluate made of them."""
     known = pd.read_csv(f"{first.nested[-1].info.artifact_uri}/predictions.csv")
-    judged = known[known["split"] == "test"].reset_index(drop=True)
+    evaluated = known[known["split"] == "test"].reset_index(drop=True)
     place = workplace.folder / "new pictures"
-    for index, path in enumerate(judged["path"]):
+    for index, path in enumerate(evaluated["path"]):
         inner = place / ("a/b" if index % 2 else "")
         inner.mkdir(parents=True, exist_ok=True)
         shutil.copy(workplace.pictures / path, inner / f"{index:03}.png")
@@ -25,7 +25,7 @@ def folder(workplace, first):
     (place / "a" / "none.jpg").write_text("no picture")
     (place / "notes.txt").write_text("no picture")
     (place / ".hidden.png").write_bytes(b"")
-    return place, judged
+    return place, evaluated
 
 
 def predict(workplace, data, output, expect=0, model="models:/thaw-smoke@champion"):
@@ -35,20 +35,20 @@ def predict(workplace, data, output, expect=0, model="models:/thaw-smoke@champio
 
 
 def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
-    place, judged = folder
+    place, evaluated = folder
     output = workplace.folder / "answers.parquet"
     printed = predict(workplace, place, output, model="models:/thaw-smoke/1")
     table = pd.read_parquet(output)
     assert list(table) == ["path", "label", "confidence", "probability/defective", "probability/functional", "error"]
     table = table.set_index("path")
-    for index, row in judged.iterrows():
+    for index, row in evaluated.iterrows():
         found = table.loc[f"a/b/{index:03}.png" if index % 2 else f"{index:03}.png"]
         assert found["label"] == row["predicted"]
         assert found["confidence"] == pytest.approx(row["calibrated_confidence"], abs=1e-4)
     broken = table.loc[["a/none.jpg", "cut.png"]]
     assert broken["label"].isna().all()
     assert (broken["error"].str.len() > 5).all()
-    assert len(table) == len(judged) + 2
+    assert len(table) == len(evaluated) + 2
     run = workplace.runs(stage="predict")[-1]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["pictures/cannot be opened"] == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.recipe_file import read_recipe
+from pipeline.recipe.recipe_file import read_recipe
 
 FEW = ["sweep_head.settings=5", "sweep_head.seeds=2", "sweep_head.finder_seeds=3", "head.hidden=0"]
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from pipeline.recipe_file import read_recipe
+from pipeline.recipe.recipe_file import read_recipe
 
 
 def test_asking_for_more_trials_goes_on_with_the_study_in_the_same_run(swept):
@@ -43,8 +43,8 @@ def test_a_trial_pays_only_for_what_its_own_values_change(swept):
 
 def test_no_trial_looks_at_the_test_split_and_the_end_does_once(swept):
     trials = {run.info.run_id for run in swept.trials()}
-    judged = swept.workplace.runs(stage="evaluate")
-    assert not [run for run in judged if run.data.tags.get("mlflow.parentRunId") in trials]
+    evaluated = swept.workplace.runs(stage="evaluate")
+    assert not [run for run in evaluated if run.data.tags.get("mlflow.parentRunId") in trials]
     assert not [run for run in swept.trials() if any(name.startswith("test/") for name in run.data.metrics)]
     assert "test/accuracy" in swept.parent.data.metrics
 

@@ -7,22 +7,22 @@ from optuna.exceptions import StorageInternalError
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from sqlalchemy.exc import OperationalError
 
-from pipeline.errors import UserError
-from pipeline.recipe import Recipe, training_settings
-from pipeline.recipe_sweep import Choice, IntRange, LogUniformRange, UniformRange
+from pipeline.recipe.schema import Recipe, training_settings
+from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, UniformRange
 from pipeline.sweep.study import (
     build_pruner,
     build_sampler,
     describe_study,
     open_storage,
     open_study,
+    report_lost_storage,
     sampler_seed,
     space_of,
     storage_url,
     study_name,
     suggest,
-    told_when_away,
 )
+from pipeline.system.errors import UserError
 
 SPACE = {
     "fine_tune.lr": LogUniformRange(type="log_uniform", low=1e-4, high=1e-2),
@@ -48,7 +48,7 @@ def test_without_a_storage_the_study_is_kept_in_a_file_of_the_working_folder(tmp
     assert storage_url("postgresql://a@b/c") == "postgresql://a@b/c"
 
 
-def test_a_study_is_made_once_and_then_found(url: str) -> None:
+def test_a_study_is_created_once_and_then_found(url: str) -> None:
     opened(url).set_user_attr("mark", 1)
     assert opened(url).user_attrs["mark"] == 1
     assert optuna.get_all_study_names(url) == ["cells"]
@@ -70,18 +70,18 @@ def test_several_that_open_a_new_storage_at_once_all_get_the_study(url: str) -> 
     assert found == ["cells"] * 4
 
 
-def test_a_storage_that_goes_away_is_told_in_a_sentence() -> None:
+def test_a_lost_storage_is_reported_in_a_sentence() -> None:
     lost = StorageInternalError("An exception is raised during the commit.")
     lost.__cause__ = OperationalError("SELECT 1", {}, Exception("server closed the connection"))
-    words = r"postgresql://thaw:…@there/thaw went away \(.*server closed the connection.*the same command goes on"
-    with pytest.raises(UserError, match=words), told_when_away("postgresql://thaw:secret@there/thaw"):
+    words = r"postgresql://thaw:…@there/thaw was lost \(.*server closed the connection.*the same command continues"
+    with pytest.raises(UserError, match=words), report_lost_storage("postgresql://thaw:secret@there/thaw"):
         raise lost
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:secret@127.0.0.1:9/none", "nonsense", "oracle://a@b/c"])
-def test_a_storage_that_is_not_there_is_told_without_its_password(url: str, monkeypatch) -> None:
+def test_a_storage_that_is_not_there_is_reported_without_its_password(url: str, monkeypatch) -> None:
     monkeypatch.setattr("pipeline.sweep.study.SECONDS_BETWEEN_ATTEMPTS", 0.0)
-    with pytest.raises(UserError, match=r"cannot be used .* mend sweep\.storage") as caught:
+    with pytest.raises(UserError, match=r"cannot be used .* correct sweep\.storage") as caught:
         open_storage(url, 20, make_tables=True)
     assert "secret" not in str(caught.value)
 
@@ -92,17 +92,17 @@ def test_a_study_knows_the_space_it_searches(url: str) -> None:
     assert space_of(opened(url)) == wide
 
 
-def test_a_study_that_is_gone_on_with_keeps_its_space(url: str) -> None:
+def test_a_study_that_is_continued_keeps_its_space(url: str) -> None:
     describe_study(opened(url), ACCURACY, SPACE, SPACE)
     describe_study(opened(url), ACCURACY, SPACE, {"fine_tune.lr": SPACE["fine_tune.lr"]})
     assert space_of(opened(url)) == SPACE
 
 
-def test_a_study_of_that_name_with_another_space_or_objective_is_told(url: str) -> None:
+def test_a_study_of_that_name_with_another_space_or_objective_is_an_error(url: str) -> None:
     describe_study(opened(url), ACCURACY, SPACE, SPACE)
-    with pytest.raises(UserError, match="cells is one of another given space"):
+    with pytest.raises(UserError, match="cells differs in its given space"):
         describe_study(opened(url), ACCURACY, {"fine_tune.lr": SPACE["fine_tune.lr"]}, SPACE)
-    with pytest.raises(UserError, match="cells is one of another objectives"):
+    with pytest.raises(UserError, match="cells differs in its objectives"):
         describe_study(opened(url), ["valid/macro_f1"], SPACE, SPACE)
 
 
@@ -150,7 +150,7 @@ def test_each_sampler_goes_on_where_trials_were_complete_pruned_and_failed(name:
 
 
 def test_each_worker_and_each_command_chooses_differently_and_again_the_same() -> None:
-    seeds = {sampler_seed(0, started, place) for started in (0, 30) for place in range(4)}
+    seeds = {sampler_seed(0, started, worker) for started in (0, 30) for worker in range(4)}
     assert len(seeds) == 8
     assert sampler_seed(0, 30, 1) == sampler_seed(0, 30, 1)
 

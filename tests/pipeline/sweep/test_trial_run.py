@@ -1,4 +1,4 @@
-"""A trial as a run, on stages that only tell of epochs."""
+"""A trial as a run, on stages that only report epochs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,24 +9,71 @@ import pytest
 from optuna.trial import Trial
 
 from pipeline import tracking
-from pipeline.contract import RunRef
-from pipeline.errors import UserError
-from pipeline.fit import EpochRecord, StepRecord
-from pipeline.history import epoch_points
-from pipeline.recipe import Recipe
-from pipeline.sweep.queue import put_first, run_trials
+from pipeline.recipe.schema import Recipe
 from pipeline.sweep.study import build_pruner, open_storage, open_study, suggest
-from pipeline.sweep.trial_run import recipe_of, run_trial
+from pipeline.sweep.trial_queue import queue_trial, run_trials
+from pipeline.sweep.trial_run import TrialReporter, recipe_of, run_trial
 from pipeline.sweep.trials import THE_RECIPE
+from pipeline.system.errors import Pruned, UserError
+from pipeline.tracking import RunRef
+from pipeline.training.fit import EpochRecord, StepRecord
+from pipeline.training.history import epoch_points
+
+
+def record(accuracy: float) -> EpochRecord:
+    return EpochRecord(1, 10, 1, 0.5, 0.6, accuracy, 0.4, 2.0, 100.0, [])
+
+
+@pytest.mark.parametrize(
+    ("objective", "value"), [("valid/accuracy", 0.7), ("valid/macro_f1", 0.4), ("valid/loss", 0.6)]
+)
+def test_the_objective_is_reported_after_each_epoch(objective, value, tracking_server) -> None:
+    trial = optuna.create_study().ask()
+    with tracking.open_run("trial", {}, {}) as run_id:
+        reporter = TrialReporter(trial, run_id, [objective])
+        reporter.report(epoch_points(record(0.7)))
+        reporter.report(epoch_points(record(0.7)))
+    assert trial.study.trials[0].intermediate_values == {1: value, 2: value}
+
+
+def test_a_hopeless_trial_is_pruned_with_where_and_why(tracking_server) -> None:
+    trial = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(lower=0.6)).ask()
+    with tracking.open_run("trial", {}, {}) as run_id:
+        reporter = TrialReporter(trial, run_id, ["valid/accuracy"])
+        reporter.report(epoch_points(record(0.7)))
+        with pytest.raises(Pruned, match=r"^pruned at epoch 2 with valid/accuracy 0\.5000$"):
+            reporter.report(epoch_points(record(0.5)))
+
+
+def test_a_resumed_trial_is_not_evaluated_again_on_earlier_epochs(tracking_server) -> None:
+    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(lower=0.6))
+    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING, intermediate_values={1: 0.5, 2: 0.5}))
+    with tracking.open_run("trial", {}, {}) as run_id:
+        reporter = TrialReporter(study.ask(), run_id, ["valid/accuracy"])
+        reporter.report(epoch_points(record(0.5)))
+        reporter.report(epoch_points(record(0.5)))
+        with pytest.raises(Pruned, match="pruned at epoch 3"):
+            reporter.report(epoch_points(record(0.5)))
+    assert study.trials[0].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
+
+
+def test_of_two_objectives_none_is_reported(tracking_server) -> None:
+    trial = optuna.create_study(directions=["maximize", "minimize"]).ask()
+    with tracking.open_run("trial", {}, {}) as run_id:
+        TrialReporter(trial, run_id, ["valid/accuracy", "train/seconds"]).report(epoch_points(record(0.7)))
+    assert trial.study.trials[0].intermediate_values == {}
+
 
 SPACE = {
     "fine_tune.lr": Recipe().sweep.space["fine_tune.lr"],
     "augment.strength": Recipe().sweep.space["augment.strength"],
 }
+
+
 STAGES = ("train_head", "fine_tune", "resize")
 
 
-def record(epoch: int, accuracy: float) -> EpochRecord:
+def trained_epoch(epoch: int, accuracy: float) -> EpochRecord:
     steps = [StepRecord(epoch * 10, 0.5, {"head": 1e-3})]
     return EpochRecord(epoch, epoch * 10, 1, 0.5, 0.6, accuracy, accuracy - 0.1, 2.0, 100.0, steps)
 
@@ -49,9 +96,9 @@ def stage_runs(accuracies: dict[str, list[float]], reused: tuple[str, ...] = ())
             with tracking.open_run(stage, {tracking.STAGE: stage}, {}) as run_id:
                 for accuracy in accuracies[stage]:
                     epoch += 1
-                    tracking.log_points(run_id, epoch_points(record(epoch, accuracy)))
+                    tracking.log_points(run_id, epoch_points(trained_epoch(epoch, accuracy)))
                     if stage != "train_head" and stage not in reused:
-                        after_epoch(record(epoch, accuracy))
+                        after_epoch(trained_epoch(epoch, accuracy))
             last = {"valid/accuracy": accuracies[stage][-1], "valid/loss": 0.6, "valid/macro_f1": 0.5}
             yield stage, RunRef(run_id, stage, "", None, last, reused=stage in reused)
 
@@ -97,7 +144,7 @@ def test_a_trial_that_is_complete_is_a_finished_run_with_settings_curve_and_verd
     assert [(point.step, point.value) for point in curve] == [(10, 0.5), (20, 0.6), (30, 0.7), (40, 0.8)]
 
 
-def test_epochs_of_stages_that_are_taken_from_before_are_judged_and_drawn_too(study, parent) -> None:
+def test_epochs_of_reused_stages_are_evaluated_and_logged_too(study, parent) -> None:
     run(study, stage_runs(GOOD, reused=("fine_tune", "resize"))[0], parent=parent)
     assert study.trials[0].intermediate_values == {1: 0.6, 2: 0.7, 3: 0.8}
     curve = mlflow.MlflowClient().get_metric_history(nested(parent)[0].info.run_id, "valid/accuracy")
@@ -141,7 +188,7 @@ def test_a_trial_that_raises_is_a_failed_run_with_the_reason(study, parent) -> N
     assert study.trials[0].user_attrs["reason"] == "The loss is no number."
 
 
-def test_a_trial_that_is_stopped_is_a_killed_run_and_waits_to_be_gone_on_with(study, parent) -> None:
+def test_a_trial_that_is_stopped_is_a_killed_run_and_waits_to_be_resumed(study, parent) -> None:
     def train(recipe, after_epoch):
         raise KeyboardInterrupt
         yield
@@ -160,7 +207,7 @@ def test_two_objectives_are_the_last_accuracy_and_the_seconds_of_all_epochs(tmp_
 
 
 def test_the_trial_of_the_recipe_trains_the_recipe_itself_and_others_their_own_values(study, parent) -> None:
-    put_first(study, {"fine_tune.lr": 2e-3, "augment.strength": 1.0}, THE_RECIPE)
+    queue_trial(study, {"fine_tune.lr": 2e-3, "augment.strength": 1.0}, THE_RECIPE)
     train, seen = stage_runs(GOOD)
     run(study, train, 2, parent=parent)
     assert seen[0] == Recipe()

@@ -3,15 +3,15 @@ import math
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.sweep.queue import put_back
+from pipeline.sweep.trial_queue import requeue
 from pipeline.sweep.trials import (
     best_so_far,
     best_trial,
     counts,
+    format_objective,
     last_value,
     pareto_front,
     recipes_trial,
-    spell,
     state_in_words,
     trial_table,
     trials_of,
@@ -33,27 +33,27 @@ def study():
     add(study, state=TrialState.FAIL, reason="out of memory")
     add(study, None, {"fine_tune.lr": 4e-3}, [0.4], TrialState.FAIL)
     add(study, state=TrialState.FAIL, surplus=True)
-    put_back(study, 4)
+    requeue(study, 4)
     study.enqueue_trial({"fine_tune.lr": 5e-3})
     study.ask()
     return study
 
 
-def test_a_row_says_what_became_of_a_trial(study):
+def test_a_row_says_how_a_trial_ended(study):
     table = trial_table(study, ACCURACY).set_index("number")
     assert table["state"].to_dict() == {
         0: "complete", 1: "complete", 2: "pruned at epoch 3", 3: "failed", 4: "retried as 6", 6: "running",
         7: "waiting",
     }  # fmt: skip
     assert table.loc[0, ["valid/accuracy", "seconds", "run_id", "origin"]].tolist() == [0.84, 12.5, "abc", "the recipe"]
-    assert math.isnan(table.loc[2, "valid/accuracy"]), "what is pruned was never judged at its end"
-    assert table.loc[7, "fine_tune.lr"] == 5e-3, "what waits in line has the values that it was given"
+    assert math.isnan(table.loc[2, "valid/accuracy"]), "a pruned trial has no value"
+    assert table.loc[7, "fine_tune.lr"] == 5e-3, "a queued trial has the values that it was queued with"
     assert table.loc[1, "augment.strength"] == 1.5
     assert table["epochs"].fillna(0).tolist() == [2, 1, 3, 0, 1, 1, 0]
     assert table.loc[3, "reason"] == "out of memory"
 
 
-def test_a_trial_that_was_one_too_many_is_none(study):
+def test_a_surplus_trial_is_left_out(study):
     assert [trial.number for trial in trials_of(study)] == [0, 1, 2, 3, 4, 6, 7]
     assert counts(study) == {"complete": 2, "pruned": 1, "failed": 1, "retried": 1, "running": 1, "waiting": 1}
 
@@ -67,14 +67,14 @@ def test_of_a_trial_that_lost_two_workers_each_says_which_came_next():
     assert counts(study)["failed"] == 0
 
 
-def test_each_trial_is_told_in_words(study):
+def test_how_each_trial_ended_in_words(study):
     said = {trial.number: verdict(study, trial, ACCURACY) for trial in trials_of(study)}
     assert said == {
         0: "best so far: 0.8400 after 2 epochs",
         1: "best so far: 0.8600 after 1 epoch",
         2: "pruned at epoch 3 at 0.6100",
         3: "failed: out of memory",
-        4: "broken off; retried as 6",
+        4: "interrupted; retried as 6",
         6: "running, 0.4000 after 1 epoch",
         7: "waiting",
     }
@@ -133,7 +133,7 @@ def test_the_front_holds_what_no_trial_beats_and_begins_with_the_best_in_the_fir
 
 
 def test_seconds_are_whole():
-    assert (spell("train/seconds", 12.6), spell("valid/loss", 0.5)) == ("13 s", "0.5000")
+    assert (format_objective("train/seconds", 12.6), format_objective("valid/loss", 0.5)) == ("13 s", "0.5000")
 
 
 def test_a_trial_pruned_before_its_first_epoch_has_no_epoch_to_name():

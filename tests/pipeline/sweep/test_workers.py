@@ -1,38 +1,110 @@
+"""Workers on a study, with training that takes no time."""
+
+import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
+import optuna
 import psutil
 import pytest
+import torch
+from optuna.trial import TrialState
 
-from pipeline.errors import UserError
-from pipeline.sweep.workers import HAS_GIVEN_UP, Workers, environment_of
+from pipeline.recipe.recipe_file import build_recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.sweep.study import describe_study, open_storage, open_study
+from pipeline.sweep.workers import HAS_GIVEN_UP, Workers, environment_of, run_all
+from pipeline.system.errors import UserError
+from pipeline.tracking import RunRef
 
 
-def note(place: int, folder: Path) -> bool:
+def quick(recipe: Recipe, after_epoch: object):
+    yield "resize", RunRef("", "resize", "", None, {"valid/accuracy": 1 - abs(recipe.augment.strength - 1)})
+
+
+def failing(recipe: Recipe, after_epoch: object):
+    raise UserError("The loss is no number.")
+    yield
+
+
+@pytest.fixture
+def swept(tmp_path: Path, tracking_server: str):
+    """Runs a sweep with so many trials and workers; gives the study."""
+    client = mlflow.MlflowClient()
+    parent = client.create_run(client.get_experiment_by_name("test").experiment_id).info.run_id
+    url = f"sqlite:///{tmp_path}/sweeps.db"
+
+    def run(train, trials: int, workers: int = 1) -> optuna.Study:
+        sweep = {
+            "trials": trials,
+            "workers": workers,
+            "space": {"augment.strength": {"type": "uniform", "low": 0, "high": 2}},
+        }
+        recipe = build_recipe({"sweep": sweep}, {}, "mine.yaml")
+        study = open_study(open_storage(url, 20, make_tables=True), "cells", ["valid/accuracy"])
+        describe_study(study, ["valid/accuracy"], recipe.sweep.space, recipe.sweep.space)
+        run_all(recipe, study, url, parent, train, lambda: None)
+        return study
+
+    return run
+
+
+def test_two_workers_do_all_trials_and_no_two_alike(swept) -> None:
+    study = swept(quick, 6, workers=2)
+    counted = [trial for trial in study.trials if not trial.user_attrs.get("surplus")]
+    assert [trial.state for trial in counted] == [TrialState.COMPLETE] * 6
+    assert len({trial.params["augment.strength"] for trial in counted}) == 6
+    runs = mlflow.search_runs(filter_string="tags.`thaw.stage` = 'trial'", output_format="list")
+    assert sorted(run.info.run_id for run in runs) == sorted(trial.user_attrs["run_id"] for trial in counted)
+
+
+def test_trials_that_all_fail_end_it_with_their_reason(swept) -> None:
+    with pytest.raises(UserError, match=r"One trial after the other failed \(The loss is no number\.\); fix that"):
+        swept(failing, 10)
+
+
+def note(index: int, folder: Path) -> bool:
     print("at work")
     threads, gpu = os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    (folder / f"{place}-{os.getpid()}").write_text(f"{threads} {gpu}")
+    (folder / f"{index}-{os.getpid()}").write_text(f"{threads} {gpu}")
     return True
 
 
-def wait(place: int, folder: Path) -> bool:
-    (folder / f"{place}-{os.getpid()}").touch()
+def wait(index: int, folder: Path) -> bool:
+    (folder / f"{index}-{os.getpid()}").touch()
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        (folder / f"stopped {place}").touch()
+        (folder / f"stopped {index}").touch()
         raise
     return True
 
 
-def give_up(place: int, folder: Path) -> bool:
+def describe(index: int, folder: Path) -> bool:
+    """Write what this process was started with, which is there before its first line of Python, and what torch uses."""
+    started_with = dict(
+        pair.decode().split("=", 1) for pair in Path("/proc/self/environ").read_bytes().split(b"\0") if b"=" in pair
+    )
+    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    seen = {
+        "started with": [started_with.get(name) for name in names],
+        "now": [os.environ.get(name) for name in names],
+        "threads": torch.get_num_threads(),
+    }
+    (folder / f"{index}.json").write_text(json.dumps(seen))
+    return True
+
+
+def give_up(index: int, folder: Path) -> bool:
     return False
 
 
-def crash(place: int, folder: Path) -> bool:
+def crash(index: int, folder: Path) -> bool:
     raise ValueError("no good")
 
 
@@ -44,60 +116,87 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def clear_all(workers: Workers) -> bool:
-    until(lambda: all(process is None or process.exitcode is not None for process in workers._places))
+    until(lambda: all(process is None or process.exitcode is not None for process in workers._processes))
     return workers.clear_ended()
 
 
-def test_each_place_has_its_share_of_the_cores_and_prints_into_a_file(tmp_path, monkeypatch) -> None:
+def test_each_worker_has_its_share_of_the_cores_and_prints_into_a_file(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with Workers(2, note, (tmp_path,), tmp_path / "logs") as workers:
-        workers.fill()
+        workers.start_missing()
         assert clear_all(workers)
         assert "at work" in workers.log(0).read_text()
-    places = sorted(path.name.split("-")[0] for path in tmp_path.glob("?-*"))
-    assert places == ["0", "1"]
+    indices = sorted(path.name.split("-")[0] for path in tmp_path.glob("?-*"))
+    assert indices == ["0", "1"]
     share = str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert all(path.read_text().split()[0] == share for path in tmp_path.glob("?-*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_each_worker_has_its_threads_and_its_gpu_before_torch_is_loaded(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(2))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    before = dict(os.environ)
+    with Workers(2, describe, (tmp_path,), tmp_path / "logs") as workers:
+        workers.start_missing()
+        assert dict(os.environ) == before
+        assert clear_all(workers)
+    for index in range(2):
+        seen = json.loads((tmp_path / f"{index}.json").read_text())
+        assert seen == {"started with": ["1", str(index)], "now": ["1", str(index)], "threads": 1}
+
+
+def test_the_environment_is_restored_after_a_worker_was_started(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
+    with Workers(1, note, (tmp_path,), tmp_path / "logs") as workers:
+        workers.start_missing()
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("5", "7,8")
+        assert clear_all(workers)
+    (written,) = tmp_path.glob("0-*")
+    assert written.read_text() == "5 7"
+
+
 @pytest.mark.parametrize(("visible", "expected"), [("", ["0", "1", "2", "0"]), ("5,7", ["5", "7", "5", "7"])])
-def test_each_place_has_a_gpu_of_its_own_where_there_are_as_many(visible, expected, monkeypatch) -> None:
+def test_each_worker_has_a_gpu_of_its_own_if_there_are_as_many(visible, expected, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [environment_of(place, 4)["CUDA_VISIBLE_DEVICES"] for place in range(4)] == expected
+    assert [environment_of(index, 4)["CUDA_VISIBLE_DEVICES"] for index in range(4)] == expected
 
 
-def test_at_the_end_of_the_block_workers_are_stopped_and_can_keep_what_they_have(tmp_path) -> None:
+def test_at_the_end_of_the_block_workers_are_stopped_and_can_save_their_trials(tmp_path) -> None:
     with Workers(1, wait, (tmp_path,), tmp_path / "logs") as workers:
-        workers.fill()
+        workers.start_missing()
         until(lambda: list(tmp_path.glob("0-*")))
     assert (tmp_path / "stopped 0").exists()
 
 
 def test_one_that_is_killed_is_replaced(tmp_path) -> None:
     with Workers(1, wait, (tmp_path,), tmp_path / "logs") as workers:
-        workers.fill()
+        workers.start_missing()
         until(lambda: list(tmp_path.glob("0-*")))
         (first,) = tmp_path.glob("0-*")
         pid = int(first.name.split("-")[1])
         os.kill(pid, signal.SIGKILL)
         until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
         assert clear_all(workers)
-        workers.fill()
+        workers.start_missing()
         until(lambda: len(list(tmp_path.glob("0-*"))) == 2)
 
 
-def test_one_that_gives_up_is_told(tmp_path) -> None:
+def test_one_that_gives_up_is_reported(tmp_path) -> None:
     with Workers(1, give_up, (tmp_path,), tmp_path / "logs") as workers:
-        workers.fill()
-        until(lambda: workers._places[0].exitcode == HAS_GIVEN_UP)
+        workers.start_missing()
+        until(lambda: workers._processes[0].exitcode == HAS_GIVEN_UP)
         assert not workers.clear_ended()
 
 
-def test_workers_that_only_crash_are_told_with_where_to_look(tmp_path, monkeypatch) -> None:
+def test_workers_that_only_crash_are_reported_with_where_to_look(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("pipeline.sweep.workers.MOST_CRASHES", 2)
     with Workers(2, crash, (tmp_path,), tmp_path / "logs") as workers:
-        workers.fill()
-        with pytest.raises(UserError, match=r"The last 2 workers ended badly; .*worker-\d.log says why"):
+        workers.start_missing()
+        with pytest.raises(UserError, match=r"The last 2 workers crashed; .*worker-\d.log says why"):
             clear_all(workers)
         assert "ValueError: no good" in workers.log(0).read_text()

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from pipeline import tracking
-from pipeline.processes import identity
+from pipeline.system.processes import identity
 from pipeline.tracking import abandoned
 from pipeline.tracking.abandoned import close_abandoned
 

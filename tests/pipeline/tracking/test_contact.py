@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import tracking
-from pipeline.contract import Stage
-from pipeline.errors import UserError
+from pipeline.runs.stage import Stage
+from pipeline.system.errors import UserError
 from pipeline.tracking.outbox import Entry, Outbox
 
 PROJECT = Path(__file__).parents[3]
@@ -53,7 +53,7 @@ def test_what_a_killed_process_had_done_but_not_told_is_sent_at_the_next_start_a
     run_id = MlflowClient().create_run(os.environ["MLFLOW_EXPERIMENT_ID"]).info.run_id
     outbox = Outbox(run_id)
     tags = {tracking.STAGE: "resize", tracking.FINGERPRINT: "f", tracking.DONE: "true"}
-    with outbox.hold(tracking_server):
+    with outbox.lock(tracking_server):
         outbox.write(Entry(1, "text", {"text": "seed: 0", "place": "recipe.yaml"}))
         outbox.write(Entry(2, "values", {"tags": tags}))
         outbox.write(Entry(3, "status", {"status": "FINISHED", "end_time_ms": 3000}))
@@ -65,7 +65,7 @@ def test_what_a_killed_process_had_done_but_not_told_is_sent_at_the_next_start_a
 
 def test_what_was_left_for_another_server_or_by_another_machine_stays(tracking_server):
     elsewhere = Outbox("a" * 32)
-    with elsewhere.hold("http://127.0.0.1:9"):
+    with elsewhere.lock("http://127.0.0.1:9"):
         elsewhere.write(Entry(1, "text", {"text": "", "place": "t"}))
     with tracking.open_run("resize", {}, {}):
         pass

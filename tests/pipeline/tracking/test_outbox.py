@@ -27,7 +27,7 @@ def numbers(group: list[Entry]) -> list[int]:
 
 def test_entries_are_read_in_the_order_of_writing():
     outbox = Outbox("r")
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         entries = [Entry(outbox.next_number(), "text", {"text": str(turn), "place": "t"}) for turn in range(12)]
         for entry in reversed(entries):
             outbox.write(entry)
@@ -35,23 +35,23 @@ def test_entries_are_read_in_the_order_of_writing():
 
 
 def test_an_outbox_goes_on_counting_where_an_earlier_process_ended():
-    with Outbox("r").hold(SQLITE):
+    with Outbox("r").lock(SQLITE):
         outbox = Outbox("r")
         outbox.folder.joinpath("00000004.json").write_text('{"kind": "text", "content": {}}')
     later = Outbox("r")
-    with later.hold(SQLITE):
+    with later.lock(SQLITE):
         assert [entry.number for entry in later.read()] == [4]
         assert later.next_number() == 5
 
 
 def test_a_number_that_was_refused_is_not_given_again():
     outbox = Outbox("r")
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         refused = Entry(outbox.next_number(), "text", {"text": "", "place": ".."})
         outbox.write(refused)
         assert outbox.set_aside(refused).parent == outbox.folder / "refused"
         assert outbox.read() == []
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         assert outbox.next_number() == 2
         outbox.take_back_refused()
         assert outbox.read() == [refused]
@@ -61,7 +61,7 @@ def test_a_folder_is_kept_as_it_was(tmp_path):
     (tmp_path / "made" / "inner").mkdir(parents=True)
     (tmp_path / "made" / "inner" / "facts.json").write_text("[1]")
     outbox = Outbox("r")
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         entry = Entry(outbox.next_number(), "folder", {"place": None})
         outbox.write(entry, tmp_path / "made")
         (tmp_path / "made" / "inner" / "facts.json").write_text("[2]")
@@ -75,7 +75,7 @@ def test_what_lies_in_a_store_takes_no_second_space(cache):
     store.mkdir(parents=True)
     (store / "activations.safetensors").write_bytes(b"0" * 100)
     outbox = Outbox("r")
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         entry = Entry(outbox.next_number(), "folder", {"place": None})
         outbox.write(entry, store)
         assert (outbox.folder / entry.name / "activations.safetensors").samefile(store / "activations.safetensors")
@@ -88,7 +88,7 @@ def test_what_a_killed_process_had_half_written_is_removed():
     (outbox.folder / "00000001").mkdir(parents=True)
     (outbox.folder / "00000001" / "weights").write_text("half")
     (outbox.folder / ".00000002").write_text('{"kind": "te')
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         assert outbox.read() == []
         assert outbox.next_number() == 1
         assert not (outbox.folder / "00000001").exists()
@@ -97,7 +97,7 @@ def test_what_a_killed_process_had_half_written_is_removed():
 
 def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_are_read():
     outbox = Outbox("r")
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         good = Entry(2, "text", {"text": "", "place": "t"})
         (outbox.folder / "00000001.json").write_text("")
         outbox.write(good)
@@ -107,10 +107,10 @@ def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_are_read():
 
 def test_an_empty_outbox_disappears_and_one_with_entries_says_whose_it_is():
     outbox = Outbox("r")
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         assert is_alive(outbox.writer())
     assert list(outbox_folder().iterdir()) == []
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         outbox.write(Entry(1, "text", {}))
     assert outbox.writer() == {"uri": SQLITE, "host": socket.gethostname()}
     assert not is_alive(outbox.writer())
@@ -118,14 +118,14 @@ def test_an_empty_outbox_disappears_and_one_with_entries_says_whose_it_is():
 
 def test_an_outbox_is_held_by_one_process_at_a_time():
     outbox = Outbox("r")
-    with outbox.hold(SQLITE), pytest.raises(Timeout), Outbox("r").hold(SQLITE):
+    with outbox.lock(SQLITE), pytest.raises(Timeout), Outbox("r").lock(SQLITE):
         pass
 
 
 def test_the_outbox_of_a_process_that_was_killed_can_be_held_and_is_of_nobody_alive():
     program = (
         "import os, signal; from pipeline.tracking.outbox import Entry, Outbox; outbox = Outbox('r')\n"
-        "with outbox.hold('sqlite:///x.db'):\n"
+        "with outbox.lock('sqlite:///x.db'):\n"
         "    outbox.write(Entry(1, 'text', {'text': 'a', 'place': 't'})); os.kill(os.getpid(), signal.SIGKILL)"
     )
     project = Path(__file__).parents[3]
@@ -133,7 +133,7 @@ def test_the_outbox_of_a_process_that_was_killed_can_be_held_and_is_of_nobody_al
     outbox = Outbox("r")
     assert outbox.writer()["pid"] > 0
     assert not is_alive(outbox.writer())
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         assert [entry.content["text"] for entry in outbox.read()] == ["a"]
 
 
@@ -144,7 +144,7 @@ def test_the_outbox_of_a_process_that_was_killed_can_be_held_and_is_of_nobody_al
 )
 def test_a_process_is_known_by_its_number_its_start_and_its_machine(change):
     outbox = Outbox("r")
-    with outbox.hold(SQLITE):
+    with outbox.lock(SQLITE):
         facts = json.loads((outbox.folder / "writer.json").read_text())
     assert is_alive(facts)
     assert not is_alive(facts | change)
@@ -177,7 +177,7 @@ def test_what_is_sent_twice_is_there_once(tracking_server):
     client = MlflowClient()
     run_id = client.create_run(os.environ["MLFLOW_EXPERIMENT_ID"]).info.run_id
     outbox = Outbox(run_id)
-    with outbox.hold(tracking_server):
+    with outbox.lock(tracking_server):
         points = [["a", 0.5, 1000, 1], ["a", 0.25, 2000, 2], ["b", float("nan"), 1000, 1], ["c", float("inf"), 1000, 1]]
         outbox.write(Entry(1, "values", {"metrics": points, "params": {"p": "1"}, "tags": {"t": "x"}}))
         outbox.write(Entry(2, "text", {"text": "hello", "place": "greeting.txt"}))

@@ -12,11 +12,11 @@ from mlflow import MlflowClient
 from mlflow_server import Gate, MlflowServer
 
 from pipeline import tracking
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.tracking import runs, sender
-from pipeline.tracking.leftovers import send_leftovers
+from pipeline.tracking.contact import send_leftovers
 from pipeline.tracking.outbox import outbox_folder
-from pipeline.tracking.sender import ask
+from pipeline.tracking.sender import call_server
 from pipeline.tracking.server import SEND, Unreachable
 
 TAGS = {tracking.STAGE: "resize", tracking.FINGERPRINT: "f"}
@@ -199,7 +199,7 @@ def test_a_question_is_asked_again_until_patience_is_over(gate, monkeypatch):
     gate.mode = "shut"
     started = time.monotonic()
     with pytest.raises(Unreachable, match="Run the same command again when it is back"):
-        ask(lambda: MlflowClient().get_run(NO_RUN))
+        call_server(lambda: MlflowClient().get_run(NO_RUN))
     assert 1.5 <= time.monotonic() - started < 6
 
 
@@ -212,7 +212,7 @@ def test_an_error_of_a_server_that_is_there_is_not_waited_for(gate):
         raise FileNotFoundError("artifact")
 
     with pytest.raises(FileNotFoundError):
-        ask(missing)
+        call_server(missing)
     assert time.monotonic() - started < 5
 
 
@@ -221,7 +221,7 @@ def test_a_reason_is_left_in_the_outbox_where_the_server_is_away(server, gate):
         pass
     gate.mode = "shut"
     started = time.monotonic()
-    tracking.try_tag(run_id, "The recipe is wrong.")
+    tracking.tag_reason(run_id, "The recipe is wrong.")
     assert time.monotonic() - started < 3
     gate.mode = "open"
     assert [one.sent for one in send_leftovers()] == [1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException, RestException
 
-from pipeline.errors import UserError
+from pipeline.system.errors import UserError
 from pipeline.tracking import server
 from pipeline.tracking.server import absolute, cause, check_server, is_lasting, patience_seconds, shown
 

@@ -1,0 +1,4 @@
+"""Stores: folders in one cache, named by what they are made from, published whole or not at all.
+
+In reading order: hashing, store, markers, maintenance.
+"""

@@ -1,0 +1,170 @@
+"""Augmentation of a batch: each image warped, in one resampling, and relit in its own way; then pictures mixed."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.system.device import to_device
+
+Flip: TypeAlias = Literal["none", "sideways", "all"]
+# The flips and quarter turns of a square, as 2×2 matrices: none, sideways, and the six others.
+_EIGHT_WAYS = (
+    ((1, 0), (0, 1)),
+    ((-1, 0), (0, 1)),
+    ((1, 0), (0, -1)),
+    ((-1, 0), (0, -1)),
+    ((0, 1), (1, 0)),
+    ((0, -1), (1, 0)),
+    ((0, 1), (-1, 0)),
+    ((0, -1), (-1, 0)),
+)
+_WAYS = {"none": 1, "sideways": 2, "all": 8}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly images are augmented. `rotate_degrees` either way; `zoom` the largest magnification about the
+    middle; `crop` the smallest share of a side that a random crop keeps; `lighting` the largest change of brightness
+    and contrast; `probability` how often each of rotation, zoom, crop and lighting is applied. `mixup` and `cutmix`
+    are applied last, to whole batches of training pictures; see `mix`."""
+
+    flip: Flip
+    rotate_degrees: float
+    zoom: float
+    crop: float
+    lighting: float
+    probability: float
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+def augmentation(strength: float, **settings: Any) -> Augmentation:
+    """The augmentation of these settings, with rotation, zoom, crop and lighting `strength` times as strong."""
+    given = Augmentation(**settings)
+    return replace(
+        given,
+        rotate_degrees=given.rotate_degrees * strength,
+        zoom=1 + (given.zoom - 1) * strength,
+        crop=1 - (1 - given.crop) * strength,
+        lighting=given.lighting * strength,
+    )
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Images (N, channels, size, size), values 0 to 1, each augmented by numbers drawn from `generator` (on the CPU).
+
+    Beyond its edges an image is reflected.
+    """
+    draws = to_device(_draw(len(images), augmentation, generator), images.device)
+    warped = warp(images, draws[:, :6].view(-1, 2, 3))
+    return _relight(warped, draws[:, 6], draws[:, 7]) if augmentation.lighting else warped
+
+
+def skip(count: int, augmentation: Augmentation, generator: torch.Generator) -> None:
+    """Draw from `generator` what `augment` would draw for `count` images."""
+    _draw(count, augmentation, generator)
+
+
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Each image resampled through its own 2×3 matrix, which maps points of the result to points of the image; both
+    run from -1 to 1 along either axis."""
+    size = [len(images), images.shape[1], images.shape[2], images.shape[3]]
+    grid = F.affine_grid(matrices.to(images.device, images.dtype), size, align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def view_matrices(flip: Flip, crop: float, views: int) -> Tensor:
+    """Matrices (at most `views`, 2, 3) of fixed views for test-time augmentation: the flips that `flip` allows,
+    beginning with the unchanged image, then the four corners at `crop` of the side."""
+    flips = [torch.cat([torch.tensor(way, dtype=torch.float32), torch.zeros(2, 1)], 1) for way in _ways(flip)]
+    corners = [
+        torch.tensor([[crop, 0, x * (1 - crop)], [0, crop, y * (1 - crop)]], dtype=torch.float32)
+        for x in (-1, 1)
+        for y in (-1, 1)
+    ]
+    return torch.stack((flips + (corners if crop < 1 else []))[:views])
+
+
+def mix(
+    images: Tensor, targets: Tensor, classes: int, mixup: float, cutmix: float, random: np.random.Generator
+) -> tuple[Tensor, Tensor, float]:
+    """Images (N, channels, height, width) and their class numbers, mixed by mixup or cutmix: (images, shares of the
+    `classes` (N, classes), the share that each picture keeps of itself).
+
+    `mixup` and `cutmix` are alpha of the Beta distribution that the share is drawn from, 0 for off; if both are on,
+    each is applied to half of the batches.
+    """
+    shares = torch.zeros(len(targets), classes, device=targets.device).scatter_(1, targets.view(-1, 1), 1)
+    is_cut = cutmix > 0 and (mixup == 0 or random.random() < 0.5)
+    alpha = cutmix if is_cut else mixup
+    kept = float(random.beta(alpha, alpha))
+    if is_cut:
+        top, bottom, left, right = _box(images.shape[2], images.shape[3], kept, random)
+        kept = 1 - (bottom - top) * (right - left) / (images.shape[2] * images.shape[3])
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+    else:
+        mixed = blend(images, kept)
+    return mixed, blend(shares, kept), kept
+
+
+def blend(values: Tensor, kept: float) -> Tensor:
+    """Values of a batch's pictures, mixed as the pictures are: `kept` of its own and the rest of the one before it."""
+    return values.roll(1, 0).mul_(1 - kept).add_(values * kept)
+
+
+def _ways(flip: Flip) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    return _EIGHT_WAYS[: _WAYS[flip]]
+
+
+def _draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """For each image (`count`, 8) a 2×3 matrix, the change of its brightness, and the factor of its contrast."""
+    matrices = _random_warps(count, augmentation, generator).flatten(1)
+    lighting = augmentation.lighting
+    if not lighting:
+        return torch.cat([matrices, torch.zeros(count, 1), torch.ones(count, 1)], 1)
+    acts, brightness, contrast = torch.rand(3, count, generator=generator)
+    acts = (acts < augmentation.probability).float()
+    shift = (brightness * 2 - 1) * lighting / 2 * acts
+    scale = torch.exp((contrast * 2 - 1) * math.log1p(lighting) * acts)
+    return torch.cat([matrices, shift.view(-1, 1), scale.view(-1, 1)], 1)
+
+
+def _random_warps(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    def acts() -> Tensor:
+        return torch.rand(count, generator=generator) < augmentation.probability
+
+    radians = uniform(-1, 1) * math.radians(augmentation.rotate_degrees) * acts()
+    share = torch.where(acts(), 1 / uniform(1, augmentation.zoom), 1.0)
+    kept = torch.where(acts(), uniform(augmentation.crop, 1), 1.0)
+    offset = (1 - kept) * torch.stack([uniform(-1, 1), uniform(-1, 1)])
+    ways = torch.tensor(_ways(augmentation.flip), dtype=torch.float32)
+    turned = ways[torch.randint(len(ways), (count,), generator=generator)]
+    cosine, sine = torch.cos(radians), torch.sin(radians)
+    rotation = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
+    linear = rotation @ turned * (share * kept).view(-1, 1, 1)
+    return torch.cat([linear, offset.T.unsqueeze(-1)], -1)
+
+
+def _relight(images: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """The images themselves, changed in place."""
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    shape = (len(images), 1, 1, 1)
+    return images.sub_(middle).mul_(scale.view(shape)).add_(middle).add_(shift.view(shape)).clamp_(0, 1)
+
+
+def _box(height: int, width: int, kept: float, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of a box about a random point, whose area is the share of the picture that is not
+    `kept`, before it is cut off at the edges."""
+    x, y = int(random.integers(width)), int(random.integers(height))
+    half = 0.5 * math.sqrt(1 - kept)
+    half_width, half_height = int(half * width), int(half * height)
+    return max(y - half_height, 0), min(y + half_height, height), max(x - half_width, 0), min(x + half_width, width)

@@ -1,0 +1,107 @@
+"""Inspects every picture once: its content hash, size and mode, or why it cannot be trained on.
+
+Results are remembered by (path, size, modification time), so that the next start opens no picture again.
+"""
+
+import hashlib
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.cache.store import cache_folder
+from pipeline.data.decode import loaded, upright_size
+from pipeline.system.console import track
+from pipeline.system.parallel import in_parallel
+
+# The table gets a new name when its columns or their meaning change.
+_SCHEMA = """create table if not exists inspected_upright (
+    path text primary key, bytes integer, modified_ns integer,
+    hash text, width_px integer, height_px integer, mode text) without rowid"""
+# Results are written to the database after so many pictures.
+PICTURES_AT_ONCE = 256
+
+
+class Inspected(NamedTuple):
+    """One picture's SHA-256, its size when it is upright (turned by its EXIF orientation) and its Pillow mode; `error`
+    is empty if it can be decoded completely."""
+
+    hash: str
+    width_px: int
+    height_px: int
+    mode: str
+    error: str
+
+
+def inspect_all(root: Path, paths: Sequence[str]) -> Iterator[Inspected]:
+    """Inspect the files at `paths` below `root`, in this order; new and changed files are decoded in parallel.
+
+    Pictures that could not be decoded are tried again each time, since a decoder may have been installed meanwhile.
+    """
+    with closing(_open_database()) as database:
+        starts = range(0, len(paths), PICTURES_AT_ONCE)
+        chunks = (_inspect_chunk(database, root, paths[start : start + PICTURES_AT_ONCE]) for start in starts)
+        yield from track(chain.from_iterable(chunks), "inspecting pictures", len(paths), "images")
+
+
+def inspect_picture(path: Path) -> Inspected:
+    """Read, hash and decode one file; no content raises an error."""
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        return Inspected("", 0, 0, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    digest = hashlib.sha256(content).hexdigest()
+    if not content:
+        return Inspected(digest, 0, 0, "", "is empty")
+    try:
+        # A JPEG that is complete at its smallest scale is complete.
+        with loaded(content, least_px=1) as picture:
+            mode = picture.mode
+        return Inspected(digest, *upright_size(content), mode, "")
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise any error that a parser of their format does
+        reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
+        return Inspected(digest, 0, 0, "", f"cannot be decoded: {reason}")
+
+
+def _inspect_chunk(database: sqlite3.Connection, root: Path, relative_paths: Sequence[str]) -> list[Inspected]:
+    keys = {path: _file_state(path) for path in (os.path.join(root, relative) for relative in relative_paths)}
+    marks = ",".join("?" * len(keys))
+    rows = database.execute(f"select * from inspected_upright where path in ({marks})", list(keys))
+    found = {
+        path: Inspected(digest, width, height, mode, "")
+        for path, size, modified, digest, width, height, mode in rows
+        if (size, modified) == keys[path]
+    }
+    new = [path for path in keys if path not in found]
+    if new:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # only errors matter
+            results = dict(zip(new, in_parallel(inspect_picture, [Path(path) for path in new]), strict=True))
+        good = [(path, *keys[path], *one[:-1]) for path, one in results.items() if not one.error]
+        database.executemany("insert or replace into inspected_upright values (?, ?, ?, ?, ?, ?, ?)", good)
+        database.commit()
+        found |= results
+    return [found[path] for path in keys]
+
+
+def _file_state(path: str) -> tuple[int, int]:
+    """(bytes, modification time in ns); the time is -1 if they cannot be read."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _open_database() -> sqlite3.Connection:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(folder / "inspected.sqlite", timeout=60)
+    database.execute(_SCHEMA)
+    return database

@@ -1,0 +1,215 @@
+"""The manifest: the ordered table of a run's pictures, each with its label, split and content hash."""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.data.decode import GREY_MODES
+from pipeline.data.inspection import Inspected, inspect_all
+from pipeline.data.readers.listing import Listing
+from pipeline.data.splits import MOVED_COLUMNS, SPLITS, assign_splits, contradictions
+from pipeline.system.errors import UserError
+
+Duplicates: TypeAlias = Literal["move", "stop"]
+
+COLUMNS = ["path", "label", "split", "hash", "width_px", "height_px", "mode", "group", "weight"]
+TEXT_COLUMNS = ("path", "label", "split", "hash", "mode", "group")
+ROWS_AT_ONCE = 10_000
+# Files that `describe_manifest` names.
+MOST_NAMED = 10
+
+
+def _nothing_moved() -> pd.DataFrame:
+    return pd.DataFrame(columns=MOVED_COLUMNS, dtype=str)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`table` has a row per picture (see COLUMNS; paths are below `root`), `classes` the labels in the order of
+    the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were moved to
+    another split (`path`, `moved_from`, `moved_to`, `same_as`)."""
+
+    name: str
+    root: Path
+    classes: list[str]
+    table: pd.DataFrame
+    set_aside: pd.DataFrame
+    moved: pd.DataFrame = field(default_factory=_nothing_moved)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the pictures' contents, order, labels, splits and weights, but not of their paths."""
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for start in range(0, len(self.table), ROWS_AT_ONCE):
+            chunk = self.table[["hash", "label", "split", "weight"]].iloc[start : start + ROWS_AT_ONCE]
+            digest.update(json.dumps(chunk.to_numpy().tolist()).encode())
+        return digest.hexdigest()
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether all pictures are grey, so that one channel is enough."""
+        return bool(self.table["mode"].isin(list(GREY_MODES)).all())
+
+    @property
+    def paths(self) -> list[Path]:
+        """The path of each picture."""
+        return [self.root / path for path in self.table["path"]]
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """Each picture's class, as its index in `classes`."""
+        codes = pd.Categorical(self.table["label"], categories=self.classes).codes
+        return codes.astype(np.int64)
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Row numbers of one split."""
+        return np.flatnonzero((self.table["split"] == split).to_numpy()).astype(np.int64)
+
+
+def build_manifest(
+    listing: Listing,
+    valid_fraction: float,
+    test_fraction: float,
+    max_bad: float,
+    seed: int,
+    duplicates: Duplicates = "move",
+) -> Manifest:
+    """Open every picture of `listing`, set the bad ones aside, and split those that have no split yet.
+
+    Pictures of the same content in two classes are bad. Copies in two splits are moved to one of them. Raises
+    UserError if more than `max_bad` of the pictures are bad, a class has too few good ones, or, if `duplicates` is
+    "stop", the same content is in two classes or splits.
+    """
+    table, errors = _inspected(listing)
+    several_classes = {row: reason for row, reason in contradictions(table).items() if not errors[row]}
+    errors.loc[list(several_classes)] = list(several_classes.values())
+    bad = table.loc[errors != "", ["path"]].assign(reason=errors[errors != ""])
+    if several_classes and duplicates == "stop":
+        _stop_at_copies(table["path"].iloc[next(iter(several_classes))], next(iter(several_classes.values())))
+    if len(bad) > max_bad * len(table):
+        first = bad.iloc[0]
+        raise UserError(
+            f"{len(bad)} of {len(table)} pictures in {listing.root} cannot be used, more than data.max_bad = "
+            f"{max_bad:g} allows; the first is {first['path']}, which {first['reason']}. Repair or remove them."
+        )
+    good = table[errors == ""].reset_index(drop=True) if len(bad) else table
+    good["split"], moved = assign_splits(good, valid_fraction, test_fraction, seed)
+    if len(moved) and duplicates == "stop":
+        first = moved.iloc[0]
+        _stop_at_copies(
+            first["path"], f"of {first['moved_from']} belongs with {first['same_as']}, of {first['moved_to']}"
+        )
+    _check_enough(good, sorted(set(listing.labels)), listing.root)
+    set_aside = pd.DataFrame(listing.set_aside, columns=["path", "reason"])
+    set_aside = pd.concat([set_aside, bad], ignore_index=True) if len(bad) else set_aside
+    _release_memory()
+    return Manifest(listing.name, listing.root, sorted(set(good["label"])), good[COLUMNS], set_aside, moved)
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest.csv`, `set_aside.csv`, `duplicates.csv` and `manifest.json` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {"manifest": manifest.table, "set_aside": manifest.set_aside, "duplicates": manifest.moved}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    facts = {
+        "name": manifest.name,
+        "root": str(manifest.root),
+        "classes": manifest.classes,
+        "digest": manifest.digest,
+    }
+    (folder / "manifest.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest that `save_manifest` wrote; UserError if it is damaged, changed, or names a file outside its root."""
+    as_text = dict.fromkeys(TEXT_COLUMNS, str)
+    try:
+        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(folder / "manifest.csv", dtype=as_text, keep_default_na=False)
+        others = [
+            pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+            for name in ("set_aside", "duplicates")
+        ]
+        manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, *others)
+        is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
+        paths = (Path(path) for path in table["path"])
+        escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"The manifest in {folder} cannot be read ({error}); run precompute again.") from None
+    if escaping is not None:
+        raise UserError(f"The manifest in {folder} names {escaping}, outside its folder; run precompute again.")
+    _release_memory()
+    if not is_whole:
+        raise UserError(f"The manifest in {folder} was changed after it was written; run precompute again.")
+    return manifest
+
+
+def class_counts(manifest: Manifest) -> pd.DataFrame:
+    """The number of pictures of each class (a row) in each split (a column)."""
+    counts = pd.crosstab(manifest.table["label"], manifest.table["split"])
+    counts = counts[[split for split in SPLITS if split in counts]]
+    counts.index.name = counts.columns.name = None
+    return counts
+
+
+def describe_manifest(manifest: Manifest) -> str:
+    """The number of pictures by class and split, and the files that were set aside, in lines for the console."""
+    lines = [f"  {line}" for line in class_counts(manifest).to_string().splitlines()]
+    if len(manifest.moved):
+        first = manifest.moved.iloc[0]
+        lines.append(
+            f"  copies moved to another split: {len(manifest.moved)}, such as {first['path']} from "
+            f"{first['moved_from']} to {first['moved_to']}, where {first['same_as']} is; manifest/duplicates.csv"
+        )
+    if len(manifest.set_aside):
+        lines.append(f"  set aside: {len(manifest.set_aside)}")
+    for path, reason in manifest.set_aside.head(MOST_NAMED).itertuples(index=False, name=None):
+        lines.append(f"    {path}: {reason}")
+    if len(manifest.set_aside) > MOST_NAMED:
+        lines.append("    and more, in manifest/set_aside.csv of the run")
+    return "\n".join(lines)
+
+
+def _inspected(listing: Listing) -> tuple[pd.DataFrame, pd.Series]:
+    """A table of all pictures (COLUMNS), and the reason why each cannot be used, or ""."""
+    inspected = inspect_all(listing.root, listing.paths)
+    chunks = iter(lambda: list(islice(inspected, ROWS_AT_ONCE)), [])
+    table = pd.concat([pd.DataFrame(chunk, columns=Inspected._fields) for chunk in chunks], ignore_index=True)
+    given = {"path": listing.paths, "label": listing.labels, "split": listing.splits, "group": listing.groups}
+    for name, values in given.items():
+        table[name] = pd.Series("" if values is None else values, index=table.index, dtype=str)
+    table["weight"] = 1.0 if listing.weights is None else listing.weights
+    return table[COLUMNS], table["error"].astype(str)
+
+
+def _release_memory() -> None:
+    """Return memory to the system: Arrow's pool, which holds text columns, keeps several times the table's size."""
+    pa.default_memory_pool().release_unused()
+
+
+def _stop_at_copies(path: str, what: str) -> None:
+    raise UserError(
+        f"{path} {what}; remove one of them, or set data.duplicates to move, which moves copies to one split and sets "
+        "aside those of two classes."
+    )
+
+
+def _check_enough(table: pd.DataFrame, labels: list[str], root: Path) -> None:
+    for split in ("train", "valid"):
+        counts = table.loc[table["split"] == split, "label"].value_counts()
+        for label in labels:
+            if counts.get(label, 0) == 0:
+                raise UserError(
+                    f"The class {label} has no good picture left to {'train' if split == 'train' else 'validate'} with "
+                    f"in {root}; add pictures (of other groups, where there are groups), or raise data.valid_fraction."
+                )

@@ -1,0 +1,61 @@
+"""Lists the pictures of a source: the packaged data set, a folder of class folders, or a table.
+
+No picture is opened here, so a mistake in a folder or a table is reported at once.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.data.readers.folder import list_folder
+from pipeline.data.readers.listing import Listing, check_listing
+from pipeline.data.readers.table import ENDINGS, list_table
+from pipeline.system.errors import UserError
+
+
+def list_source(source: str, extensions: Sequence[str]) -> Listing:
+    """The pictures of `source`, "elpv", a folder (sorted by path) or a table; UserError if they cannot be trained on.
+    `extensions` are the endings of a folder's pictures."""
+    if source == "elpv":
+        return _list_elpv()
+    path = _existing_source(source)
+    if path.is_dir():
+        listing = list_folder(path, {extension.lower() for extension in extensions})
+        check_listing(
+            listing, source, "class folder with pictures; put the pictures of each class into a folder named after it"
+        )
+    else:
+        listing = list_table(path)
+        check_listing(listing, source, "row; give each picture one, with its path and its label")
+    return listing
+
+
+def _list_elpv() -> Listing:
+    """Solar cells, "defective" where the defect probability is above 0.5 (Deitsch et al. 2019, section 4.1)."""
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or package.origin is None:
+        raise UserError(
+            "data.source is elpv, but the package elpv-dataset is not installed; "
+            "run 'pip install elpv-dataset' or name a folder of your own."
+        )
+    root = Path(package.origin).parent / "data"
+    with (root / "labels.csv").open(encoding="utf-8") as file:
+        rows = [line.split() for line in file if line.strip()]
+    rows.sort()
+    labels = ["defective" if float(row[1]) > 0.5 else "functional" for row in rows]
+    return Listing("elpv", root, [row[0] for row in rows], labels)
+
+
+def _existing_source(source: str) -> Path:
+    try:
+        path = Path(source).expanduser().resolve()
+        if path.is_dir() or (path.is_file() and path.suffix.lower() in ENDINGS):
+            return path
+        what = "is a file, not a folder, and no table" if path.exists() else "does not exist"
+    except (OSError, RuntimeError, ValueError) as error:
+        what = f"cannot be read ({error})"
+    hint = "" if Path(source).is_absolute() else f" (looked for in {Path.cwd()})"
+    raise UserError(
+        f"data.source is {source}, which {what}{hint}; name a folder of class folders, a table that ends in "
+        f"{', '.join(ENDINGS)}, or elpv."
+    )

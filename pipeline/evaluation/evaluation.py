@@ -1,0 +1,233 @@
+"""Evaluates a network: one table of predictions, and every number derived from it."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.data.augment import view_matrices
+from pipeline.data.decode import Pixels
+from pipeline.data.manifest import Manifest
+from pipeline.evaluation.calibration import apply_temperature, expected_calibration_error, fit_temperature
+from pipeline.evaluation.diagnosis import (
+    Verdict,
+    diagnose_balance,
+    diagnose_leakage,
+    diagnose_overfitting,
+    diagnose_rates,
+    diagnose_size,
+    diagnose_split_gap,
+)
+from pipeline.evaluation.label_errors import label_errors
+from pipeline.evaluation.metrics import (
+    accuracy_interval,
+    all_metrics,
+    positive_class,
+    probabilities_of,
+    split_metrics,
+    targets_of,
+)
+from pipeline.evaluation.near_duplicates import Activations, near_duplicates
+from pipeline.evaluation.predict import losses, predict, predict_with_activations, predictions_table
+from pipeline.evaluation.predictions import Predictions
+from pipeline.models.network import Network
+from pipeline.recipe.schema import Recipe
+
+# With fewer pictures of a class its recall says little.
+FEWEST_EVALUATED = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics` are named as they are logged. `verdict` is the one on over-fitting, `verdicts` are all further ones
+    that were reached. `valid_activations` are the head's input for the validation pictures, in the order of the
+    predictions table. `seed` draws the samples that are shown."""
+
+    name: str
+    predictions: Predictions
+    metrics: dict[str, float]
+    verdict: Verdict
+    verdicts: list[Verdict]
+    label_errors: pd.DataFrame
+    near_duplicates: pd.DataFrame
+    epochs: pd.DataFrame = field(repr=False)
+    valid_activations: npt.NDArray[np.float16] = field(repr=False)
+    seed: int
+
+    @property
+    def split(self) -> str:
+        """The split that the model is evaluated on."""
+        return self.predictions.split
+
+    def headline(self) -> str:
+        """One sentence with the figures that matter most."""
+        of = {name: self.metrics[f"{self.split}/{name}"] for name in ("accuracy", "accuracy_low", "accuracy_high")}
+        return (
+            f"Accuracy {of['accuracy']:.4f} (95% interval {of['accuracy_low']:.3f} to {of['accuracy_high']:.3f}) on "
+            f"{len(self.predictions.evaluated)} {self.split} pictures (with TTA "
+            f"{self.metrics[f'{self.split}/tta_accuracy']:.4f}), macro F1 {self.metrics[f'{self.split}/macro_f1']:.4f}."
+        )
+
+    @cached_property
+    def splits_table(self) -> pd.DataFrame:
+        """A row per split, and one for TTA on the split evaluated: `split`, `accuracy`, `macro F1`, `loss`, `pictures`."""
+        pictures = self.predictions.table["split"].value_counts()
+        prefixes = {"train": "train/plain_", "valid": "valid/", self.split: f"{self.split}/"}
+        rows = [(split, prefix, int(pictures[split])) for split, prefix in prefixes.items()]
+        rows.append((f"{self.split}, with TTA", f"{self.split}/tta_", int(pictures[self.split])))
+        names = ("accuracy", "macro_f1", "loss")
+        return pd.DataFrame(
+            [(split, *(self.metrics[f"{prefix}{name}"] for name in names), count) for split, prefix, count in rows],
+            columns=["split", "accuracy", "macro F1", "loss", "pictures"],
+        )
+
+    @cached_property
+    def tta_table(self) -> pd.DataFrame:
+        """Every metric of the split evaluated: `plain`, beside what it is with TTA."""
+        prefix = f"{self.split}/"
+        names = [name.removeprefix(f"{prefix}tta_") for name in self.metrics if name.startswith(f"{prefix}tta_")]
+        return pd.DataFrame(
+            {
+                "metric": [name.replace("_", " ") for name in names],
+                "plain": [self.metrics.get(f"{prefix}{name}", math.nan) for name in names],
+                "with TTA": [self.metrics[f"{prefix}tta_{name}"] for name in names],
+            }
+        )
+
+
+def evaluate(
+    recipe: Recipe,
+    network: Network,
+    manifest: Manifest,
+    pixels: Pixels,
+    stored: Activations,
+    epochs: pd.DataFrame,
+    device: torch.device,
+) -> Evaluation:
+    """Predict every picture once as it is, and those of the split evaluated once more with TTA; then derive all else
+    from the table, from the `stored` activations of the frozen body and from the `epochs` of training.
+
+    UserError if `evaluate.positive_class` is no class.
+    """
+    settings, seed = recipe.evaluate, recipe.seed
+    training_counts = manifest.table.loc[manifest.rows("train"), "label"].value_counts()
+    positive = positive_class(settings.positive_class, training_counts)
+    views = view_matrices(recipe.augment.flip, recipe.augment.crop, settings.tta_views)
+    split = "test" if len(manifest.rows("test")) else "valid"
+    table, valid_activations = _predict_all(network, manifest, pixels, views, settings.batch_size, device, split)
+    predictions = _calibrate(split, manifest.classes, table, positive)
+    metrics = _metrics(predictions, seed)
+    twins = near_duplicates(manifest.table, stored, settings.duplicate_similarity)
+    plain_losses = metrics["train/plain_loss"], metrics["valid/loss"]
+    verdict = diagnose_overfitting(
+        *plain_losses, _chance_loss(training_counts), recipe.fine_tune.cycles, recipe.head.dropout
+    )
+    interval = metrics[f"{split}/accuracy_low"], metrics[f"{split}/accuracy_high"]
+    pictures = len(predictions.evaluated)
+    further = [
+        _diagnose_leakage(predictions, twins),
+        _diagnose_split_gap(metrics, len(predictions.of("valid")), split, seed),
+        *diagnose_rates(epochs),
+        _diagnose_balance(predictions, training_counts, metrics[f"{split}/accuracy"]),
+        diagnose_size(training_counts, split, pictures, interval, recipe.data.test_fraction),
+    ]
+    return Evaluation(
+        name=manifest.name,
+        predictions=predictions,
+        metrics=metrics,
+        verdict=verdict,
+        verdicts=[one for one in further if one is not None],
+        label_errors=label_errors(table, manifest.classes),
+        near_duplicates=twins,
+        epochs=epochs,
+        valid_activations=valid_activations,
+        seed=seed,
+    )
+
+
+def _predict_all(
+    network: Network,
+    manifest: Manifest,
+    pixels: Pixels,
+    views: Tensor,
+    batch_size: int,
+    device: torch.device,
+    split: str,
+) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
+    train, valid, test = (manifest.rows(name) for name in ("train", "valid", "test"))
+    evaluated = manifest.rows(split)
+    of_valid, activations = predict_with_activations(network, pixels, valid, batch_size, device, "predicting valid")
+    chunks = [predict(network, pixels, train, batch_size, device, description="predicting train"), of_valid]
+    if len(test):
+        chunks.append(predict(network, pixels, test, batch_size, device, description="predicting test"))
+    plain, rows = np.concatenate(chunks), np.concatenate([train, valid, test])
+    tta = np.full_like(plain, np.nan)
+    tta[np.isin(rows, evaluated)] = predict(
+        network, pixels, evaluated, batch_size, device, views, "predicting with TTA"
+    )
+    return predictions_table(manifest.table.iloc[rows], manifest.classes, plain, tta), activations
+
+
+def _calibrate(split: str, classes: list[str], table: pd.DataFrame, positive: str | None) -> Predictions:
+    """Fit the temperature on the validation rows, and add the column `calibrated_confidence`."""
+    valid = table[table["split"] == "valid"]
+    temperature = fit_temperature(probabilities_of(valid, classes), targets_of(valid, classes))
+    table["calibrated_confidence"] = apply_temperature(probabilities_of(table, classes), temperature).max(1)
+    return Predictions(split, classes, table, temperature, positive)
+
+
+def _metrics(predictions: Predictions, seed: int) -> dict[str, float]:
+    split, classes, evaluated = predictions.split, predictions.classes, predictions.evaluated
+    train = split_metrics(predictions.of("train"), classes)
+    metrics = {f"train/plain_{name}": value for name, value in train.items()}
+    for name in dict.fromkeys(("valid", split)):
+        metrics |= {f"{name}/{key}": value for key, value in all_metrics(predictions.of(name), classes).items()}
+    metrics |= {f"{split}/{key}": value for key, value in all_metrics(evaluated, classes, "tta_").items()}
+    low, high = accuracy_interval((evaluated["label"] == evaluated["predicted"]).to_numpy(), seed)
+    metrics |= {f"{split}/accuracy_low": low, f"{split}/accuracy_high": high}
+    metrics["overfit/plain_gap"] = metrics["valid/loss"] - metrics["train/plain_loss"]
+    of_targets = predictions.calibrated[np.arange(len(evaluated)), predictions.targets]
+    return metrics | {
+        f"{split}/ece": expected_calibration_error(predictions.reliability),
+        f"{split}/calibrated_ece": expected_calibration_error(predictions.calibrated_reliability),
+        f"{split}/calibrated_loss": float(losses(of_targets).mean()),
+        "calibration/temperature": predictions.temperature,
+    }
+
+
+def _diagnose_leakage(predictions: Predictions, twins: pd.DataFrame) -> Verdict | None:
+    evaluated, split = predictions.evaluated, predictions.split
+    leaked = twins[(twins["split"] == split) & (twins["twin_split"] == "train")]
+    is_right = evaluated["label"] == evaluated["predicted"]
+    without = is_right[~evaluated["row"].isin(leaked["row"])]
+    return diagnose_leakage(
+        len(leaked),
+        int(leaked["same_file"].sum()),
+        len(evaluated),
+        split,
+        float(is_right.mean()),
+        float(without.mean()) if len(without) else math.nan,
+    )
+
+
+def _diagnose_split_gap(metrics: dict[str, float], valid_pictures: int, split: str, seed: int) -> Verdict | None:
+    if split != "test":
+        return None
+    return diagnose_split_gap(metrics["valid/accuracy"], valid_pictures, metrics["test/accuracy"], seed)
+
+
+def _diagnose_balance(predictions: Predictions, training_counts: pd.Series, accuracy: float) -> Verdict | None:
+    by_class = predictions.by_class.set_index("class")
+    recalls = by_class["recall"].where(by_class["pictures"] >= FEWEST_EVALUATED)
+    return diagnose_balance(training_counts, recalls, accuracy, predictions.positive)
+
+
+def _chance_loss(training_counts: pd.Series) -> float:
+    """The loss of guessing by the training split's class shares: their entropy."""
+    shares = training_counts / training_counts.sum()
+    return float(-sum(share * math.log(share) for share in shares))

@@ -1,0 +1,68 @@
+"""A classifier over all pictures of a folder: one table, in which a picture that cannot be opened is a row too."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.decode import Pixels
+from pipeline.models.classifier import Classifier, answer_table
+from pipeline.system.console import track
+from pipeline.system.parallel import in_parallel
+
+UNREADABLE = "cannot be opened"
+
+
+def predict_pictures(classifier: Classifier, root: Path, pictures: Sequence[Path], batch_size: int) -> pd.DataFrame:
+    """A row for each picture: `path` below `root`, `label`, `confidence`, a column `probability/<class>` each, and
+    `error`, which is empty for those that could be opened; the others have no label and no numbers."""
+    errors: list[str] = []
+
+    def decode(path: Path) -> Pixels | str:
+        try:
+            return classifier.decode(path.read_bytes())
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever their format's parser does
+            return " ".join(str(error).split()) or type(error).__name__
+
+    def good() -> Iterator[Pixels]:
+        decoded = track(in_parallel(decode, pictures), "predicting", len(pictures), "images")
+        for one in decoded:
+            errors.append(one if isinstance(one, str) else "")
+            if not isinstance(one, str):
+                yield one
+
+    probabilities = classifier.probabilities(good(), batch_size)
+    answers = answer_table(classifier.checkpoint.classes, probabilities)
+    answers.index = pd.Index(np.flatnonzero([error == "" for error in errors]))
+    table = answers.reindex(range(len(pictures)))
+    table.insert(0, "path", [_below(root, path) for path in pictures])
+    return table.assign(error=errors)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write `table` as CSV or Parquet, by the ending of `path`."""
+    if path.suffix.lower() == ".parquet":
+        table.to_parquet(path, index=False)
+    else:
+        table.to_csv(path, index=False)
+
+
+def label_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """`label` and `pictures`: how many got each label, the most frequent first, and last how many got none."""
+    counts = table["label"].value_counts().rename_axis("label").reset_index(name="pictures")
+    unreadable = pd.DataFrame({"label": [UNREADABLE], "pictures": [int((table["error"] != "").sum())]})
+    return pd.concat([counts, unreadable], ignore_index=True)
+
+
+def count_metrics(counts: pd.DataFrame) -> dict[str, float]:
+    """`label_counts` as metrics, `pictures/<label>`, with what a metric's name cannot hold replaced by "_"."""
+    rows = counts.itertuples(index=False, name=None)
+    return {"pictures/" + re.sub(r"[^\w./ -]", "_", label): float(count) for label, count in rows}
+
+
+def _below(root: Path, path: Path) -> str:
+    return str(path.relative_to(root)).encode(errors="surrogateescape").decode(errors="replace")

@@ -1,0 +1,112 @@
+"""One pass over the pictures to one table of predictions; all that is said of a model is read from it."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.data.augment import warp
+from pipeline.data.batches import prefetch
+from pipeline.data.decode import Pixels
+from pipeline.data.loader import prefetching_fetcher
+from pipeline.models.network import Network
+from pipeline.system.arrays import Rows
+from pipeline.system.console import track
+from pipeline.system.device import mixed_precision
+
+Probabilities = npt.NDArray[np.float64]
+SMALLEST = 1e-12
+
+
+@torch.no_grad()
+def predict(
+    network: Network,
+    pixels: Pixels,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    views: Tensor | None = None,
+    description: str = "predicting",
+) -> Probabilities:
+    """Class probabilities (rows, classes), in eval mode; with `views` (number, 2, 3), the mean of the probabilities
+    over these fixed views of each picture (see `augment.view_matrices`)."""
+    network.eval()
+    parts = []
+    for images in _images(pixels, rows, batch_size, device, description):
+        if views is None:
+            parts.append(_probabilities(network, images))
+        else:
+            seen = [_probabilities(network, _view(images, matrix)) for matrix in views]
+            parts.append(torch.stack(seen).mean(0))
+    return torch.cat(parts).cpu().numpy()
+
+
+@torch.no_grad()
+def predict_with_activations(
+    network: Network,
+    pixels: Pixels,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    description: str = "predicting",
+) -> tuple[Probabilities, npt.NDArray[np.float16]]:
+    """What `predict` gives, and from the same pass the activations (rows, activations) that the head saw."""
+    network.eval()
+    parts, seen = [], []
+    for images in _images(pixels, rows, batch_size, device, description):
+        with mixed_precision(device):
+            activations = network.activations(images)
+            logits = network.head(activations)
+        parts.append(logits.double().softmax(1))
+        seen.append(activations.half().cpu())
+    return torch.cat(parts).cpu().numpy(), torch.cat(seen).numpy()
+
+
+def predictions_table(
+    manifest_rows: pd.DataFrame, classes: Sequence[str], plain: Probabilities, tta: Probabilities
+) -> pd.DataFrame:
+    """A row per picture: `row`, `path`, `split`, `label`, `predicted`, `loss`, `confidence`, a column
+    `probability/<class>` each, and the same with TTA as `tta_predicted`, `tta_loss` and `tta_probability/<class>`.
+
+    `manifest_rows` is the part of the manifest's table that was predicted, with the manifest's row numbers as its
+    index; `plain` and `tta` are (rows, classes).
+    """
+    names = np.array(classes)
+    targets = manifest_rows["label"].map({label: index for index, label in enumerate(classes)}).to_numpy()
+    table = manifest_rows[["path", "split", "label"]].copy()
+    table.insert(0, "row", manifest_rows.index)
+    for prefix, probabilities in (("", plain), ("tta_", tta)):
+        of_label = probabilities[np.arange(len(targets)), targets]
+        table[f"{prefix}predicted"] = names[probabilities.argmax(1)]
+        table[f"{prefix}loss"] = losses(of_label)
+        table[f"{prefix}confidence"] = probabilities.max(1)
+        columns = [f"{prefix}probability/{label}" for label in classes]
+        table = pd.concat([table, pd.DataFrame(probabilities, index=table.index, columns=columns)], axis=1)
+    return table
+
+
+def losses(of_label: Probabilities) -> Probabilities:
+    """The cross-entropies of pictures whose true labels have these probabilities; that of 0 stays finite."""
+    finite: Probabilities = -np.log(np.maximum(of_label, SMALLEST))
+    return finite
+
+
+def _images(pixels: Pixels, rows: Rows, batch_size: int, device: torch.device, description: str) -> Iterator[Tensor]:
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    fetch, workers = prefetching_fetcher(pixels, device)
+    fetched = prefetch(fetch, parts, device, workers)
+    yield from track(fetched, description, len(rows), "images", batch_size)
+
+
+def _probabilities(network: Network, images: Tensor) -> Tensor:
+    with mixed_precision(images.device):
+        logits = network(images)
+    probabilities: Tensor = logits.double().softmax(1)
+    return probabilities
+
+
+def _view(images: Tensor, matrix: Tensor) -> Tensor:
+    return warp(images, matrix.expand(len(images), 2, 3))

@@ -1,0 +1,134 @@
+"""A timm backbone as a body: everything but its classifier, with the weights it starts from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from torch import Tensor, nn
+
+from pipeline.models.weights import Weights
+from pipeline.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Body:
+    """`module` maps normalised images to activations (images, `activations`)."""
+
+    module: nn.Module
+    activations: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def build_body(backbone: str, image_px: int) -> Body:
+    """The backbone without its classifier, its weights not yet loaded.
+
+    Where it ends in a plain average pool, a maximum pool is put beside it, as in fastai's head: a small mark
+    anywhere in the picture then still shows in the activations. Raises UserError if it takes no image of
+    `image_px`.
+    """
+    module = _create(backbone, image_px)
+    pool = getattr(module, "global_pool", None)
+    if isinstance(pool, SelectAdaptivePool2d) and isinstance(pool.flatten, nn.Flatten):
+        module.global_pool = SelectAdaptivePool2d(pool_type="catavgmax", flatten=True)
+    settings: dict[str, Any] = dict(module.pretrained_cfg)  # type: ignore[arg-type]
+    return Body(module, _count_activations(module, backbone, image_px), tuple(settings["mean"]), tuple(settings["std"]))
+
+
+def load_weights(module: nn.Module, backbone: str, weights: Weights) -> None:
+    """Put `weights` into a body made by `build_body`; UserError if they are of another architecture.
+
+    Random weights are those that the module was made with.
+    """
+    if weights.kind == "random":
+        return
+    if weights.kind == "hub":
+        _load_matching(module, _hub_state(backbone), backbone, "timm's hub")
+    elif weights.kind == "package":
+        _load_matching(module, packaged_state(backbone, weights), backbone, str(weights.path))
+    else:
+        assert weights.path is not None
+        _load_matching(module, _read_file(weights.path), backbone, str(weights.path))
+
+
+def packaged_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
+    """A package's tensors, classifier included, under timm's names.
+
+    They come in the same order with the same shapes; UserError if not, since then order proves nothing.
+    """
+    assert weights.path is not None
+    packaged = _read_file(weights.path)
+    with torch.device("meta"):
+        expected = timm.create_model(backbone).state_dict()
+    shapes = [tuple(tensor.shape) for tensor in packaged.values()]
+    if shapes != [tuple(tensor.shape) for tensor in expected.values()]:
+        raise UserError(f"The weights in {weights.path} are not laid out like {backbone}; use model.weights=hub.")
+    return dict(zip(expected, packaged.values(), strict=True))
+
+
+def _create(backbone: str, image_px: int) -> nn.Module:
+    """A backbone made for one image size is asked to take any, else to be made for this one."""
+    try:
+        module: nn.Module = timm.create_model(backbone, num_classes=0)
+        patches = getattr(module, "patch_embed", None)
+        if not (getattr(patches, "strict_img_size", False) and getattr(patches, "img_size", None)):
+            return module
+        try:
+            return timm.create_model(backbone, num_classes=0, dynamic_img_size=True)
+        except TypeError:
+            return timm.create_model(backbone, num_classes=0, img_size=image_px)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"model.backbone {backbone} cannot be built for {image_px} px: {error}") from None
+
+
+def _count_activations(module: nn.Module, backbone: str, image_px: int) -> int:
+    module.eval()
+    try:
+        with torch.no_grad():
+            shape = module(torch.zeros(1, 3, image_px, image_px)).shape
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"model.backbone {backbone} takes no image of {image_px} px: {error}") from None
+    if len(shape) != 2:
+        raise UserError(f"model.backbone {backbone} gives activations of shape {tuple(shape)}; it needs a pooled body.")
+    return int(shape[1])
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in zip, pickle or safetensors, each in its own way
+        raise UserError(f"The weights in {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"The file {path} holds no weights by name; give a state dict, as torch.save writes it.")
+    return state
+
+
+def _hub_state(backbone: str) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
+    except Exception as error:  # the hub's client raises by its own dozen of classes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The weights of {backbone} cannot be had from timm's hub ({reason}); "
+            "check the network, or set model.weights to a file."
+        ) from None
+    return state
+
+
+def _load_matching(module: nn.Module, state: dict[str, Tensor], backbone: str, place: str) -> None:
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
+    if missing:
+        raise UserError(
+            f"The weights from {place} do not fit {backbone}: {len(missing)} of {len(wanted)} tensors are missing or "
+            f"of another shape, {missing[0]} for one."
+        )
+    module.load_state_dict({name: state[name] for name in wanted})

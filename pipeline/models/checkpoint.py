@@ -1,0 +1,82 @@
+"""A network on disk: its weights as safetensors, all else that it takes to build and feed it as JSON."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.cache.store import DESCRIPTION, describe, find_damage
+from pipeline.data.decode import Fit
+from pipeline.models.body import build_body, load_weights
+from pipeline.models.network import Network
+from pipeline.models.weights import Weights
+from pipeline.system.errors import UserError
+
+WEIGHTS = "network.safetensors"
+FACTS = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How to build a network (`backbone`, `classes`, `hidden`, `dropout`), what it was trained on (`image_px`,
+    `fit`, `grey`), and how far: `epochs` and `steps` over all stages."""
+
+    backbone: str
+    classes: list[str]
+    hidden: int
+    dropout: float
+    image_px: int
+    fit: Fit
+    grey: bool
+    epochs: int = 0
+    steps: int = 0
+
+
+def build_network(checkpoint: Checkpoint) -> Network:
+    """A network with fresh weights, channels last in memory."""
+    body = build_body(checkpoint.backbone, checkpoint.image_px)
+    network = Network(body, len(checkpoint.classes), checkpoint.hidden, checkpoint.dropout)
+    return network.to(memory_format=torch.channels_last)
+
+
+def start_network(checkpoint: Checkpoint, weights: Weights, seed: int) -> Network:
+    """The network that training starts from: a body with these weights, and a head that follows from the seed."""
+    torch.manual_seed(seed)
+    network = build_network(checkpoint)
+    load_weights(network.body, checkpoint.backbone, weights)
+    return network
+
+
+def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the network's state and `checkpoint` into `folder`, with a description by which damage is seen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    (folder / FACTS).write_text(json.dumps(asdict(checkpoint), indent=2, ensure_ascii=False), encoding="utf-8")
+    describe(folder, {"backbone": checkpoint.backbone, "epochs": checkpoint.epochs, "steps": checkpoint.steps})
+
+
+def load_checkpoint(folder: Path, image_px: int | None = None) -> tuple[Network, Checkpoint]:
+    """The network that `save_checkpoint` wrote, on the CPU, and what is known of it.
+
+    With `image_px` it is built for that size in place of its own; UserError if the backbone cannot be, or if a file
+    is not what was written.
+    """
+    damage = find_damage(folder, contents=True) if (folder / DESCRIPTION).exists() else ""
+    if damage:
+        raise UserError(f"The checkpoint in {folder} is damaged ({damage}); run the stage that made it again.")
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    checkpoint = Checkpoint(**(facts | ({"image_px": image_px} if image_px else {})))
+    network = build_network(checkpoint)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError:
+        if checkpoint.image_px == facts["image_px"]:
+            raise
+        raise UserError(
+            f"model.backbone {checkpoint.backbone} is made for one image size and cannot go on at "
+            f"{checkpoint.image_px} px; keep resize.image_px at {facts['image_px']}, or choose another backbone."
+        ) from None
+    return network, checkpoint

@@ -1,0 +1,74 @@
+"""A trained network with its own preprocessing and calibration: pictures in, probabilities and labels out."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from pipeline.data.batches import fetch_pixels
+from pipeline.data.decode import Pixels, decode_square
+from pipeline.models.checkpoint import Checkpoint, load_checkpoint
+from pipeline.models.network import Network
+
+Probabilities = npt.NDArray[np.float64]
+CALIBRATION = "calibration.json"
+# How many of the likeliest classes an answer lists, where the caller does not say.
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """`network`, in eval mode on `device`, what is known of it, and the temperature that its logits are divided by."""
+
+    network: Network
+    checkpoint: Checkpoint
+    temperature: float
+    device: torch.device
+
+    def decode(self, content: bytes) -> Pixels:
+        """An encoded picture as the network was trained on it: a square of uint8; errors as of `decode_square`."""
+        return decode_square(content, self.checkpoint.image_px, self.checkpoint.fit, self.checkpoint.grey)
+
+    def probabilities(self, squares: Iterable[Pixels], batch_size: int) -> Probabilities:
+        """Calibrated class probabilities (pictures, classes) of what `decode` gave; squares are taken up a batch at
+        a time, so that they may be decoded meanwhile."""
+        waiting, parts = iter(squares), []
+        while batch := list(islice(waiting, batch_size)):
+            parts.append(self._of_batch(np.stack(batch)))
+        return np.concatenate(parts) if parts else np.empty((0, len(self.checkpoint.classes)))
+
+    @torch.inference_mode()
+    def _of_batch(self, squares: Pixels) -> Probabilities:
+        images = fetch_pixels(squares, self.device)(np.arange(len(squares), dtype=np.int64))
+        logits = self.network(images)
+        probabilities: Probabilities = (logits.double() / self.temperature).softmax(1).cpu().numpy()
+        return probabilities
+
+
+def save_classifier(checkpoint: Path, temperature: float, folder: Path) -> None:
+    """Write the checkpoint in the folder `checkpoint` and, as JSON beside it, the temperature into `folder`."""
+    shutil.copytree(checkpoint, folder)
+    (folder / CALIBRATION).write_text(json.dumps({"temperature": temperature}), encoding="utf-8")
+
+
+def load_classifier(folder: Path, device: torch.device) -> Classifier:
+    """What `save_classifier` wrote, on `device`."""
+    network, checkpoint = load_checkpoint(folder)
+    calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+    return Classifier(network.to(device).eval(), checkpoint, float(calibration["temperature"]), device)
+
+
+def answer_table(classes: list[str], probabilities: Probabilities) -> pd.DataFrame:
+    """A row per picture: `label`, `confidence`, and a column `probability/<class>` for each class."""
+    table = pd.DataFrame(
+        {"label": np.array(classes)[probabilities.argmax(1)], "confidence": probabilities.max(1, initial=0)}
+    )
+    columns = {f"probability/{label}": probabilities[:, index] for index, label in enumerate(classes)}
+    return pd.concat([table, pd.DataFrame(columns)], axis=1)

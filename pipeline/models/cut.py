@@ -1,0 +1,160 @@
+"""A network cut in two between layer groups: what lies below the cut stays frozen, and its activations can be stored;
+what lies above is trained on them.
+
+timm's bodies are chains of modules, `forward_features`, and a pooled end, `forward_head`. The cut is made in front of
+the first module of the late layer group. That both halves together are the whole network is tried on an image.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.layer_groups import layer_groups
+from pipeline.models.network import Network
+from pipeline.system.errors import UserError
+
+# The name of the first layer group above the cut.
+Cut: TypeAlias = Literal["head", "late"]
+# How far apart, as a share of the largest activation, a GPU's two ways to the same number may lie.
+GPU_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Halves:
+    """`below` maps images to the activations at the cut, (N, *`shape`), and `above` these to logits: a module that
+    shares its weights with the network."""
+
+    below: Callable[[Tensor], Tensor]
+    above: nn.Module
+    shape: tuple[int, ...]
+
+
+def cut_network(network: Network, cut: Cut, image_px: int) -> Halves:
+    """The two halves of `network`, whose modes and weights stay as they are.
+
+    UserError if its body is no chain of modules at this cut: where a connection skips the cut, say.
+    """
+    if cut == "head":
+        return Halves(network.activations, network.head, (network.width,))
+    groups = layer_groups(network)
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        return _cut_body(network, groups, image_px)
+    except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError, IndexError) as error:
+        raise _cannot_be_cut("its modules are no chain") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class Above(nn.Module):
+    """The late layer group and the head, from activations at the cut to logits.
+
+    All of the network is a part of it, and what lies below the cut is only never run: so names of parameters, layer
+    groups and modes are those of the network.
+    """
+
+    def __init__(self, network: Network, chain: list[nn.Module], channels_last: bool) -> None:
+        super().__init__()
+        self.network = network
+        self._chain = tuple(chain)  # in a tuple, since they are modules of the network already
+        self._channels_last = channels_last
+
+    def last_activations(self, activations: Tensor) -> Tensor:
+        """What the head sees (N, activations), from activations at the cut."""
+        if self._channels_last:
+            activations = activations.contiguous(memory_format=torch.channels_last)
+        for module in self._chain:
+            activations = module(activations)
+        pooled: Tensor = self.network.body.forward_head(activations)  # type: ignore[operator]
+        return pooled
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """The logits."""
+        logits: Tensor = self.network.head(self.last_activations(activations))
+        return logits
+
+
+class _CutReachedError(Exception):
+    """Ends a forward pass at the cut."""
+
+    def __init__(self, activations: Tensor) -> None:
+        super().__init__()
+        self.activations = activations
+
+
+@torch.no_grad()
+def _cut_body(network: Network, groups: Mapping[str, Sequence[str]], image_px: int) -> Halves:
+    """The halves at the late group; whatever a body raises that is no chain of modules comes up."""
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, image_px, image_px, generator=random).to(network.mean.device)
+    chain = _chain_above(network, groups, image)
+
+    def below(images: Tensor) -> Tensor:
+        hook = chain[0].register_forward_pre_hook(_stop)
+        try:
+            network.activations(images)
+        except _CutReachedError as reached:
+            return reached.activations
+        finally:
+            hook.remove()
+        raise RuntimeError("the cut was not reached")
+
+    activations = below(image)
+    is_channels_last = activations.ndim == 4 and not activations.is_contiguous()
+    above = Above(network, chain, is_channels_last)
+    found, whole = above.last_activations(activations), network.activations(image)
+    tolerance = GPU_TOLERANCE if whole.is_cuda else 0.0
+    if found.shape != whole.shape or not bool((found - whole).abs().max() <= tolerance * whole.abs().max()):
+        raise _cannot_be_cut("the modules above it give other activations than the whole")
+    return Halves(below, above, tuple(activations.shape[1:]))
+
+
+def _chain_above(network: Network, groups: Mapping[str, Sequence[str]], image: Tensor) -> list[nn.Module]:
+    """The modules that are run from the first one of the late group to the end of the body's features, in order."""
+    early, late = ({name.removeprefix("body.") for name in groups[group]} for group in ("early", "late"))
+    parts = dict(_parts(network.body, late, ""))
+    called: list[nn.Module] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda module, _: called.append(module))  # gives None: inputs stay as they are
+        for part in parts.values()
+    ]
+    try:
+        network.body.forward_features(network.normalise(image))  # type: ignore[operator]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = {part: name for name, part in parts.items()}
+
+    def has_any_of(part: nn.Module, group: set[str]) -> bool:
+        return any(name in group for name, _ in part.named_parameters(prefix=names[part]))
+
+    first = next((place for place, part in enumerate(called) if has_any_of(part, late)), None)
+    if first is None or any(has_any_of(part, early) for part in called[first:]):
+        raise _cannot_be_cut("its early layers are not all run before its late ones")
+    return called[first:]
+
+
+def _parts(module: nn.Module, late: set[str], prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The largest parts that do not lie in both layer groups, by name."""
+    for name, child in module.named_children():
+        full_name = f"{prefix}{name}"
+        if len({inner in late for inner, _ in child.named_parameters(prefix=full_name)}) > 1:
+            yield from _parts(child, late, f"{full_name}.")
+        else:
+            yield full_name, child
+
+
+def _stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    raise _CutReachedError(inputs[0])
+
+
+def _cannot_be_cut(reason: str) -> UserError:
+    return UserError(
+        f"precompute.cut is late, but this backbone cannot be cut in front of its late layer group ({reason}); set "
+        "precompute.cut to head, or choose another model.backbone."
+    )

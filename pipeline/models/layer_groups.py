@@ -1,0 +1,68 @@
+"""Layer groups early, late and head; and freezing them, BatchNorm and dropout included."""
+
+from typing import Literal, TypeAlias
+
+from timm.models import group_parameters
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.models.network import Network
+from pipeline.recipe.fields import FROZEN_GROUPS, GROUPS
+from pipeline.system.errors import UserError
+
+Frozen: TypeAlias = Literal["none", "early", "body"]
+
+
+def layer_groups(network: Network) -> dict[str, list[str]]:
+    """The names of the network's parameters by layer group; each is in exactly one.
+
+    timm's own coarse grouping orders the body from the input up; its upper half, rounded down, is "late", which
+    for a ResNet is layer3 and layer4, as in fastai. UserError if timm does not group this backbone.
+    """
+    matcher = getattr(network.body, "group_matcher", None)
+    if matcher is None:
+        raise UserError("timm has no layer groups for this backbone; choose another model.backbone.")
+    grouped = group_parameters(network.body, matcher(coarse=True), reverse=False)
+    numbers = sorted(grouped)
+    if len(numbers) < 2:
+        raise UserError("timm sees one layer group alone in this backbone; choose another model.backbone.")
+    late = set(numbers[len(numbers) - len(numbers) // 2 :])
+    of_body = {name: "late" if number in late else "early" for number in numbers for name in grouped[number]}
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name, _ in network.named_parameters():
+        part, _, inner = name.partition(".")
+        groups["head" if part == "head" else of_body[inner]].append(name)
+    return groups
+
+
+def freeze(network: Network, frozen: Frozen) -> None:
+    """Make every parameter trainable but those of the groups named: none, the early one, or the whole body."""
+    groups = layer_groups(network)
+    still = {name for group in FROZEN_GROUPS[frozen] for name in groups[group]}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in still)
+
+
+def training_mode(module: nn.Module, fixed_statistics: bool = False) -> None:
+    """Train mode for what is trained, eval mode for every module whose parameters are all frozen.
+
+    A frozen BatchNorm in train mode would go on to normalise by the batch and move its running statistics, and
+    the head would see other features than those stored. With `fixed_statistics` every BatchNorm of the body of a
+    Network, which `module` is or has, stays in eval, thawed ones too: their weights are trained, their statistics are
+    kept.
+    """
+    _train_what_is_trained(module)
+    bodies = [part.body for part in module.modules() if isinstance(part, Network)] if fixed_statistics else []
+    for inner in (inner for body in bodies for inner in body.modules()):
+        if isinstance(inner, _BatchNorm):
+            inner.eval()
+
+
+def _train_what_is_trained(module: nn.Module) -> None:
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    module.training = True
+    for child in module.children():
+        _train_what_is_trained(child)

@@ -1,0 +1,54 @@
+"""What a recipe is made of: a section, and the kinds of values that several sections take.
+
+A field's description says what the key takes, and is what a user reads after a mistake and in `--help`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(gt=0, le=1, description="a share above 0, up to 1")]
+HeldOutShare = Annotated[float, Field(ge=0, lt=0.9, description="a share of the pictures from 0 to below 0.9")]
+Count = Annotated[int, Field(ge=1, description="a whole number from 1 up")]
+BatchSize = Annotated[int, Field(ge=2, description="a whole number from 2 up")]
+ImageSize = Annotated[int, Field(ge=16, le=2048, description="a whole number of pixels from 16 to 2048")]
+Rate = Annotated[float, Field(gt=0, lt=1e3)]
+OneRate = Annotated[
+    Literal["auto"] | Rate,
+    Field(description="auto (what the LR finder suggested) or a rate above 0 such as 0.002"),
+]
+GroupRates = Annotated[
+    Literal["auto"] | Rate | list[Rate],
+    Field(
+        description="auto (what the LR finder suggested), a rate above 0 for the head such as 0.002, or a list "
+        "of three rates, early to head, such as [0.00002, 0.0002, 0.002]"
+    ),
+]
+LearningRateRatio = Annotated[
+    float, Field(ge=1, le=1e4, description="a number from 1 up: each earlier layer group learns so many times slower")
+]
+WeightDecay = Annotated[float, Field(ge=0, lt=10, description="a number from 0 to below 10")]
+BatchNorm = Annotated[
+    Literal["fixed", "batch"],
+    Field(
+        description="fixed (the body keeps its running statistics, which suits small sets) or batch (it normalises by "
+        "each batch and learns new ones)"
+    ),
+]
+# HEIC, which needs a package, is among them, so that it is not passed over but set aside with a word on that.
+PICTURE_ENDINGS = [
+    ".jpg", ".jpeg", ".png", ".apng", ".gif", ".bmp", ".webp", ".avif", ".heic", ".heif", ".jp2", ".tif", ".tiff",
+    ".ppm", ".pgm",
+]  # fmt: skip
+Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are errors, "3" is not 3, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+GROUPS = ("early", "late", "head")
+# What stays frozen, as a recipe says it.
+FROZEN_GROUPS = {"none": (), "early": ("early",), "body": ("early", "late")}

@@ -1,0 +1,144 @@
+"""What is wrong with a recipe, told in sentences: the key, what was given, what it takes, and where it stands."""
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from pipeline.recipe.fields import Section
+from pipeline.recipe.schema import Recipe, flatten
+from pipeline.recipe.sweep_sections import HEAD_KEYS, Choice, Range
+
+
+def field_of(path: Sequence[str]) -> FieldInfo | None:
+    """The field of a key, such as ("fine_tune", "lr"), or None if there is no such key."""
+    fields: Mapping[str, FieldInfo] = Recipe.model_fields
+    field: FieldInfo | None = None
+    for part in path:
+        field = fields.get(part)
+        if field is None:
+            return None
+        kind = field.annotation
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}
+    return field
+
+
+def wrong_keys(error: ValidationError, typed: Collection[str], place: str) -> str:
+    """A sentence for each wrong key, in the order of the recipe. `typed` are the keys of the command line; the others
+    stand in `place`."""
+    sentences: dict[str, str] = {}
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            key = ".".join(path)
+            sentence = f"{key} is not a key of a recipe; the nearest is {nearest_key(path)}."
+        else:
+            path = _known_part(path)
+            key = ".".join(path)
+            field = field_of(path)
+            takes = (field and field.description) or "a section with keys of its own"
+            sentence = f"{key} is {problem['input']!r}; it takes {takes}."
+        sentences.setdefault(key, f"{_where([key], typed, place)}: {sentence}")
+    return "\n".join(sentences.values())
+
+
+def wrong_together(recipe: Recipe, typed: Collection[str], place: str) -> str | None:
+    """A sentence on keys that are right one by one and wrong together, or None if all is well."""
+    find, data, head = recipe.lr_find, recipe.data, recipe.train_head
+    if find.start_lr >= find.end_lr:
+        where = _where(["lr_find.start_lr", "lr_find.end_lr"], typed, place)
+        return (
+            f"{where}: lr_find.start_lr is {find.start_lr:g}, which is not below lr_find.end_lr, {find.end_lr:g}; "
+            "lower the one or raise the other."
+        )
+    held_out = data.valid_fraction + data.test_fraction
+    if held_out >= 1:
+        where = _where(["data.valid_fraction", "data.test_fraction"], typed, place)
+        return (
+            f"{where}: data.valid_fraction and data.test_fraction add up to {held_out:g}, which leaves nothing to "
+            "train on; lower one of them."
+        )
+    for key, lr in (("fine_tune.lr", recipe.fine_tune.lr), ("resize.lr", recipe.resize.lr)):
+        if isinstance(lr, list) and len(lr) != 3:
+            where = _where([key], typed, place)
+            return f"{where}: {key} has {len(lr)} rates; give three, for the groups early, late and head."
+    augment = recipe.augment
+    for key, too_far in (
+        ("crop", 1 - (1 - augment.crop) * augment.strength < 0.1),
+        ("lighting", augment.lighting * augment.strength >= 1),
+    ):
+        if too_far:
+            where = _where(["augment.strength", f"augment.{key}"], typed, place)
+            return (
+                f"{where}: augment.strength {augment.strength:g} takes augment.{key}, {getattr(augment, key):g}, "
+                "beyond what it may be; lower the strength."
+            )
+    if head.stored_epochs == 0 and head.cycles == 0:
+        where = _where(["train_head.stored_epochs", "train_head.cycles"], typed, place)
+        return f"{where}: train_head.stored_epochs and train_head.cycles are both 0; set one of them to 1 or more."
+    if head.freeze == "early" and head.stored_epochs and recipe.precompute.cut == "head":
+        where = _where(["train_head.freeze", "train_head.stored_epochs", "precompute.cut"], typed, place)
+        return (
+            f"{where}: train_head.freeze is early, but with precompute.cut at head the late layer group cannot be "
+            "trained on what is stored; set precompute.cut to late, or train_head.stored_epochs to 0."
+        )
+    return _wrong_range(recipe, typed, place)
+
+
+def _wrong_range(recipe: Recipe, typed: Collection[str], place: str) -> str | None:
+    """A sentence on a range of sweep_head that its key does not take."""
+    for name, key in HEAD_KEYS.items():
+        ranged = f"sweep_head.{name}"
+        values: Range = getattr(recipe.sweep_head, name)
+        if not isinstance(values, Choice) and values.low >= values.high:
+            return (
+                f"{_where([ranged], typed, place)}: {ranged} goes from {values.low:g} to {values.high:g}, which is no "
+                "range; give a low end below the high one."
+            )
+        for value in values.of if isinstance(values, Choice) else (values.low, values.high):
+            if not _is_taken(recipe, key, value) or (name == "stored_epochs" and value == 0):
+                field = field_of(key.split("."))
+                takes = "a whole number from 1 up" if name == "stored_epochs" else field and field.description
+                return f"{_where([ranged], typed, place)}: {ranged} has {value!r} in it; {key} takes {takes}."
+    return None
+
+
+def _is_taken(recipe: Recipe, key: str, value: object) -> bool:
+    """Whether a key takes this number."""
+    section, name = key.split(".")
+    try:
+        type(getattr(recipe, section)).model_validate({name: value})
+    except ValidationError:
+        return False
+    return not isinstance(value, str)
+
+
+def _where(keys: Sequence[str], typed: Collection[str], place: str) -> str:
+    pairs = [(f"{name}.", f"{key}.") for name in typed for key in keys]
+    on_command_line = any(name.startswith(key) or key.startswith(name) for name, key in pairs)
+    return "On the command line" if on_command_line else f"In {place}"
+
+
+def _known_part(path: Sequence[str]) -> list[str]:
+    """The leading part of a path that is a key; pydantic appends the branch of a union, or a list's index."""
+    known: list[str] = []
+    for part in path:
+        if field_of([*known, part]) is None:
+            break
+        known.append(part)
+    return known
+
+
+def nearest_key(path: Sequence[str]) -> str:
+    """The key that looks most like the one at `path`: among its siblings first, then anywhere in the recipe."""
+    keys = list(flatten(Recipe()))
+    of_siblings = {key.split(".")[-1]: key for key in keys if key.split(".")[:-1] == list(path[:-1])}
+    if len(path) == 1:
+        of_siblings |= {name: name for name in Recipe.model_fields}
+    of_all = {key.split(".")[-1]: key for key in keys}
+    for candidates, cutoff in ((of_siblings, 0.6), (of_all, 0.0)):
+        close = difflib.get_close_matches(path[-1], candidates, n=1, cutoff=cutoff)
+        if close:
+            return candidates[close[0]]
+    return keys[0]

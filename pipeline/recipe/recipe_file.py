@@ -1,0 +1,137 @@
+"""Recipes read from YAML, overridden by dotted keys, checked, and written back."""
+
+import re
+import shlex
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.recipe.mistakes import field_of, wrong_keys, wrong_together
+from pipeline.recipe.schema import (
+    Recipe,
+    flatten,
+    training_settings,
+)
+from pipeline.system.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-3 read as a number, as people write it (YAML 1.1 wants 1.0e-3), and with no key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe in the YAML file `path`, with `overrides` (dotted key → text as typed) put over it.
+
+    Raises UserError for a file that is missing or no YAML, and for every wrong key or value.
+    """
+    if not path.is_file():
+        raise UserError(f"The recipe {path} does not exist; see recipes/ for those that come with the project.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"The recipe {path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"The recipe {path} must be a list of keys and values, such as 'seed: 0'.")
+    return build_recipe(content, overrides or {}, str(path))
+
+
+def build_recipe(content: Mapping[Any, Any], overrides: Mapping[str, str], place: str) -> Recipe:
+    """The recipe for nested `content` read at `place`, with `overrides` put over it; UserError if it is wrong."""
+    recipe = _validated(content, overrides, place)
+    mistake = wrong_together(recipe, set(overrides), place)
+    if mistake is not None:
+        raise UserError(mistake)
+    return recipe
+
+
+def check_overrides(overrides: Mapping[str, str]) -> None:
+    """Raises UserError if one of `overrides` is wrong by itself, whatever recipe it is put over."""
+    _validated({}, overrides, "the recipe")
+
+
+def override_recipe(recipe: Recipe, overrides: Mapping[str, str]) -> Recipe:
+    """`recipe` with `overrides` (dotted key → text as typed) put over it; UserError if one is wrong."""
+    return build_recipe(recipe.model_dump(), overrides, "the recipe") if overrides else recipe
+
+
+def help_text() -> str:
+    """Every key with its default and what it takes, a line each."""
+    lines = []
+    for key, value in flatten(Recipe()).items():
+        field = field_of(key.split("."))
+        assert field is not None
+        lines += [f"  {key} = {value}", f"      {field.description}"]
+    return "\n".join(lines)
+
+
+def _validated(content: Mapping[Any, Any], overrides: Mapping[str, str], place: str) -> Recipe:
+    nested = {key: _section_content(key, value, place) for key, value in content.items()}
+    full_keys = {"data.source" if key == "data" else key: text for key, text in overrides.items()}
+    for key, text in full_keys.items():
+        _override(nested, key, text)
+    try:
+        return Recipe.model_validate(nested)
+    except ValidationError as error:
+        raise UserError(wrong_keys(error, set(full_keys), place)) from None
+
+
+def _section_content(key: Any, value: Any, place: str) -> Any:
+    """A section's own keys; `data: photos/` is short for `data: {source: photos/}`."""
+    if key == "data" and isinstance(value, str):
+        return {"source": value}
+    for name in (key, *(value if isinstance(value, dict) else ())):
+        if not isinstance(name, str):
+            raise UserError(f"In {place}: {name!r} is not a key of a recipe; keys are words, such as seed.")
+    return dict(value) if isinstance(value, dict) else value
+
+
+def _override(nested: dict[str, Any], key: str, text: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = nested.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{key} cannot be set: {section} is a value, not a section of the recipe.")
+        nested = inner
+    nested[last] = _typed_value(key, text)
+
+
+def _typed_value(key: str, text: str) -> Any:
+    """What was typed, as YAML; as it stands where the key takes text, so that a folder may be called 2024."""
+    field = field_of(key.split("."))
+    if field is not None and field.annotation is str:
+        return text
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return text if value is None else value
+
+
+def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
+    """The `mlflow run` that follows `recipe` with these keys changed; keys at their defaults are left out."""
+    defaults = training_settings(Recipe()) | {"reuse": recipe.reuse}
+    settings = {key: value for key, value in training_settings(recipe).items() if value != defaults[key]} | dict(
+        changes
+    )
+    words = ["data" if key == "data.source" else key for key in settings]
+    pairs = [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, settings.values(), strict=True)]
+    return " ".join(["mlflow run . --env-manager local", *pairs])

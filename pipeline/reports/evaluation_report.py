@@ -1,0 +1,318 @@
+"""The report of an evaluation: its tables, figures and pictures as files, and the pages that show them."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from pipeline.data.decode import Pixels
+from pipeline.evaluation.embedding import embedding_map
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.grad_cam import NO_MAP, Heats, explain_predictions
+from pipeline.evaluation.metrics import row_shares
+from pipeline.models.network import Network
+from pipeline.reports.evaluation_figures import (
+    class_curves_figure,
+    confusion_figure,
+    embedding_figure,
+    operating_figure,
+    reliability_figure,
+)
+from pipeline.reports.figures import plot_labels
+from pipeline.reports.page import (
+    Advice,
+    Figures,
+    KeyFigures,
+    Paragraph,
+    Part,
+    Pictures,
+    Section,
+    html_report,
+    markdown_report,
+    markdown_table,
+)
+from pipeline.reports.pictures import (
+    CaptionedPictures,
+    caption_label_errors,
+    caption_pairs,
+    caption_predictions,
+    confidently_wrong,
+    most_uncertain,
+    pictures_figure,
+    some_right,
+    top_losses,
+)
+from pipeline.reports.training_figures import learning_figure
+
+PICTURES_EACH = 8
+MOST_SUSPECTS = 24
+MOST_ROWS = 15
+FEW_CLASSES = 8
+WORST_CLASSES = 8
+DPI = 110
+GOOD = "good"
+NO_TEST_SPLIT = "There is no test split: the model is evaluated on validation pictures."
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    network: Network,
+    pixels: Pixels,
+    top_losses_shown: int,
+    command: Callable[[Mapping[str, object]], str],
+    device: torch.device,
+    folder: Path,
+) -> None:
+    """Write the predictions, the tables, the figures and the report, as HTML and Markdown, into `folder`.
+
+    `network` is needed for the Grad-CAM of the `top_losses_shown` pictures; `command` gives the command that runs the
+    recipe with some of its keys changed.
+    """
+    (folder / "figures").mkdir(exist_ok=True)
+    _write_tables(evaluation, folder)
+    worst = top_losses(evaluation.predictions.evaluated, top_losses_shown)
+    heats = explain_predictions(network, pixels, worst, evaluation.predictions.classes, device)
+    pictures = picture_parts(evaluation, pixels, worst, heats, folder)
+    sections = [
+        Section("", first_parts(evaluation)),
+        Section("What to do next", advice_parts(evaluation, command)),
+        Section("Where it fails", [*failure_parts(evaluation, folder), *pictures]),
+        Section("Over-fitting", overfitting_parts(evaluation, folder)),
+        Section("Calibration", calibration_parts(evaluation, folder)),
+        Section("Labels that are likely wrong", label_error_parts(evaluation, pixels, folder)),
+        Section("Near-duplicates across splits", near_duplicate_parts(evaluation, pixels, folder)),
+        Section("Thresholds", threshold_parts(evaluation, folder)),
+        Section("Test-time augmentation", tta_parts(evaluation)),
+        Section("A map of the validation pictures", map_parts(evaluation, folder)),
+    ]
+    title = f"Evaluation of {evaluation.name}"
+    (folder / "report.html").write_text(html_report(title, sections), encoding="utf-8")
+    (folder / "report.md").write_text(markdown_report(title, sections, folder), encoding="utf-8")
+
+
+def summarize(evaluation: Evaluation) -> str:
+    """The description of the run, in Markdown: the headline, every verdict, and short tables."""
+    by_class = evaluation.predictions.by_class
+    worst = by_class.nsmallest(WORST_CLASSES, "f1")
+    note = "" if evaluation.split == "test" else f"{NO_TEST_SPLIT}\n\n"
+    verdicts = "\n".join(f"- **{one.name}**: {one.words}" for one in (evaluation.verdict, *evaluation.verdicts))
+    found = (
+        f"{len(evaluation.label_errors)} labels are likely wrong (label_errors.csv), and "
+        f"{len(evaluation.near_duplicates)} pictures have a near-duplicate in another split (near_duplicates.csv). "
+        "All figures are in report.html."
+    )
+    which = f"The {WORST_CLASSES} classes with the lowest F1:\n\n" if len(by_class) > WORST_CLASSES else ""
+    tables = f"{markdown_table(evaluation.splits_table)}\n\n{which}{markdown_table(worst)}"
+    return f"{evaluation.headline()}\n\n{verdicts}\n\n{note}{found}\n\n{tables}\n"
+
+
+def _write_tables(evaluation: Evaluation, folder: Path) -> None:
+    predictions = evaluation.predictions
+    predictions.table.to_csv(folder / "predictions.csv", index=False)
+    predictions.confusion.to_csv(folder / "confusion.csv")
+    row_shares(predictions.confusion).to_csv(folder / "confusion_shares.csv")
+    predictions.confused_pairs.to_csv(folder / "confused_pairs.csv", index=False)
+    predictions.by_class.to_csv(folder / "classes.csv", index=False)
+    evaluation.label_errors.to_csv(folder / "label_errors.csv", index=False)
+    evaluation.near_duplicates.to_csv(folder / "near_duplicates.csv", index=False)
+    if predictions.positive is not None:
+        predictions.operating_points.to_csv(folder / "operating_points.csv", index=False)
+
+
+def first_parts(evaluation: Evaluation) -> list[Part]:
+    """What is read first: the headline and the numbers that matter most."""
+    of = {name.removeprefix(f"{evaluation.split}/"): value for name, value in evaluation.metrics.items()}
+    numbers = [
+        (f"{of['accuracy']:.1%}", f"accuracy on {len(evaluation.predictions.evaluated)} {evaluation.split} pictures"),
+        (f"{of['accuracy_low']:.1%} to {of['accuracy_high']:.1%}", "95% interval of the accuracy (bootstrap)"),
+        (f"{of['macro_f1']:.3f}", "macro F1"),
+        (f"{of['balanced_accuracy']:.1%}", "balanced accuracy"),
+        *([(f"{of['roc_auc']:.3f}", "ROC-AUC")] if "roc_auc" in of else []),
+        (f"{of['loss']:.3f}", "log-loss"),
+    ]
+    note = "" if evaluation.split == "test" else NO_TEST_SPLIT
+    return [Paragraph(evaluation.headline()), KeyFigures(numbers), Paragraph(note)]
+
+
+def advice_parts(evaluation: Evaluation, command: Callable[[Mapping[str, object]], str]) -> list[Part]:
+    """Every verdict with the command to try next, and what is in order last."""
+    verdict = evaluation.verdict
+    parts: list[Part] = [
+        Advice(one.name, one.words, command(one.changes) if one.changes else "")
+        for one in (verdict, *evaluation.verdicts)
+        if one.name != GOOD
+    ]
+    return [*parts, Advice("no over-fitting", verdict.words, is_good=True)] if verdict.name == GOOD else parts
+
+
+def failure_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
+    """The classes, the most confused pairs and the confusion matrix, as counts and as shares."""
+    predictions = evaluation.predictions
+    split, classes, counts, pairs = (
+        evaluation.split,
+        predictions.classes,
+        predictions.confusion,
+        predictions.confused_pairs,
+    )
+    names = {"f1": "F1", "roc_auc": "ROC-AUC", "average_precision": "average precision"}
+    by_class = predictions.by_class.rename(columns=names)
+    labels = plot_labels(classes)
+    if labels != classes:
+        shown = ["" if one == label else one for one, label in zip(labels, classes, strict=True)]
+        by_class.insert(1, "in figures", shown)
+    paths = [
+        _save(confusion_figure(counts, f"Counts, {split} split"), folder, "confusion"),
+        _save(confusion_figure(counts, f"Shares of each true class, {split} split", True), folder, "confusion_shares"),
+    ]
+    alt = "True against predicted classes"
+    matrices = [Figures(paths, alt)] if len(classes) <= FEW_CLASSES else [Figures([path], alt) for path in paths]
+    return [
+        Paragraph("A row per class, the lowest F1 first.", "By class"),
+        by_class.sort_values("F1", kind="stable"),
+        Paragraph("" if len(pairs) else "None.", "Most confused pairs"),
+        *([pairs.head(MOST_ROWS)] if len(pairs) else []),
+        Paragraph("", "Confusion matrix"),
+        *matrices,
+    ]
+
+
+def picture_parts(
+    evaluation: Evaluation, pixels: Pixels, worst: pd.DataFrame, heats: Heats | None, folder: Path
+) -> list[Part]:
+    """The most telling pictures of the split evaluated: where the model is wrong, unsure, and right."""
+    evaluated = evaluation.predictions.evaluated
+
+    def group(name: str, heading: str, rows: pd.DataFrame) -> Pictures:
+        return _group(name, heading, caption_predictions(rows, pixels), folder)
+
+    where = "Beside each picture, Grad-CAM: the brighter, the more it spoke for the class that was predicted."
+    with_heat = caption_predictions(worst, pixels, heats)
+    wrong = group("confidently_wrong", "Most confidently wrong", confidently_wrong(evaluated, PICTURES_EACH))
+    same = "With two classes, the most confidently wrong are the highest losses above."
+    return [
+        _group("top_losses", "Highest losses", with_heat, folder, NO_MAP if heats is None else where),
+        *([Paragraph(same)] if len(evaluation.predictions.classes) == 2 else [wrong]),
+        group("most_uncertain", "Most uncertain", most_uncertain(evaluated, PICTURES_EACH)),
+        group(
+            "some_right", "Some that are right, drawn at random", some_right(evaluated, PICTURES_EACH, evaluation.seed)
+        ),
+    ]
+
+
+def overfitting_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
+    """The splits side by side, and the curves of all training stages."""
+    parts: list[Part] = [
+        Paragraph(
+            "All losses here are measured on plain pictures, with the network as it came out. Far below on train what "
+            "it is on valid is over-fitting."
+        ),
+        evaluation.splits_table,
+    ]
+    if len(evaluation.epochs):
+        figure = learning_figure(evaluation.epochs)
+        parts.append(Figures([_save(figure, folder, "learning")], "Losses and accuracy by epoch, over all stages"))
+    return parts
+
+
+def calibration_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
+    """What the temperature does, and the reliability diagram before and after it."""
+    predictions = evaluation.predictions
+    split = evaluation.split
+    of = {name: evaluation.metrics[f"{split}/{name}"] for name in ("ece", "calibrated_ece", "loss", "calibrated_loss")}
+    sure = "too sure" if predictions.temperature > 1 else "not sure enough"
+    words = (
+        f"Temperature {predictions.temperature:.3f}, fitted on the validation split: the model was {sure}. On the "
+        f"{evaluation.split} split it takes the expected calibration error from {of['ece']:.4f} to "
+        f"{of['calibrated_ece']:.4f}, and the log-loss from {of['loss']:.4f} to "
+        f"{of['calibrated_loss']:.4f}. It changes no prediction."
+    )
+    note = " These are the same pictures, so that the gain looks larger than it is." if split == "valid" else ""
+    figure = reliability_figure(
+        predictions.reliability,
+        predictions.calibrated_reliability,
+        (of["ece"], of["calibrated_ece"]),
+        f"Reliability: accuracy against confidence, {split} split",
+    )
+    return [Paragraph(words + note), Figures([_save(figure, folder, "reliability")], "Reliability diagram")]
+
+
+def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
+    """ROC and precision-recall curves, and the operating points of the positive class."""
+    predictions = evaluation.predictions
+    classes, positive, shown = predictions.classes, predictions.positive, predictions.class_curves
+    if len(classes) == 2 and positive is not None:
+        shown = [one for one in shown if one.label == positive]
+    if not shown:
+        return [
+            Paragraph(f"The {evaluation.split} split holds one class alone, so that there is nothing to tell apart.")
+        ]
+    title = f"Each class against the rest, {evaluation.split} split"
+    path = _save(class_curves_figure(shown, classes, title), folder, "curves")
+    parts: list[Part] = [Figures([path], "ROC and precision-recall curves")]
+    if positive is None:
+        ask = "Name a class in evaluate.positive_class, and the precision and recall of each threshold are listed here."
+        return [*parts, Paragraph(ask)]
+    words = (
+        f"What comes of flagging as {positive} every picture with at least this calibrated probability of "
+        f"it, on the {evaluation.split} split."
+    )
+    figure = operating_figure(predictions.operating_points, positive, classes)
+    path = _save(figure, folder, "operating_points")
+    drawn = Figures([path], "Precision and recall by threshold")
+    return [*parts, Paragraph(words, "Operating points"), drawn, predictions.operating_points]
+
+
+def tta_parts(evaluation: Evaluation) -> list[Part]:
+    """Every metric with and without test-time augmentation."""
+    words = (
+        "The mean of the probabilities over the flips and crops that augment.flip and augment.crop allow "
+        "(evaluate.tta_views of them), beside what the model says of the plain picture."
+    )
+    return [Paragraph(words), evaluation.tta_table]
+
+
+def label_error_parts(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
+    """The labels that are likely wrong."""
+    errors = evaluation.label_errors
+    words = (
+        f"{len(errors)} of the validation and test labels, by confident learning: the model, which never trained on "
+        "these pictures, doubts them more than its usual errors explain. All are in label_errors.csv; look before you "
+        "change any."
+    )
+    shown = caption_label_errors(errors.head(MOST_SUSPECTS), pixels)
+    return [Paragraph(words), _group("label_errors", "The most doubtful", shown, folder)]
+
+
+def near_duplicate_parts(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
+    """The pictures with a twin in another split."""
+    pairs = evaluation.near_duplicates
+    words = (
+        f"{len(pairs)} held-out pictures have a twin in another split (evaluate.duplicate_similarity sets how alike), "
+        f"{int(pairs['same_file'].sum())} of them the same file. All are in near_duplicates.csv. Where a twin was "
+        "trained on, the test is easier than new pictures will be."
+    )
+    shown = caption_pairs(pairs.head(MOST_SUSPECTS), pixels)
+    return [Paragraph(words), _group("near_duplicates", "The most alike", shown, folder)]
+
+
+def map_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
+    """The validation pictures on the two directions in which their activations differ most."""
+    valid = evaluation.predictions.of("valid")
+    positions, explained = embedding_map(evaluation.valid_activations, evaluation.seed)
+    wrong = (valid["label"] != valid["predicted"]).to_numpy()
+    title = f"{len(valid)} validation pictures, {explained:.0%} of the variance of what the head sees"
+    figure = embedding_figure(positions, valid["label"].tolist(), wrong, evaluation.predictions.classes, title)
+    words = "Pictures that lie together look alike to the model. Classes that overlap here are those it mixes up."
+    return [Paragraph(words), Figures([_save(figure, folder, "embedding")], "Principal components of the activations")]
+
+
+def _group(name: str, heading: str, shown: list[CaptionedPictures], folder: Path, note: str = "") -> Pictures:
+    return Pictures(heading, shown, _save(pictures_figure(shown, heading), folder, name), note)
+
+
+def _save(figure: Figure, folder: Path, name: str) -> Path:
+    path = folder / "figures" / f"{name}.png"
+    figure.savefig(path, dpi=DPI)
+    return path

@@ -1,0 +1,138 @@
+"""Which pictures to show of all that were predicted, and what to say under each."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from pipeline.data.decode import Pixels
+from pipeline.reports.figures import plot_labels
+
+
+@dataclass(frozen=True)
+class CaptionedPictures:
+    """Pictures (height, width, 1 or 3) that are shown side by side, and the lines under them."""
+
+    pictures: list[Pixels] = field(repr=False)
+    caption: list[str]
+
+
+def top_losses(table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The `number` rows of a predictions table with the highest losses."""
+    return table.nlargest(number, "loss")
+
+
+def most_uncertain(table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The `number` rows whose likeliest class is the least likely."""
+    return table.nsmallest(number, "confidence")
+
+
+def confidently_wrong(table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """The `number` wrong rows where the model is surest of its wrong class."""
+    return table[table["label"] != table["predicted"]].nlargest(number, "confidence")
+
+
+def some_right(table: pd.DataFrame, number: int, seed: int) -> pd.DataFrame:
+    """A random sample of `number` right rows, drawn with `seed`."""
+    right = table[table["label"] == table["predicted"]]
+    return right.sample(min(number, len(right)), random_state=seed)
+
+
+def caption_predictions(
+    rows: pd.DataFrame, pixels: Pixels, heats: Mapping[int, npt.NDArray[np.floating]] | None = None
+) -> list[CaptionedPictures]:
+    """The pictures of these rows of a predictions table, each with its true and predicted label, probability, loss and
+    path; beside it, where `heats` has its row, the picture with that laid over it."""
+    shown = []
+    for row in rows.to_dict("records"):
+        picture = np.asarray(pixels[row["row"]])
+        heat = None if heats is None else heats.get(row["row"])
+        beside = [] if heat is None else [overlay(picture, heat)]
+        caption = [*_caption(row), f"loss {row['loss']:.2f}", str(row["path"])]
+        shown.append(CaptionedPictures([picture, *beside], caption))
+    return shown
+
+
+def caption_label_errors(errors: pd.DataFrame, pixels: Pixels) -> list[CaptionedPictures]:
+    """The pictures of a table of `label_errors`, with the label that is doubted and the one suggested."""
+    return [
+        CaptionedPictures(
+            [np.asarray(pixels[row["row"]])],
+            [f"labelled {row['label']} ({row['quality']:.1%})", f"more like {row['suggested']} "
+             f"({row['probability']:.1%})", f"{row['split']}: {row['path']}"],
+        )
+        for row in errors.to_dict("records")
+    ]  # fmt: skip
+
+
+def caption_pairs(pairs: pd.DataFrame, pixels: Pixels) -> list[CaptionedPictures]:
+    """The pictures of a table of `near_duplicates`, two and two."""
+    return [
+        CaptionedPictures(
+            [np.asarray(pixels[row["row"]]), np.asarray(pixels[row["twin_row"]])],
+            [
+                "the same file" if row["same_file"] else f"similarity {row['similarity']:.3f}",
+                *(f"{row[f'{of}split']}, {row[f'{of}label']}: {row[f'{of}path']}" for of in ("", "twin_")),
+            ],
+        )
+        for row in pairs.to_dict("records")
+    ]
+
+
+def _caption(row: Mapping[Any, Any]) -> Sequence[str]:
+    label, predicted, confidence = row["label"], row["predicted"], row["confidence"]
+    if label == predicted:
+        return [f"{label}, rightly ({confidence:.1%})"]
+    return [f"true: {label} ({row[f'probability/{label}']:.1%})", f"predicted: {predicted} ({confidence:.1%})"]
+
+
+COLUMNS = 4
+CAPTION_LETTERS = 30
+LONGEST_LINE = 60
+
+
+def pictures_figure(shown: Sequence[CaptionedPictures], title: str) -> Figure:
+    """Pictures in a grid of four columns, each above its caption; those of one `CaptionedPictures` lie side by side."""
+    wide = max((len(one.pictures) for one in shown), default=1)
+    columns = min(COLUMNS // min(wide, 2), max(len(shown), 1))
+    rows = max(-(-len(shown) // columns), 1)
+    figure = Figure(figsize=(2.6 * columns * wide, 3.0 * rows + 0.4), layout="constrained")
+    figure.suptitle(title)
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, one in zip(figure.axes, shown, strict=False):
+        axes.imshow(np.concatenate([in_colour(picture) for picture in one.pictures], axis=1))
+        axes.set_title("\n".join(_lines(one.caption, wide)), fontsize=8, parse_math=False)
+    return figure
+
+
+def in_colour(picture: Pixels) -> Pixels:
+    """A picture (height, width, 1 or 3) with three channels."""
+    return picture.repeat(3, axis=-1) if picture.shape[-1] == 1 else picture
+
+
+def _lines(caption: Sequence[str], wide: int) -> list[str]:
+    """The caption's lines, cut and wrapped to fit, in letters that the font has."""
+    lines = []
+    for line in caption:
+        (drawn,) = plot_labels([line], LONGEST_LINE * wide)
+        shown = line.encode("ascii", "replace").decode() if drawn.startswith("no. ") else drawn
+        lines += textwrap.wrap(shown, CAPTION_LETTERS * wide)
+    return lines
+
+
+MOST_HEAT = 0.55
+
+
+def overlay(picture: Pixels, heat: npt.NDArray[np.floating]) -> Pixels:
+    """`picture` (size, size, 1 or 3) in grey, with `heat` (size, size) laid over it in colour: the hotter, the more."""
+    colour = colormaps["inferno"](heat)[..., :3] * 255
+    share = (MOST_HEAT * heat)[..., None]
+    blended: Pixels = (picture.mean(axis=-1, keepdims=True) * (1 - share) + colour * share).round().astype(np.uint8)
+    return blended

@@ -1,0 +1,101 @@
+"""From an evaluated checkpoint to a model that serves: logged with its card, registered, promoted if it is better."""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from PIL import Image
+
+from pipeline import tracking
+from pipeline.data.decode import Pixels
+from pipeline.data.manifest import Manifest
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.models.classifier import TOP_K, load_classifier, save_classifier
+from pipeline.models.onnx import export_onnx
+from pipeline.recipe.schema import Recipe, training_settings
+from pipeline.reports.model_card import model_card
+from pipeline.runs.fingerprint import PROJECT
+from pipeline.system.console import say
+
+SERVED_MODEL = PROJECT / "pipeline" / "serving.py"
+SERVING = ("mlflow", "filelock", "numpy", "pandas", "pillow", "rich", "safetensors", "timm", "torch", "torchvision")
+CHECKED_PICTURES = 64
+DIGEST = 16
+BUILT = ("backbone", "hidden", "dropout", "image_px", "fit", "epochs", "steps")
+
+
+def publish(
+    run_id: str, checkpoint: Path, manifest: Manifest, pixels: Pixels, evaluation: Evaluation, recipe: Recipe
+) -> None:
+    """Log the model in the open run, with its card, and as ONNX with `evaluate.onnx`; register it unless
+    `evaluate.register_as` is empty, and make it the champion if its `evaluate.champion_by` beats the standing one's.
+
+    `pixels` are the manifest's pictures at the size of the network in the folder `checkpoint`.
+    """
+    settings, split = recipe.evaluate, evaluation.split
+    dataset = tracking.log_dataset(manifest.name, manifest.root, manifest.digest, split)
+    name = registered_name(settings.register_as, manifest.name)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_classifier(checkpoint, evaluation.predictions.temperature, folder / "checkpoint")
+        classifier = load_classifier(folder / "checkpoint", torch.device("cpu"))
+        metrics = dict(evaluation.metrics)
+        if settings.onnx:
+            checked = [pixels[row] for row in manifest.rows("valid")[:CHECKED_PICTURES]]
+            metrics["onnx/max_difference"] = export_onnx(classifier, checked, folder / "onnx")
+            tracking.log_folder(run_id, folder / "onnx", "onnx")
+        built = {key: value for key, value in asdict(classifier.checkpoint).items() if key in BUILT}
+        counts = pd.crosstab(manifest.table["label"], manifest.table["split"]).rename_axis(None, axis=1)
+        pictures, flat = counts.reset_index(names="class"), training_settings(recipe)
+        card = model_card(name or manifest.name, pictures, evaluation, metrics, built, flat, run_id)
+        (folder / "model_card.md").write_text(card, encoding="utf-8")
+        tracking.log_text(run_id, card, "model_card.md")
+        model_uri = tracking.log_classifier(
+            SERVED_MODEL,
+            folder / "checkpoint",
+            folder / "model_card.md",
+            pinned(),
+            manifest.classes,
+            TOP_K,
+            _example(pixels[manifest.rows("train")[0]]),
+            metrics,
+            classifier.checkpoint.steps,
+            dataset,
+        )
+    if name:
+        version = tracking.register(model_uri, name, card)
+        metric = f"{split}/{settings.champion_by}"
+        outcome = tracking.promote_if_better(name, version, metric, metrics[metric], evaluated_content(manifest, split))
+        say(f"  {outcome}")
+        tracking.set_tags(run_id, {tracking.MODEL: f"models:/{name}/{version}", tracking.CHAMPION: outcome})
+
+
+def registered_name(register_as: str, data: str) -> str:
+    """The name in the model registry, which takes no "/" and no ":"."""
+    return "thaw-" + re.sub(r"[^\w.-]+", "-", data) if register_as == "auto" else register_as
+
+
+def evaluated_content(manifest: Manifest, split: str) -> str:
+    """A hash of the pictures' contents and labels in `split`; their order and names do not matter."""
+    pictures = manifest.table.loc[manifest.table["split"] == split, ["hash", "label"]]
+    return hashlib.sha256(json.dumps(sorted(pictures.to_numpy().tolist())).encode()).hexdigest()[:DIGEST]
+
+
+def _example(square: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(square.squeeze()).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def pinned(names: Sequence[str] = SERVING) -> list[str]:
+    """The lines of requirements.txt, such as `torch==2.14.1`, for these packages."""
+    lines = (PROJECT / "requirements.txt").read_text(encoding="utf-8").split()
+    by_name = {line.split("==")[0]: line for line in lines}
+    return [by_name[name] for name in names]

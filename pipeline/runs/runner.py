@@ -1,0 +1,123 @@
+"""Runs a stage, or reuses a finished run of it."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from pipeline import tracking
+from pipeline.cache.store import cache_folder, locked
+from pipeline.recipe.schema import flatten, write_recipe
+from pipeline.runs.fingerprint import git_tags, source_digest, stage_fingerprint
+from pipeline.runs.stage import RECIPE_FILE, Stage
+from pipeline.runs.upstream import Upstream
+from pipeline.system.console import duration, say
+from pipeline.system.disk import report_full_disk
+from pipeline.system.errors import Pruned
+from pipeline.tracking import RunRef
+from pipeline.training.fit import EpochRecord
+
+BACKUPS = "checkpoints"
+AfterEpoch: TypeAlias = Callable[[EpochRecord], None]
+
+
+def ignore_epoch(record: EpochRecord) -> None:
+    """The default `after_epoch`: does nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage's work: the id of the run that is open for it, and the folder for backups, which is removed when the
+    stage has finished. A stage that trains calls `after_epoch` with each epoch's record, those of a backup that it
+    resumes from included; that may end it by raising `Pruned`."""
+
+    run_id: str
+    folder: Path
+    after_epoch: AfterEpoch = ignore_epoch
+
+
+def run_stage(
+    stage: Stage,
+    up: Upstream,
+    inputs: Mapping[str, str],
+    work: Callable[[Job], None],
+    after_epoch: AfterEpoch = ignore_epoch,
+) -> RunRef:
+    """The finished run of `stage` for the recipe and the upstream runs of `up`, and for further `inputs`.
+
+    Unless `recipe.reuse` says otherwise, a run with the same fingerprint is reused, after waiting for the process that
+    is making it on this machine, if there is one. Else `work` is called with the job of a new run, which is marked done
+    as its last act.
+    """
+    recipe = up.recipe
+    sections = {name: getattr(recipe, name).model_dump() for name in stage.sections}
+    known = {"upstream": up.chain[0].fingerprint} if up.chain else {}
+    code = source_digest(f"stages.{stage.name}")
+    fingerprint = stage_fingerprint(stage.name, sections, recipe.seed, {**known, **inputs}, code)
+    found = _find(stage, recipe.reuse, fingerprint)
+    if found is None:
+        with _alone(stage, fingerprint) as folder:
+            found = _find(stage, recipe.reuse, fingerprint)  # another process may have made it while this one waited
+            if found is None:
+                if recipe.reuse == "never":
+                    shutil.rmtree(folder, ignore_errors=True)
+                try:
+                    done = _run(stage, up, fingerprint, Job("", folder, after_epoch), work)
+                except Pruned:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
+                shutil.rmtree(folder, ignore_errors=True)
+                return done
+    say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)})")
+    link_mlflow_run(stage.name, found.run_id, "Nothing that it depends on has changed: reused")
+    return found
+
+
+def link_mlflow_run(stage: str, run_id: str, why: str) -> None:
+    """Let the run that `mlflow run` made point to the run that was reused."""
+    if os.environ.get("MLFLOW_RUN_ID") and not tracking.is_open():
+        tags = {tracking.STAGE: stage, tracking.REUSED: run_id}
+        with tracking.open_run(stage, tags, {}) as own_run_id:
+            (page,) = tracking.pages_beside(own_run_id, [run_id])
+            tracking.name_run(own_run_id, stage)
+            tracking.describe_run(own_run_id, f"{why} [run {run_id}]({page}).")
+
+
+def _run(stage: Stage, up: Upstream, fingerprint: str, job: Job, work: Callable[[Job], None]) -> RunRef:
+    say(f"{stage.name}: started")
+    started = time.perf_counter()
+    title = stage.title or stage.name
+    tags = {tracking.STAGE: stage.name, tracking.FINGERPRINT: fingerprint, **git_tags()}
+    if up.chain:
+        tags[tracking.UPSTREAM] = up.chain[0].run_id
+    own = ("seed", *(f"{name}." for name in stage.sections))
+    params = {key: value for key, value in flatten(up.recipe).items() if key.startswith(own)}
+    with tracking.open_run(title, tags, params) as run_id:
+        tracking.name_run(run_id, title)
+        tracking.log_text(run_id, write_recipe(up.recipe), RECIPE_FILE)
+        with report_full_disk(f"the results of {stage.name}"):
+            work(replace(job, run_id=run_id))
+        done = tracking.mark_done(run_id, time.perf_counter() - started)
+    say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
+    return done
+
+
+@contextmanager
+def _alone(stage: Stage, fingerprint: str) -> Iterator[Path]:
+    """The folder for backups of this fingerprint, while no other process on this machine works on it."""
+    folder = cache_folder() / BACKUPS / fingerprint
+    with locked(folder, f"{stage.name}: another process is running this very stage; waiting for its result"):
+        yield folder
+
+
+def _find(stage: Stage, reuse: str, fingerprint: str) -> RunRef | None:
+    if reuse == "never":
+        return None
+    if reuse == "auto":
+        return tracking.find_done(fingerprint, stage.artifacts)
+    tracking.run_of(reuse)
+    return tracking.find_done(fingerprint, stage.artifacts, within=reuse)

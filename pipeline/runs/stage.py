@@ -1,0 +1,25 @@
+"""What a stage is. Imports nothing of this project, so that the table of all stages is read at once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's `name`; the recipe's `sections` that it reads; the stages that it may `follow`; the artifacts that a
+    finished run of it must hold; and `checks` of the recipe, which raise UserError before anything heavy is imported.
+
+    Its runs are called `title`, where that says more than the name; `short_for` maps a short name on the command line
+    to the key of the recipe that it stands for.
+    """
+
+    name: str
+    sections: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    title: str = ""
+    short_for: Mapping[str, str] = field(default_factory=dict)
+    checks: tuple[Callable[[Any], None], ...] = ()

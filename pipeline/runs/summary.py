@@ -1,0 +1,51 @@
+"""The end of a whole recipe: the parent run's final figures, and a table for the console."""
+
+from collections.abc import Mapping
+
+from pipeline import tracking
+from pipeline.system.console import duration, say, table
+from pipeline.tracking.runs import RunRef
+
+# What the parent run takes over from its stages: curves over all of training, and the final figures.
+CURVES = (
+    "train/",
+    "valid/",
+    "test/",
+    "overfit/",
+    "lr/",
+    "throughput/",
+)
+
+
+def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
+    """Log on the parent run which stages were reused and the best and final figures, name it after its `data` and its
+    accuracy, and print the table of stages."""
+    accuracies = [ref.metrics["best/valid_accuracy"] for ref in done.values() if "best/valid_accuracy" in ref.metrics]
+    losses = [ref.metrics["best/valid_loss"] for ref in done.values() if "best/valid_loss" in ref.metrics]
+    tracking.log_metrics(run_id, {"best/valid_accuracy": max(accuracies), "best/valid_loss": min(losses)}, step=0)
+    tags = {f"thaw.stage.{name}": ref.run_id for name, ref in done.items()}
+    tags["thaw.reused_stages"] = ", ".join(name for name, ref in done.items() if ref.reused) or "none"
+    tracking.set_tags(run_id, tags)
+    pages = tracking.pages_beside(run_id, [ref.run_id for ref in done.values()])
+    stages = [
+        f"[{name}]({page})" + (" (reused)" if ref.reused else "")
+        for (name, ref), page in zip(done.items(), pages, strict=True)
+    ]
+    tracking.add_to_description(run_id, f"Stages: {', '.join(stages)}.")
+    evaluated = list(done.values())[-1].metrics
+    split = "test" if "test/accuracy" in evaluated else "valid"
+    tracking.name_run(run_id, f"{data}, {split} accuracy {evaluated[f'{split}/accuracy']:.3f}")
+    table(
+        "What was done",
+        ("stage", "time", "valid accuracy", "reused"),
+        [
+            (
+                name,
+                duration(ref.seconds),
+                f"{ref.metrics['valid/accuracy']:.4f}" if "valid/accuracy" in ref.metrics else "",
+                f"run {ref.run_id[:8]}" if ref.reused else "",
+            )
+            for name, ref in done.items()
+        ],
+    )
+    say(f"See the curves, the report and the model with 'make ui'; this is run {run_id}.")

@@ -1,0 +1,87 @@
+"""Training that logs as it goes, and what every training stage leaves in its run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from pipeline import tracking
+from pipeline.data.loader import pixel_batches
+from pipeline.models.checkpoint import Checkpoint, save_checkpoint
+from pipeline.models.layer_groups import Frozen
+from pipeline.models.network import Network
+from pipeline.recipe.schema import Training as TrainingSettings
+from pipeline.reports.training_figures import training_figure
+from pipeline.runs.runner import Job
+from pipeline.runs.upstream import Upstream
+from pipeline.training.fit import EpochRecord, Phase
+from pipeline.training.history import best_metrics, epoch_points, epoch_table, step_table
+from pipeline.training.optim import thaw
+from pipeline.training.phases import Training, train_in_phases
+from pipeline.training.resume import Backups
+from pipeline.training.schedule import cycle_lengths
+
+TRAINED_BY = ("train_head", "fine_tune", "resize")
+
+
+def train_unfrozen(
+    up: Upstream,
+    settings: TrainingSettings,
+    rates: Mapping[str, float],
+    job: Job,
+    frozen: Frozen = "none",
+    image_px: int | None = None,
+) -> None:
+    """Go on training the upstream network on augmented pictures, by a stage's section of the recipe, and log the result.
+
+    `rates` are by layer group. Without `image_px`, images keep the size that the network was trained on.
+    """
+    network, checkpoint = up.network(*TRAINED_BY, image_px=image_px)
+
+    def on_pixels() -> Phase:
+        pixels = up.pixels(job.run_id, checkpoint)
+        split, seed = up.split(settings.fraction), up.recipe.seed
+        train, valid = pixel_batches(pixels, split, up.augmentation, settings.batch_size, up.device, seed)
+        return Phase(
+            network,
+            thaw(network.to(up.device), frozen, rates, settings.weight_decay),
+            train,
+            valid,
+            cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult),
+            settings.label_smoothing,
+            settings.batchnorm == "fixed",
+            f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
+        )
+
+    train_and_log(job, network, [on_pixels], checkpoint, rates)
+
+
+def train_and_log(
+    job: Job,
+    network: Network,
+    phases: Sequence[Callable[[], Phase]],
+    checkpoint: Checkpoint,
+    rates: Mapping[str, float],
+) -> None:
+    """Train through `phases`, resuming from a backup, and log each epoch as soon as it is done; then the best figures,
+    the top rate of each layer group, the tables of epochs and steps with their figure, and the trained network.
+
+    `checkpoint` says how the network is built, and how far earlier stages have trained it.
+    """
+    backups = Backups(job.folder, job.run_id)
+    if backups.earlier:
+        tracking.set_tags(job.run_id, {tracking.RESUMED: backups.earlier.run_id})
+
+    def after_epoch(record: EpochRecord) -> None:
+        tracking.log_points(job.run_id, epoch_points(record))
+        job.after_epoch(record)
+
+    records = train_in_phases(Training(network, backups, after_epoch, checkpoint.epochs, checkpoint.steps), phases)
+    last = records[-1]
+    top_rates = {f"rate/{group}": rate for group, rate in rates.items()}
+    tracking.log_metrics(job.run_id, best_metrics(records) | top_rates, step=last.step)
+    epochs, steps = epoch_table(records), step_table(records)
+    with tracking.new_files(job.run_id) as folder:
+        (folder / "figures").mkdir()
+        training_figure(epochs, steps).savefig(folder / "figures" / "training.png", dpi=120)
+        epochs.to_csv(folder / "epochs.csv", index=False)
+        steps.to_csv(folder / "steps.csv", index=False)
+        save_checkpoint(network, replace(checkpoint, epochs=last.epoch, steps=last.step), folder / "checkpoint")

@@ -1,0 +1,137 @@
+"""What earlier runs give to a stage: pictures, networks, stores, and suggested rates."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from pipeline import tracking
+from pipeline.data.augment import Augmentation, augmentation
+from pipeline.data.decode import Pixels
+from pipeline.data.loader import Split, training_split
+from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.models.checkpoint import Checkpoint, load_checkpoint
+from pipeline.models.network import Network
+from pipeline.recipe.schema import Recipe
+from pipeline.runs.pixels import open_run_pixels
+from pipeline.runs.stage import Stage
+from pipeline.system.device import choose_device
+from pipeline.system.errors import UserError
+from pipeline.tracking import RunRef
+
+SUGGESTED = "suggestion/lr"
+TOP_RATE = "rate/head"
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The `recipe` of a stage, and the `chain` of finished runs that it builds on, nearest first."""
+
+    recipe: Recipe
+    chain: tuple[RunRef, ...] = ()
+
+    @classmethod
+    def of(cls, stage: Stage, recipe: Recipe, run_id: str | None) -> "Upstream":
+        """With the run `run_id`, the one that it followed, and so on.
+
+        UserError if there is no such run, or if it is of a stage that this one cannot follow.
+        """
+        wanted = " or ".join(stage.follows)
+        if run_id is None:
+            raise UserError(
+                f"{stage.name} needs an upstream run; give the id of a run of {wanted}: -P upstream=<run id>."
+            )
+        chain = [tracking.run_of(run_id)]
+        if chain[0].stage not in stage.follows:
+            raise UserError(
+                f"{stage.name} cannot follow run {run_id}, which is a run of {chain[0].stage}; "
+                f"give the id of a run of {wanted}."
+            )
+        return cls(recipe, tuple(_followed(chain)))
+
+    def nearest(self, *stages: str) -> RunRef:
+        """The nearest run of one of `stages`; UserError if there is none."""
+        for ref in self.chain:
+            if ref.stage in stages:
+                return ref
+        raise UserError(f"None of the upstream runs is a run of {' or '.join(stages)}; start from one that is.")
+
+    def folder(self, name: str, *stages: str) -> Path:
+        """The artifact folder `name` of the nearest run of one of `stages`."""
+        return tracking.artifact(self.nearest(*stages).run_id, name)
+
+    @property
+    def device(self) -> torch.device:
+        """Which device computes."""
+        return choose_device(self.recipe.device)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The pictures, as precompute split them."""
+        return load_manifest(self.folder("manifest", "precompute"))
+
+    def network(self, *stages: str, image_px: int | None = None) -> tuple[Network, Checkpoint]:
+        """The network of the nearest run of one of `stages`, on the CPU, and how it is built; with `image_px`, built
+        for that size."""
+        return load_checkpoint(self.folder("checkpoint", *stages), image_px)
+
+    def pixels(self, run_id: str, checkpoint: Checkpoint) -> Pixels:
+        """The pictures as the network of `checkpoint` takes them, for the open run `run_id`."""
+        precompute = self.nearest("precompute").run_id
+        return open_run_pixels(precompute, run_id, self.manifest, checkpoint, self.recipe.data, self.device)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training pictures are varied."""
+        return augmentation(**self.recipe.augment.model_dump())
+
+    def split(self, fraction: float) -> Split:
+        """The validation rows, and this fraction of the training rows."""
+        return training_split(self.manifest, fraction, self.recipe.seed)
+
+    def rate(self, lr: float | Sequence[float] | str, key: str) -> float | Sequence[float]:
+        """The rate, or rates, of the recipe; for "auto" what the upstream run of lr_find suggests.
+
+        UserError if the upstream run is of another stage: an older suggestion was made for another network.
+        """
+        if not isinstance(lr, str):
+            return lr
+        if self.chain[0].stage != "lr_find":
+            raise UserError(
+                f"{key} is auto, but the upstream run {self.chain[0].run_id} is of {self.chain[0].stage}; run lr_find "
+                f"on it and give that run's id, or set {key} to a rate."
+            )
+        return suggested(self.chain[0])
+
+    def epochs(self, *stages: str) -> pd.DataFrame:
+        """The epochs of all runs of `stages` as one table, oldest first: each with the `run_id`, the `stage` and the
+        top `rate` of its run, and its `phase`: "stored" for those of train_head on stored activations, else empty."""
+        stored_epochs = self.recipe.train_head.stored_epochs
+        parts = []
+        for ref in (ref for ref in reversed(self.chain) if ref.stage in stages):
+            part = pd.read_csv(tracking.artifact(ref.run_id, "epochs.csv"))
+            is_stored = [ref.stage == "train_head" and number < stored_epochs for number in range(len(part))]
+            phase = ["stored" if one else "" for one in is_stored]
+            rate = ref.metrics.get(TOP_RATE, math.nan)
+            parts.append(part.assign(run_id=ref.run_id, stage=ref.stage, rate=rate, phase=phase))
+        return pd.concat(parts, ignore_index=True)
+
+
+def chain_from(run_id: str) -> list[RunRef]:
+    """The stage run `run_id`, the one that it followed, and so on."""
+    return _followed([tracking.run_of(run_id)])
+
+
+def suggested(lr_find: RunRef) -> float:
+    """The rate that a run of lr_find suggests."""
+    return lr_find.metrics[SUGGESTED]
+
+
+def _followed(chain: list[RunRef]) -> list[RunRef]:
+    while chain[-1].upstream is not None:
+        chain.append(tracking.run_of(chain[-1].upstream))
+    return chain

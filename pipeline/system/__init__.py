@@ -1,0 +1,4 @@
+"""The machine: console, disk, devices, threads and processes. Knows nothing of pictures, networks or runs.
+
+In reading order: errors, console, disk, arrays, device, parallel, processes.
+"""

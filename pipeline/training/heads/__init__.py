@@ -1,0 +1,5 @@
+"""Many heads trained at once on stored activations, to compare their settings.
+
+In reading order: `stacked_heads` (heads as stacked tensors), `many_heads` (trains and validates them), `lr_band` (the
+range test of many seeds), `head_settings` (settings drawn, trained, compared).
+"""

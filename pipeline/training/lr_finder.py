@@ -1,0 +1,235 @@
+"""The LR range test, in which the rate grows with every batch, and the rates that its curve suggests.
+
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3; exponential growth, the smoothed
+loss and the stop at four times the best are fastai's.
+"""
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.data.batches import Batches, seed_for
+from pipeline.models.layer_groups import training_mode
+from pipeline.recipe.schema import LrFind
+from pipeline.system.console import track
+from pipeline.system.errors import UserError
+from pipeline.training.fit import train_step
+from pipeline.training.optim import set_rates
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+SMOOTHING = 0.98  # of the moving average of the losses
+EXPLODED = 4.0  # how many times its lowest the smoothed loss is where a range test stops
+RISEN = 1.1  # how many times its lowest the loss is where `below_rise` takes it to have risen
+FEWEST_POINTS = 5  # that a suggestion is made from
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The growing `rates` of the fastest layer group; the batch `losses` before each step, weighted as in training; and
+    the same `smoothed`."""
+
+    rates: Floats
+    losses: Floats
+    smoothed: Floats
+
+
+def curve_table(curve: Curve) -> pd.DataFrame:
+    """A row per batch: `lr`, `loss`, `smoothed_loss`."""
+    return pd.DataFrame({"lr": curve.rates, "loss": curve.losses, "smoothed_loss": curve.smoothed})
+
+
+def range_test(network: nn.Module, optimizer: Optimizer, batches: Batches, settings: LrFind) -> Curve:
+    """Train for `settings.iterations` batches while the rate grows exponentially from `start_lr` to `end_lr`.
+
+    The groups of `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve. Stops
+    early when the smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was).
+    Afterwards weights, buffers, modes, gradients, optimizer and random state are as they were.
+    """
+    growth = np.geomspace(settings.start_lr, settings.end_lr, settings.iterations)
+    top = max(group["initial_lr"] for group in optimizer.param_groups)
+    losses: list[float] = []
+    smoothed: list[float] = []
+    with _restored(network, optimizer):
+        training_mode(network, settings.batchnorm == "fixed")
+        torch.manual_seed(seed_for(batches.seed or 0, 0))
+        steps = zip(growth, _endless(batches), strict=False)
+        for rate, (inputs, targets, weights) in track(
+            steps, "finding the learning rate", settings.iterations, "batches"
+        ):
+            set_rates(optimizer, rate / top)
+            loss = float(train_step(network, optimizer, inputs, targets, weights=weights).weighted)
+            if not math.isfinite(loss):
+                break
+            losses.append(loss)
+            smoothed.append(debiased_average(losses))
+            if smoothed[-1] > EXPLODED * min(smoothed):
+                break
+    if not losses:
+        raise UserError(f"The loss is no number at the rate {settings.start_lr:g} already; lower lr_find.start_lr.")
+    return Curve(growth[: len(losses)], np.array(losses), np.array(smoothed))
+
+
+def debiased_average(values: list[float], decay: float = SMOOTHING) -> float:
+    """The exponential moving average of `values` at its end, corrected for having started at zero.
+
+    Kingma & Ba 2015, "Adam", section 3.
+    """
+    ages = np.arange(len(values) - 1, -1, -1)
+    weights = decay**ages
+    return float(np.dot(weights, values) / weights.sum())
+
+
+def usable_part(rates: Floats, losses: Floats) -> tuple[Floats, Floats]:
+    """The curve without its first tenth, where the average has not settled, and its last 5 points, where it explodes;
+    both arrays are empty if fewer than 5 points would be left."""
+    first, last = len(rates) // 10, len(rates) - 5
+    if last - first < FEWEST_POINTS:
+        return rates[:0], losses[:0]
+    return rates[first:last], losses[first:last]
+
+
+def falling_part(rates: Floats, losses: Floats) -> tuple[Floats, Floats]:
+    """The curve up to its lowest point; both arrays are empty if it has fewer than 5 points."""
+    end = int(np.argmin(losses)) + 1 if len(losses) else 0
+    return (rates[:end], losses[:end]) if end >= FEWEST_POINTS else (rates[:0], losses[:0])
+
+
+def valley(rates: Floats, losses: Floats) -> float | None:
+    """A rate half-way down the longest fall: at (1/3 + 1/6) of the longest decreasing subsequence."""
+    if len(losses) < FEWEST_POINTS:
+        return None
+    length, end = _longest_fall(losses)
+    if length < 2:
+        return None
+    return float(rates[max(end - length + length // 3 + length // 6, 0)])
+
+
+def slide(rates: Floats, losses: Floats, window: int = 15, threshold: float = 0.005) -> float | None:
+    """The last rate before the blow-up: an interval of `window` points slides left from the curve's right end for
+    as long as the gradient at its two ends differs by more than `threshold`; its left end is the answer."""
+    if len(losses) < FEWEST_POINTS:
+        return None
+    window = min(window, len(losses) - 1)
+    gradient = np.gradient(losses)
+    left = len(losses) - 1 - window
+    while left > 0 and abs(gradient[left + window] - gradient[left]) > threshold:
+        left -= 1
+    return float(rates[left])
+
+
+def steep(rates: Floats, losses: Floats) -> float | None:
+    """The rate at which the loss falls fastest for the same relative growth of the rate."""
+    if len(losses) < FEWEST_POINTS:
+        return None
+    slopes = np.diff(losses) / np.diff(np.log(rates))
+    steepest = int(np.argmin(slopes))
+    return float(rates[steepest]) if slopes[steepest] < 0 else None
+
+
+def minimum(rates: Floats, losses: Floats) -> float | None:
+    """A tenth of the rate at the lowest loss; at the lowest point itself the loss no longer falls."""
+    if len(losses) < FEWEST_POINTS or np.argmin(losses) == 0:
+        return None
+    return float(rates[int(np.argmin(losses))] / 10)
+
+
+def below_rise(rates: Floats, losses: Floats) -> float | None:
+    """A tenth of the rate from which on the loss stays a tenth above its lowest; None if it does not rise so far.
+
+    For the curve of a network that is nearly trained, which is flat up to where it explodes, so that the rules above
+    suggest nothing: this rate does no harm, though it is not known to help.
+    """
+    if len(losses) < FEWEST_POINTS:
+        return None
+    below = np.flatnonzero(losses <= RISEN * losses.min())
+    return float(rates[below[-1]] / 10) if below[-1] + 1 < len(losses) else None
+
+
+RULES: dict[str, Callable[[Floats, Floats], float | None]] = {
+    "valley": valley,
+    "steep": steep,
+    "slide": slide,
+    "minimum": minimum,
+}
+
+
+def suggestions(rates: Floats, losses: Floats) -> dict[str, float | None]:
+    """The suggestion of every rule for a curve, by the rule's name.
+
+    The rules see the curve up to its lowest point; `slide`, which starts from the blow-up, sees the whole usable part.
+    A rate that is not below the lowest point's is no suggestion.
+    """
+    usable = usable_part(rates, losses)
+    falling = falling_part(*usable)
+    if not len(falling[0]):
+        return dict.fromkeys(RULES)
+    found = {name: rule(*(usable if rule is slide else falling)) for name, rule in RULES.items()}
+    lowest = falling[0][-1]
+    return {name: rate if rate is not None and rate < lowest else None for name, rate in found.items()}
+
+
+def require_suggestion(rate: float | None, rule: str, figure: str) -> float:
+    """The rate that `rule` suggests; UserError if it suggests none, which names the `figure` of the curve."""
+    if rate is None:
+        raise UserError(
+            f"The loss never falls on the LR finder's curve, so {rule} suggests nothing; look at {figure}, and set the "
+            "next stage's lr yourself or change lr_find.start_lr."
+        )
+    return rate
+
+
+def _longest_fall(losses: Floats) -> tuple[int, int]:
+    """Length and last index of the longest strictly decreasing subsequence, which may skip points."""
+    lengths = np.ones(len(losses), dtype=np.int64)
+    for end in range(1, len(losses)):
+        higher = losses[:end] > losses[end]
+        if higher.any():
+            lengths[end] = 1 + lengths[:end][higher].max()
+    end = int(np.argmax(lengths))
+    return int(lengths[end]), end
+
+
+def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    epoch = 0
+    while True:
+        yield from batches.weighted_epoch(epoch)
+        epoch += 1
+
+
+@contextmanager
+def _restored(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Restores network, optimizer and random states at the end of the block."""
+    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    modes = {module: module.training for module in network.modules()}
+    gradients = {parameter: parameter.grad for parameter in network.parameters()}
+    for parameter in gradients:
+        parameter.grad = None
+    optimizer_state = copy.deepcopy(optimizer.state_dict())
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002 — other code may draw from it
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        network.load_state_dict(state)
+        for module, training in modes.items():
+            module.training = training
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        optimizer.load_state_dict(optimizer_state)
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)

@@ -1,0 +1,73 @@
+"""A stage's training, phase by phase, resumed from the backup of a run that was stopped or killed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.models.network import Network
+from pipeline.system.console import say
+from pipeline.system.processes import defer_signals
+from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
+from pipeline.training.history import describe_epoch
+from pipeline.training.resume import Backup, Backups
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all phases of a stage share: the `network`, its `backups`, the function that is called `after_epoch`, and the
+    epochs and steps that earlier stages have trained it for."""
+
+    network: Network
+    backups: Backups
+    after_epoch: Callable[[EpochRecord], None]
+    epochs_before: int = 0
+    steps_before: int = 0
+
+
+def train_in_phases(training: Training, phases: Sequence[Callable[[], Phase]]) -> list[EpochRecord]:
+    """Train through `phases`, each built when its turn comes; gives the records of all epochs.
+
+    If an earlier run left a backup, training resumes from it, and `after_epoch` is first called with the epochs that
+    were completed before. Ctrl-C and SIGTERM take effect once the current step has been saved.
+    """
+    backup = training.backups.earlier
+    records = list(backup.records) if backup else []
+    if backup:
+        _describe_backup(backup)
+    for record in records:
+        training.after_epoch(record)
+    for number, build in enumerate(phases):
+        if backup is None or number >= backup.phase:
+            phase, start = build(), TrainingProgress()
+            if backup and number == backup.phase:
+                backup.restore(training.network, phase.optimizer)
+                start = backup.progress
+            _train_phase(training, phase, number, start, records)
+    return records
+
+
+def _train_phase(
+    training: Training, phase: Phase, number: int, start: TrainingProgress, records: list[EpochRecord]
+) -> None:
+    """Add the phase's epochs to `records`."""
+    network, backups = training.network, training.backups
+    first = len(records) - start.epochs
+    epochs_before = training.epochs_before + first
+    steps_before = records[first - 1].step if first else training.steps_before
+    with defer_signals() as stopped:
+        for moment in fit(phase, epochs_before, steps_before, start, lambda: stopped() or backups.are_due()):
+            if isinstance(moment, EpochRecord):
+                records.append(moment)
+                say(describe_epoch(moment))
+                training.after_epoch(moment)
+                progress = TrainingProgress(len(records) - first)
+                backups.save_after_epoch(network, phase.optimizer, number, progress, records, stopped())
+            else:
+                backups.save(network, phase.optimizer, number, moment, len(records))
+            if stopped():
+                return  # out of the block, at whose end the signal takes effect
+
+
+def _describe_backup(backup: Backup) -> None:
+    within = len(backup.progress.losses)
+    done = ([f"epoch {backup.records[-1].epoch}"] if backup.records else []) + ([f"{within} batches"] if within else [])
+    say(f"  resumed after {' and '.join(done)}, from the backup of run {backup.run_id}")

@@ -1,0 +1,197 @@
+"""The one door: `python -m stages` lists the commands, `python -m stages NAME …` runs one, as `mlflow run` does.
+
+Everything that a user can get wrong in a recipe or an option is checked here, before torch or mlflow is imported. A
+worker of a sweep may import this file again, and must find nothing heavy in it.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.data.readers.sources import list_source
+from pipeline.models.weights import check_backbone, find_weights
+from pipeline.recipe.recipe_file import check_overrides, help_text, override_recipe, read_recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.runs.fingerprint import PROJECT
+from pipeline.runs.stage import RECIPE_FILE, Stage
+from pipeline.system.console import say, warn
+from pipeline.system.disk import report_full_disk
+from pipeline.system.errors import UserError
+from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals
+from stages.registry import OPTIONS, STAGES, Option
+
+DEFAULT_RECIPE = PROJECT / "recipes" / "elpv.yaml"
+COMMANDS = (*STAGES, *OPTIONS)
+# Keys that say how to run and not what results, so that a run may set them anew on any upstream.
+FREE_KEYS = ("device", "reuse", "data.max_store_gib", "data.max_logged_gib")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit: 0 when done, 2 for a mistake of the user's, told in a sentence, 130 when stopped."""
+    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if name in ("--help", "-h"):
+        say(_list_commands())
+        sys.exit(0)
+
+    def work() -> None:
+        if name in STAGES:
+            stage = STAGES[name]
+            recipe, upstream = _read(stage, rest)
+            for check in stage.checks:
+                check(recipe)
+            _module(name).run(recipe, upstream)
+        elif name in OPTIONS:
+            options = _read_options(name, OPTIONS[name], rest)
+            _module(name).run(**options)
+        else:
+            close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
+            raise UserError(f"{name} is not a command; the nearest is {close}, and python -m stages lists all.")
+
+    _exit_after(name, work)
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Raises UserError if there is no such backbone, no such weights, or nothing to train on."""
+    check_backbone(recipe.model.backbone)
+    find_weights(recipe.model.backbone, recipe.model.weights, recipe.seed)
+    list_source(recipe.data.source, recipe.data.extensions)
+
+
+def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
+    raise_on_signals()
+    # Read by OpenMP when torch is loaded. Threads that wait give up the core: where anything else runs on it, waiting
+    # in a loop makes training on the CPU several times slower, and where nothing does it gains nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    by_mlflow_run = bool(os.environ.get("MLFLOW_RUN_ID"))
+    if by_mlflow_run:
+        end_with_parent()  # `mlflow run` itself, when it is ended or killed, leaves its process running
+    try:
+        with report_full_disk("the results of the run"):
+            work()
+    except UserError as error:
+        warn(str(error))
+        _tag_reason(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        warn(f"{name} was stopped; its run is marked KILLED. The same command resumes from the last backup.")
+        if by_mlflow_run:
+            end_mlflow_run()
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _list_commands() -> str:
+    lines = [f"  {name:<12}{_doc(name).partition(': ')[2]}" for name in COMMANDS]
+    return "\n".join(["usage: python -m stages COMMAND …", "", *lines, "", "COMMAND --help lists what it takes."])
+
+
+def _doc(name: str) -> str:
+    """The docstring of a command's file, in one line, read without importing it."""
+    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    return " ".join((ast.get_docstring(tree) or "").split())
+
+
+def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
+    """(the recipe, the id of the upstream run); UserError for whatever is wrong with either."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages {stage.name}",
+        description=_doc(stage.name),
+        epilog=f"any key of the recipe, as --KEY VALUE:\n{help_text()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--recipe", default="", metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})"
+    )
+    for name, key in stage.short_for.items():
+        parser.add_argument(f"--{name}", default="", metavar="VALUE", help=f"short for --{key}")
+    if not stage.follows:
+        parser.add_argument("--data", default="", metavar="FOLDER", help="short for --data.source")
+    else:
+        parser.add_argument("--upstream", default="", metavar="RUN_ID", help=f"a run of {' or '.join(stage.follows)}")
+    known, rest = parser.parse_known_args(arguments)
+    short = {key: getattr(known, name) for name, key in stage.short_for.items() if getattr(known, name)}
+    overrides = _overrides(rest) | short | ({"data": known.data} if getattr(known, "data", "") else {})
+    upstream = getattr(known, "upstream", "")
+    if not stage.follows:
+        recipe = read_recipe(Path(known.recipe or DEFAULT_RECIPE), overrides)
+        check_inputs(recipe)
+        return recipe, None
+    if not upstream:
+        raise UserError(
+            f"{stage.name} needs an upstream run; give the id of a run of {' or '.join(stage.follows)}: "
+            "-P upstream=<run id>."
+        )
+    return _on_upstream(stage, known.recipe, upstream, overrides), upstream
+
+
+def _read_options(name: str, options: Sequence[Option], arguments: Sequence[str]) -> dict[str, object]:
+    parser = argparse.ArgumentParser(prog=f"python -m stages {name}", description=_doc(name), allow_abbrev=False)
+    for option in options:
+        default = f" (default: {option.default})" if option.default else ""
+        parser.add_argument(f"--{option.name}", default=option.default or "", help=option.help + default)
+    known, rest = parser.parse_known_args(arguments)
+    names = [option.name for option in options]
+    for key in _overrides(rest):
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0)[0]
+        raise UserError(f"{name} takes no {key}; the nearest is {close}.")
+    given: dict[str, str] = vars(known)
+    for option in options:
+        if option.default is None and not given[option.name]:
+            raise UserError(f"{name} needs {option.name}, {option.help}: -P {option.name}=<{option.name}>.")
+    return {option.name: option.parse(given[option.name]) for option in options}
+
+
+def _on_upstream(stage: Stage, recipe_file: str, upstream: str, overrides: dict[str, str]) -> Recipe:
+    """The upstream run's recipe, with this stage's sections from the file, where one is given, and the overrides."""
+    check_overrides(overrides)
+    for key in overrides:
+        if key.split(".")[0] not in stage.sections and key not in FREE_KEYS:
+            raise UserError(
+                f"{key} is fixed by the upstream run {upstream}; leave it out, or start again from a stage before it."
+            )
+    given = read_recipe(Path(recipe_file)) if recipe_file else None
+    tracking = importlib.import_module("pipeline.tracking")
+    recipe = read_recipe(tracking.artifact(tracking.run_of(upstream).run_id, RECIPE_FILE))
+    if given is not None:
+        recipe = recipe.model_copy(update={name: getattr(given, name) for name in stage.sections})
+    return override_recipe(recipe, overrides)
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, str]:
+    """`--a.b 1 --c=2` as {"a.b": "1", "c": "2"}."""
+    overrides: dict[str, str] = {}
+    waiting = list(rest)
+    while waiting:
+        word = waiting.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not key:
+            raise UserError(f"{word!r} stands alone on the command line; write --KEY VALUE, such as --seed 1.")
+        if not equals:
+            if not waiting:
+                raise UserError(f"--{key} has no value; write --{key} VALUE.")
+            value = waiting.pop(0)
+        overrides[key] = value
+    return overrides
+
+
+def _module(name: str) -> Any:
+    """The command's own file, which loads torch and all else that it needs."""
+    return importlib.import_module(f"stages.{name}")
+
+
+def _tag_reason(reason: str) -> None:
+    """Where `mlflow run` made the run, it shows why it failed."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        importlib.import_module("pipeline.tracking").tag_reason(run_id, reason)
+
+
+if __name__ == "__main__":
+    main()

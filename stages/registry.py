@@ -1,0 +1,133 @@
+"""All commands in one table: the stages, and the options of the commands that take no recipe. Imports nothing heavy."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.readers.folder import list_pictures
+from pipeline.recipe.fields import PICTURE_ENDINGS
+from pipeline.recipe.schema import Recipe
+from pipeline.runs.stage import RECIPE_FILE, Stage
+from pipeline.sweep.space import check_space
+from pipeline.system.errors import UserError
+
+TRAINING = ("train_head", "fine_tune", "resize")
+TABLE_ENDINGS = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command without a recipe, given as `--NAME VALUE`; required unless it has a `default`. `parse`
+    turns the text into a value, or raises UserError."""
+
+    name: str
+    help: str
+    default: str | None = None
+    parse: Callable[[str], object] = str
+
+
+def check_stored_heads(recipe: Recipe) -> None:
+    """UserError if the recipe trains no head on stored activations that others could be compared with."""
+    if recipe.train_head.stored_epochs == 0:
+        raise UserError(
+            "train_head.stored_epochs is 0, so that the recipe trains no head on stored activations to compare others "
+            "with; set it to 1 or more."
+        )
+    if recipe.precompute.cut != "head":
+        raise UserError(
+            f"The activations of the upstream run are stored below the {recipe.precompute.cut} layer group, after "
+            "which comes more than a head; run precompute with precompute.cut=head."
+        )
+
+
+def parse_run_ids(text: str) -> list[str]:
+    """The ids in "a,b,c"; UserError unless there are two or more, each once."""
+    ids = [one.strip() for one in text.split(",") if one.strip()]
+    if len(ids) < 2:
+        raise UserError(f"runs is {text!r}, which names {len(ids)} run; give two or more: -P runs=<run id>,<run id>.")
+    twice = next((one for one in ids if ids.count(one) > 1), None)
+    if twice is not None:
+        raise UserError(f"runs names {twice} twice; give each run once.")
+    return ids
+
+
+def parse_folder(text: str) -> tuple[Path, list[Path]]:
+    """The folder, and all pictures at any depth below it; UserError if there is no such folder or no picture in it."""
+    return list_pictures(text, PICTURE_ENDINGS)
+
+
+def parse_output(text: str) -> Path:
+    """The path of a table; UserError for another ending than .csv or .parquet, or if its folder does not exist."""
+    path = Path(text).expanduser()
+    if path.suffix.lower() not in TABLE_ENDINGS:
+        raise UserError(f"output is {text}, which ends neither in .csv nor in .parquet; name such a file.")
+    if not path.parent.is_dir():
+        raise UserError(f"output is {text}, but there is no folder {path.parent.resolve()}; make it first.")
+    return path
+
+
+def parse_batch_size(text: str) -> int:
+    """A whole number from 1 up; UserError for all else."""
+    if not text.isdecimal() or int(text) == 0:
+        raise UserError(f"batch_size is {text}; give a whole number from 1 up.")
+    return int(text)
+
+
+def parse_device(text: str) -> str:
+    """auto, cpu or cuda; UserError for all else."""
+    if text not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device is {text}; give auto, cpu or cuda.")
+    return text
+
+
+STAGES: Mapping[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("main"),
+        Stage("precompute", ("precompute",), artifacts=("activations", "checkpoint", "manifest", RECIPE_FILE)),
+        Stage(
+            "lr_find", ("lr_find", "head", "augment"), ("precompute", *TRAINING), artifacts=("curve.csv", RECIPE_FILE)
+        ),
+        Stage(
+            "train_head",
+            ("train_head", "head", "augment"),
+            ("lr_find", "precompute"),
+            artifacts=("checkpoint", RECIPE_FILE),
+        ),
+        Stage("fine_tune", ("fine_tune", "augment"), ("lr_find", *TRAINING), artifacts=("checkpoint", RECIPE_FILE)),
+        Stage("resize", ("resize", "augment"), (*TRAINING, "lr_find"), artifacts=("checkpoint", RECIPE_FILE)),
+        Stage(
+            "evaluate",
+            ("evaluate", "augment"),
+            tuple(reversed(TRAINING)),
+            artifacts=("predictions.csv", "report.html", "report.md", RECIPE_FILE),
+        ),
+        Stage(
+            "sweep",
+            short_for={"trials": "sweep.trials", "workers": "sweep.workers", "storage": "sweep.storage"},
+            checks=(check_space,),
+        ),
+        Stage(
+            "sweep_head",
+            ("sweep_head", "train_head", "head", "lr_find"),
+            ("precompute",),
+            artifacts=("heads.csv", "settings.csv", "best_recipe.yaml", RECIPE_FILE),
+            checks=(check_stored_heads,),
+        ),
+    )
+}
+
+OPTIONS: Mapping[str, tuple[Option, ...]] = {
+    "predict": (
+        Option("model", "the address of a model such as models:/thaw-elpv@champion"),
+        Option("data", "a folder of pictures, nested as you like", None, parse_folder),
+        Option("output", "the file to write, .csv or .parquet", "predictions.csv", parse_output),
+        Option("batch_size", "how many pictures go through the network at a time", "32", parse_batch_size),
+        Option("device", "auto, cpu or cuda", "auto", parse_device),
+    ),
+    "compare": (
+        Option(
+            "runs", "the ids of two or more runs of main or evaluate, with commas between them", None, parse_run_ids
+        ),
+    ),
+}

@@ -1,0 +1,118 @@
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from pipeline.data.readers.table import list_table
+from pipeline.system.errors import UserError
+
+
+def table(folder, content, name="pets.csv"):
+    """A table file: text as UTF-8, bytes as they are, columns as Parquet."""
+    path = folder / name
+    if isinstance(content, dict):
+        path = folder / "pets.parquet"
+        parquet.write_table(pa.table(content), path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+PLAIN = "path,label\na/1.jpg,cat\nb/2.jpg,dog\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN,
+        PLAIN.replace(",", ";"),
+        PLAIN.replace(",", "\t"),
+        PLAIN.replace(",", "|"),
+        PLAIN.replace("\n", "\r\n"),
+        PLAIN.rstrip(),
+        PLAIN + "\n,\n",
+        "\ufeff" + PLAIN,
+        ("\ufeff" + PLAIN).encode("utf-16-le"),
+        ("\ufeff" + PLAIN).encode("utf-16-be"),
+        "Path, Label\na/1.jpg, cat \n./b//2.jpg, dog\n",
+        "id,label,path,notes\n1,cat,a/1.jpg,\n2,dog,b/2.jpg,x\n",
+        '"path","label"\n"a/1.jpg","cat"\n"b/2.jpg","dog"\n',
+        {"path": ["a/1.jpg", "b/2.jpg"], "label": ["cat", "dog"]},
+        {"path": ["a/1.jpg", "b/2.jpg"], "label": pa.array(["cat", "dog"]).dictionary_encode(), "other": [[1], [2]]},
+    ],
+)
+def test_the_same_table_in_any_form_gives_the_same_pictures(tmp_path, content):
+    listing = list_table(table(tmp_path, content))
+    assert (listing.paths, listing.labels) == (["a/1.jpg", "b/2.jpg"], ["cat", "dog"])
+    assert (listing.splits, listing.groups, listing.weights, listing.set_aside) == (None, None, None, [])
+    assert (listing.name, listing.root) == ("pets", tmp_path)
+
+
+@pytest.mark.parametrize("labels", [["1", "02"], ["1e3", "1.0"], ["NA", "null"], ["True", "犬"], ["a,b", 'say "a"']])
+def test_labels_are_always_text(tmp_path, labels):
+    quoted = ['"' + label.replace('"', '""') + '"' for label in labels]
+    assert list_table(table(tmp_path, f"path,label\n1,{quoted[0]}\n2,{quoted[1]}\n")).labels == labels
+    assert list_table(table(tmp_path, {"path": ["1", "2"], "label": labels})).labels == labels
+
+
+def test_numbers_of_a_parquet_file_become_text(tmp_path):
+    content = {"path": ["a", "b"], "label": [3, 10], "group": [7, None], "weight": [0.5, None]}
+    listing = list_table(table(tmp_path, content))
+    assert (listing.labels, listing.groups, listing.weights) == (["3", "10"], ["7", ""], [0.5, 1.0])
+
+
+def test_splits_groups_and_weights_are_taken_and_may_be_empty(tmp_path):
+    content = "path,label,split,group,weight\n1,a,Train,g,2\n2,b,val,,\n3,a,,h,.5\n4,b,test,h,\n"
+    listing = list_table(table(tmp_path, content))
+    assert listing.splits == ["train", "valid", "", "test"]
+    assert listing.groups == ["g", "", "h", "h"]
+    assert listing.weights == [2.0, 1.0, 0.5, 1.0]
+
+
+def test_empty_columns_count_as_missing(tmp_path):
+    listing = list_table(table(tmp_path, "path,label,split,group,weight\n1,a,,,\n2,b,,,\n"))
+    assert (listing.splits, listing.groups, listing.weights) == (None, None, None)
+
+
+def test_a_row_that_repeats_another_is_set_aside(tmp_path):
+    listing = list_table(table(tmp_path, PLAIN + "./a/1.jpg,cat\n"))
+    assert listing.paths == ["a/1.jpg", "b/2.jpg"]
+    assert listing.set_aside == [("a/1.jpg", "is named again in row 3, which adds nothing")]
+
+
+def test_a_path_may_be_absolute_where_it_lies_below_the_tables_folder(tmp_path):
+    listing = list_table(table(tmp_path, f"path,label\n{tmp_path}/a/1.jpg,cat\n2.jpg,dog\n"))
+    assert listing.paths == ["a/1.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "pets.csv has no column path and no column label (its columns are: none); add it."),
+        ("file,label\n1,a\n", "has no column path (its columns are: file, label); add it."),
+        ("path,class\n1,a\n", "has no column label (its columns are: path, class); add it."),
+        ({"name": ["1"]}, "pets.parquet has no column path and no column label"),
+        ("path,label,Label\n1,a,b\n", "has two columns label; keep one of them."),
+        ("path,label\n1,a\n2,\n", "pets.csv, row 2 has no label; fill it in, or remove the row."),
+        ("path,label\n,a\n", "row 1 has no path"),
+        ("path,label\n1,a,b\n", "row 1 has 3 cells and the header 2; put quotes around a cell"),
+        ("path,label,split\n1,a,held out\n", "row 1 has the split held out; it takes train, valid, test, or nothing."),
+        ("path,label,weight\n1,a,0\n", "row 1 has the weight 0; it takes a number above 0, or nothing for 1."),
+        ("path,label,weight\n1,a,nan\n", "row 1 has the weight nan"),
+        ("path,label,weight\n1,a,heavy\n", "row 1 has the weight heavy"),
+        ("path,label\n1,a\n1,b\n", "row 2 gives 1 the label b, and an earlier row gave it a; keep one of them."),
+        ("path,label,split\n1,a,\n1,a,test\n", "gives 1 the split test, and an earlier row gave it an empty cell"),
+        ("path,label\n../1,a\n", "row 1 names ../1, outside the table's folder"),
+        ("path,label\n/etc/passwd,a\n", "row 1 names /etc/passwd, outside the table's folder"),
+        ("path,label\n1,caf\xe9\n".encode("latin-1"), "cannot be read as a table (it is not UTF-8); save it as CSV"),
+    ],
+)
+def test_a_mistake_is_reported_with_its_row(tmp_path, content, words):
+    with pytest.raises(UserError) as caught:
+        list_table(table(tmp_path, content))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"PAR1 but no more", b""])
+def test_a_parquet_file_that_is_none_is_named(tmp_path, content):
+    with pytest.raises(UserError, match=r"pets\.parquet cannot be read as a table \("):
+        list_table(table(tmp_path, content, "pets.parquet"))

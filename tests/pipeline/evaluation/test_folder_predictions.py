@@ -1,0 +1,73 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.data.readers.sources import list_source
+from pipeline.evaluation.folder_predictions import (
+    UNREADABLE,
+    count_metrics,
+    label_counts,
+    predict_pictures,
+    write_table,
+)
+from pipeline.models.checkpoint import Checkpoint, build_network
+from pipeline.models.classifier import Classifier
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    facts = Checkpoint("test_resnet", ["cat", "50% dog"], 8, 0.5, 32, "crop", True)
+    network = build_network(facts).eval()
+    torch.nn.init.normal_(network.head[-1].weight, std=3)
+    return Classifier(network, facts, 1.0, torch.device("cpu"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Seven real pictures, the second, the fifth and the last of them broken."""
+    listing = list_source("elpv", [])
+    paths = [tmp_path / f"{index}.png" for index in range(7)]
+    for index, path in enumerate(paths):
+        shutil.copy(listing.root / listing.paths[300 * index], path)
+    paths[1].write_bytes(paths[1].read_bytes()[:500])
+    paths[4].write_bytes(b"")
+    paths[6].unlink()
+    return paths
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_broken_pictures_are_rows_with_an_error_and_do_not_shift_the_others(classifier, pictures, tmp_path, batch_size):
+    table = predict_pictures(classifier, tmp_path, pictures, batch_size)
+    assert table["path"].tolist() == [path.name for path in pictures]
+    assert (table["error"] != "").tolist() == [index in (1, 4, 6) for index in range(7)]
+    for index in (0, 2, 3, 5):
+        wanted = classifier.probabilities([classifier.decode(pictures[index].read_bytes())], 1)[0]
+        found = table.loc[index, ["probability/cat", "probability/50% dog"]].to_numpy(float)
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+        assert table["label"][index] == classifier.checkpoint.classes[wanted.argmax()]
+    assert table.loc[[1, 4, 6], ["label", "confidence", "probability/cat"]].isna().all(axis=None)
+    assert table["probability/cat"].nunique() > 2, "the pictures have to be told apart for this to mean anything"
+
+
+def test_where_all_are_broken_there_is_a_table_still(classifier, pictures, tmp_path):
+    table = predict_pictures(classifier, tmp_path, [pictures[1], pictures[4]], 4)
+    assert table["label"].isna().all()
+    assert label_counts(table).to_numpy().tolist() == [[UNREADABLE, 2]]
+
+
+@pytest.mark.parametrize(("name", "read"), [("a.csv", pd.read_csv), ("a.parquet", pd.read_parquet)])
+def test_the_table_reads_back_as_it_was(classifier, pictures, tmp_path, name, read):
+    table = predict_pictures(classifier, tmp_path, pictures, 4)
+    write_table(table, tmp_path / name)
+    pd.testing.assert_frame_equal(read(tmp_path / name).fillna({"error": ""}), table, check_dtype=False)
+
+
+def test_labels_are_counted_and_named_as_metrics_may_be():
+    table = pd.DataFrame({"label": ["50% dog", "cat", "50% dog", None], "error": ["", "", "", "cut"]})
+    counts = label_counts(table)
+    assert counts.to_numpy().tolist() == [["50% dog", 2], ["cat", 1], [UNREADABLE, 1]]
+    assert count_metrics(counts) == {"pictures/50_ dog": 2, "pictures/cat": 1, f"pictures/{UNREADABLE}": 1}

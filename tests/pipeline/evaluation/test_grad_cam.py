@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.evaluation.grad_cam import grad_cam
+from pipeline.models.checkpoint import Checkpoint, build_network
+from pipeline.models.network import Network
+from pipeline.reports.pictures import overlay
+
+torch.set_num_threads(1)  # tensors this small are slower on two threads
+
+
+def network_of(backbone: str, image_px: int = 64) -> Network:
+    torch.manual_seed(0)
+    network = build_network(Checkpoint(backbone, ["a", "b"], 0, 0.0, image_px, "crop", False))
+    torch.nn.init.normal_(network.head[-1].weight)
+    return network
+
+
+def images(size: int = 64) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+class Bright(nn.Module):
+    """A body whose feature map is the picture, made smaller, in two channels: light, and its lack."""
+
+    num_features = 2
+
+    def __init__(self, channels_last: bool) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        light = nn.functional.avg_pool2d(pictures.mean(1, keepdim=True), 4)
+        features = torch.cat([light, 1 - light], 1)
+        return features.permute(0, 2, 3, 1) if self.channels_last else features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return features.mean((1, 2) if self.channels_last else (2, 3))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(pictures))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_speaks_for_a_class_is_hot_wherever_the_channels_are(channels_last):
+    network = network_of("test_resnet")
+    network.body, network.head = Bright(channels_last), nn.Linear(2, 2, bias=False)
+    network.mean.fill_(0), network.std.fill_(1)
+    with torch.no_grad():
+        network.head.weight.copy_(torch.eye(2))
+    half = torch.zeros(1, 3, 32, 32)
+    half[..., :16] = 1
+    for target, hot, cold in ((0, slice(0, 12), slice(20, 32)), (1, slice(20, 32), slice(0, 12))):
+        heat = grad_cam(network, half, torch.tensor([target]))
+        assert heat.shape == (1, 32, 32)
+        assert heat[0, :, hot].min() > 0.95
+        assert heat[0, :, cold].max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_px"), [("test_resnet", 64), ("test_efficientnet", 64), ("resnet18", 64),
+                               ("swin_tiny_patch4_window7_224", 224)],
+)  # fmt: skip
+def test_real_backbones_with_a_map_give_a_heat_for_each_picture(backbone, image_px):
+    network = network_of(backbone, image_px)
+    heats = [grad_cam(network, images(image_px), torch.tensor([target] * 2)) for target in (0, 1)]
+    assert [heat.shape for heat in heats] == [(2, image_px, image_px)] * 2
+    assert min(heat.min() for heat in heats) == 0
+    assert max(heat.max() for heat in heats) == 1
+
+
+def test_a_backbone_of_tokens_has_none():
+    assert grad_cam(network_of("test_vit", 160), images(160), torch.tensor([0, 1])) is None
+
+
+def test_the_classes_are_spoken_for_by_different_places():
+    network = network_of("test_resnet")
+    first, second = (grad_cam(network, images(), torch.tensor([target] * 2)) for target in (0, 1))
+    assert np.abs(first - second).max() > 0.1
+
+
+def test_the_network_is_left_as_it_was():
+    network = network_of("test_resnet").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    grad_cam(network, images(), torch.tensor([0, 1]))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_where_there_is_no_heat_the_picture_is_seen_in_grey(channels):
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, channels), dtype=np.uint8)
+    heat = np.zeros((8, 8))
+    heat[0] = 1
+    blended = overlay(picture, heat)
+    assert blended.shape == (8, 8, 3)
+    assert blended.dtype == np.uint8
+    grey = np.broadcast_to(picture.mean(-1, keepdims=True), (8, 8, 3))
+    np.testing.assert_allclose(blended[1:], grey[1:], atol=0.5)
+    assert np.ptp(blended[0], axis=-1).min() > 30

@@ -1,0 +1,73 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from pipeline.models.classifier import CALIBRATION, Classifier, answer_table, load_classifier, save_classifier
+
+CPU = torch.device("cpu")
+CLASSES = ["cat", "dog", "hen"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    facts = Checkpoint("test_resnet", CLASSES, 8, 0.5, 32, "crop", False)
+    network = build_network(facts)
+    torch.nn.init.normal_(network.head[-1].weight, std=3)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(network, facts, folder)
+    return folder
+
+
+def load(checkpoint, folder, temperature) -> Classifier:
+    save_classifier(checkpoint, temperature, folder / str(temperature))
+    return load_classifier(folder / str(temperature), CPU)
+
+
+@pytest.fixture(scope="module")
+def squares():
+    return np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+
+
+def test_the_temperature_divides_the_logits(checkpoint, tmp_path, squares):
+    plain, mild = load(checkpoint, tmp_path, 1.0), load(checkpoint, tmp_path, 4.0)
+    images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        logits = plain.network(images).double()
+    np.testing.assert_allclose(plain.probabilities(squares, 8), logits.softmax(1), atol=1e-5)
+    np.testing.assert_allclose(mild.probabilities(squares, 8), (logits / 4).softmax(1), atol=1e-5)
+    assert np.ptp(logits.numpy(), axis=0).max() > 0.1, "the pictures have to be told apart for this to mean anything"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_pictures_may_come_one_after_the_other_and_the_batch_size_does_not_matter(
+    checkpoint, tmp_path, squares, batch_size
+):
+    classifier = load(checkpoint, tmp_path, 1.0)
+    wanted = classifier.probabilities(squares, 2)
+    np.testing.assert_allclose(classifier.probabilities(iter(squares), batch_size), wanted, atol=1e-6)
+
+
+def test_of_no_picture_there_is_an_empty_answer(checkpoint, tmp_path):
+    probabilities = load(checkpoint, tmp_path, 1.0).probabilities([], 4)
+    assert probabilities.shape == (0, 3)
+    assert answer_table(CLASSES, probabilities).empty
+
+
+def test_a_loaded_classifier_is_in_eval_mode_and_keeps_its_temperature(checkpoint, tmp_path):
+    classifier = load(checkpoint, tmp_path, 1.25)
+    assert not classifier.network.training
+    assert classifier.temperature == 1.25
+    assert classifier.checkpoint.classes == CLASSES
+    assert json.loads((tmp_path / "1.25" / CALIBRATION).read_text()) == {"temperature": 1.25}
+
+
+def test_the_answer_names_the_likeliest_class_and_every_probability():
+    table = answer_table(CLASSES, np.array([[0.2, 0.7, 0.1], [0.5, 0.5, 0.0]]))
+    assert list(table) == ["label", "confidence", "probability/cat", "probability/dog", "probability/hen"]
+    assert table["label"].tolist() == ["dog", "cat"], "of two alike, the first class"
+    assert table["confidence"].tolist() == [0.7, 0.5]
+    assert table["probability/dog"].tolist() == [0.7, 0.5]

@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.recipe.recipe_file import build_recipe, check_overrides, help_text, override_recipe, read_recipe
+from pipeline.recipe.schema import Recipe, flatten, write_recipe
+from pipeline.system.errors import UserError
+
+SHIPPED = sorted((Path(__file__).resolve().parents[3] / "recipes").glob("*.yaml"))
+
+
+def read(tmp_path, text, **overrides):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_recipe(path, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def complaint(tmp_path, text, **overrides):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text, **overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_recipes_that_come_with_the_project_hold(path):
+    read_recipe(path)
+
+
+def test_an_empty_file_is_the_default_recipe(tmp_path):
+    assert read(tmp_path, "") == Recipe()
+
+
+def test_keys_left_out_keep_their_defaults(tmp_path):
+    recipe = read(tmp_path, "fine_tune: {cycles: 5}")
+    assert recipe.fine_tune.cycles == 5
+    assert recipe.fine_tune.cycle_mult == Recipe().fine_tune.cycle_mult
+
+
+def test_a_value_has_no_keys_below_it(tmp_path):
+    assert "seed is a value, not a section" in complaint(tmp_path, "seed: 1", seed__x="1")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", ".1e-2", "0.001", "1.0e-3"])
+def test_a_rate_may_be_written_as_people_write_it(tmp_path, text):
+    assert read(tmp_path, f"fine_tune: {{lr: {text}}}").fine_tune.lr == 0.001
+    assert read(tmp_path, "", fine_tune__lr=text).fine_tune.lr == 0.001
+
+
+def test_a_list_may_be_written_on_the_command_line(tmp_path):
+    assert read(tmp_path, "", fine_tune__lr="[1e-5, 1e-4, 1e-3]").fine_tune.lr == [1e-5, 1e-4, 1e-3]
+    assert read(tmp_path, "", data__extensions="[.jpg]").data.extensions == [".jpg"]
+
+
+def test_the_command_line_goes_over_the_file(tmp_path):
+    recipe = read(tmp_path, "seed: 1\nfine_tune: {cycles: 3, cycle_len: 4}", fine_tune__cycles="5")
+    assert (recipe.seed, recipe.fine_tune.cycles, recipe.fine_tune.cycle_len) == (1, 5, 4)
+
+
+def test_data_is_short_for_its_source(tmp_path):
+    assert read(tmp_path, "data: photos/").data.source == "photos/"
+    assert read(tmp_path, "data: photos/", data__fit="pad").data.source == "photos/"
+    assert read(tmp_path, "data: {fit: pad}", data="photos/").data.source == "photos/"
+    assert read(tmp_path, "data: {fit: pad}", data="photos/").data.fit == "pad"
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "true", "null", "no", "[a]", "2024-05-01", "2024-13-01", "~", "a: b"])
+def test_a_folder_stays_text_whatever_it_looks_like(tmp_path, name):
+    assert read(tmp_path, "", data=name).data.source == name
+    assert read(tmp_path, "", data__source=name).data.source == name
+
+
+@pytest.mark.parametrize("name", ["", "2024", "no", "1e3", "null", "[a]"])
+def test_a_name_stays_text_whatever_it_looks_like(tmp_path, name):
+    assert read(tmp_path, "", evaluate__register_as=name).evaluate.register_as == name
+
+
+@pytest.mark.parametrize("run_id", ["7" * 32, f"{'1' * 30}e5"])
+def test_the_id_of_a_run_stays_text_though_it_may_be_a_number(tmp_path, run_id):
+    assert read(tmp_path, "", reuse=run_id).reuse == run_id
+
+
+def test_a_mistake_is_said_to_stand_in_the_file_that_was_read(tmp_path):
+    assert complaint(tmp_path, "seed: -1").startswith(f"In {tmp_path / 'mine.yaml'}: seed is -1; ")
+    start_above_end = complaint(tmp_path, "lr_find: {start_lr: 10}", seed="3")
+    assert start_above_end.startswith(f"In {tmp_path / 'mine.yaml'}: lr_find.start_lr is 10, ")
+
+
+def test_overrides_are_checked_one_by_one_where_the_recipe_below_them_is_not_known_yet():
+    check_overrides({"lr_find.start_lr": "20", "lr_find.end_lr": "100"})
+    check_overrides({"lr_find.start_lr": "20"})
+    with pytest.raises(UserError, match=r"On the command line: lr_find\.start_lr is -1"):
+        check_overrides({"lr_find.start_lr": "-1"})
+
+
+def test_a_missing_recipe_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
+        read_recipe(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: [1",
+        "a: b: c",
+        "\tseed: 1",
+        "!!python/object:os.system {}",
+        "seed: 2024-13-01",
+        f"seed: {'1' * 5000}",
+        "seed: 1\nseed: 2",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_no_safe_yaml_is_told_in_one_line(tmp_path, text):
+    said = complaint(tmp_path, text)
+    assert "mine.yaml cannot be read as YAML" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_bytes_that_are_no_text_are_told(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"seed: \xff\xfe")
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        read_recipe(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("text", ["- seed", "3", "just words"])
+def test_a_recipe_is_keys_and_values(tmp_path, text):
+    assert "must be a list of keys and values" in complaint(tmp_path, text)
+
+
+def test_a_recipe_written_is_the_recipe_read(tmp_path):
+    recipe = build_recipe(
+        {"data": "фото/ü", "seed": 3, "lr_find": {"start_lr": 1e-7}, "fine_tune": {"lr": [1e-5, 1e-4, 0.25]}},
+        {"reuse": "never", "evaluate.register_as": "solar-cells"},
+        "here",
+    )
+    assert read(tmp_path, write_recipe(recipe)) == recipe
+    assert write_recipe(read(tmp_path, write_recipe(recipe))) == write_recipe(recipe)
+
+
+def test_a_recipe_written_names_every_key(tmp_path):
+    assert read(tmp_path, write_recipe(Recipe())) == Recipe()
+    assert all(f"{key.split('.')[-1]}:" in write_recipe(Recipe()) for key in flatten(Recipe()))
+
+
+def test_overriding_leaves_the_rest_alone():
+    recipe = build_recipe({"seed": 3, "data": "photos/"}, {}, "here")
+    other = override_recipe(recipe, {"fine_tune.cycles": "4"})
+    assert other.fine_tune.cycles == 4
+    assert {key: value for key, value in flatten(other).items() if key != "fine_tune.cycles"} == {
+        key: value for key, value in flatten(recipe).items() if key != "fine_tune.cycles"
+    }
+    assert override_recipe(recipe, {}) == recipe
+    with pytest.raises(UserError, match=r"On the command line: fine_tune\.cycles is 0"):
+        override_recipe(recipe, {"fine_tune.cycles": "0"})
+
+
+def test_help_lists_each_key_with_its_default_and_what_it_takes():
+    lines = help_text().splitlines()
+    assert lines[0::2] == [f"  {key} = {value}" for key, value in flatten(Recipe()).items()]
+    assert all(line.startswith("      ") and len(line.split()) > 1 for line in lines[1::2])
+
+
+def test_the_shipped_recipe_spells_out_every_key_with_its_default():
+    path = Path(__file__).parents[3] / "recipes" / "elpv.yaml"
+    assert read_recipe(path) == Recipe()
+    assert set(flatten(Recipe())) - {"data.extensions"} == {
+        f"{section}.{key}" if isinstance(value, dict) else section
+        for section, value in yaml.safe_load(path.read_text()).items()
+        for key in (value if isinstance(value, dict) else [None])
+    }

@@ -1,0 +1,122 @@
+import shlex
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.recipe.fields import Section
+from pipeline.recipe.recipe_file import command_line, override_recipe
+from pipeline.recipe.schema import Recipe, flatten
+
+SECTIONS = [name for name, value in Recipe() if isinstance(value, Section)]
+
+
+def fields():
+    for name, field in Recipe.model_fields.items():
+        if name in SECTIONS:
+            for key, inner in field.annotation.model_fields.items():
+                yield f"{name}.{key}", inner
+        else:
+            yield name, field
+
+
+def test_the_default_recipe_holds():
+    assert Recipe.model_validate(Recipe().model_dump()) == Recipe()
+
+
+def test_every_key_says_what_it_takes():
+    assert [key for key, field in fields() if not field.description] == []
+
+
+def test_every_stage_has_its_section():
+    assert {"precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate"} < set(SECTIONS)
+
+
+def test_flatten_gives_dotted_keys_in_the_order_of_the_recipe():
+    keys = list(flatten(Recipe()))
+    assert keys[:4] == ["seed", "device", "reuse", "data.source"]
+    assert keys == [key for key, _ in fields()]
+
+
+def test_flatten_keeps_the_values():
+    recipe = Recipe.model_validate({"seed": 7, "fine_tune": {"lr": [1e-4, 1e-3, 1e-2]}})
+    flat = flatten(recipe)
+    assert flat["seed"] == 7
+    assert flat["fine_tune.lr"] == [1e-4, 1e-3, 1e-2]
+    assert flat["resize.lr"] == "auto"
+
+
+def test_a_recipe_does_not_change_after_reading():
+    recipe = Recipe()
+    with pytest.raises(ValidationError):
+        recipe.seed = 1
+    with pytest.raises(ValidationError):
+        recipe.fine_tune.cycles = 9
+
+
+def test_a_whole_number_will_do_for_a_rate():
+    assert Recipe.model_validate({"train_head": {"lr": 1}}).train_head.lr == 1.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"seed": "3"},
+        {"seed": -1},
+        {"seed": 1.0},
+        {"fine_tune": {"cycles": True}},
+        {"fine_tune": {"lr": 0}},
+        {"fine_tune": {"lr": float("inf")}},
+        {"fine_tune": {"lr": float("nan")}},
+        {"fine_tune": {"lr": "fast"}},
+        {"train_head": {"lr": [1e-4, 1e-3, 1e-2]}},
+        {"train_head": {"fraction": 0}},
+        {"precompute": {"image_px": 15}},
+        {"precompute": {"dtype": "bfloat16"}},
+        {"data": {"fit": "stretch"}},
+        {"data": {"valid_fraction": 0.9}},
+        {"evaluate": {"register_as": "a/b"}},
+        {"evaluate": {"register_as": "a:1"}},
+        {"surprise": 1},
+        {"resize": {"surprise": 1}},
+    ],
+)
+def test_what_is_out_of_range_or_of_another_type_is_refused(content):
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"train_head": {"fraction": 1, "stored_epochs": 0}},
+        {"data": {"valid_fraction": 0, "max_bad": 1}},
+        {"precompute": {"image_px": 16}},
+        {"head": {"hidden": 0, "dropout": 0}},
+        {"evaluate": {"register_as": ""}},
+        {"resize": {"lr": [1e-5, 1e-4, 1e-3]}},
+    ],
+)
+def test_the_ends_of_a_range_are_taken(content):
+    Recipe.model_validate(content)
+
+
+def test_the_command_of_the_default_recipe_is_the_bare_one():
+    assert command_line(Recipe(), {}) == "mlflow run . --env-manager local"
+
+
+def test_the_command_names_what_differs_from_the_defaults_and_then_what_changes():
+    recipe = Recipe.model_validate({"reuse": "never", "data": {"source": "my photos/"}, "fine_tune": {"cycles": 5}})
+    found = command_line(recipe, {"fine_tune.cycles": 6, "resize.lr": 1e-4})
+    wanted = "-P 'data=my photos/' -P fine_tune.cycles=6 -P resize.lr=0.0001"
+    assert found == f"mlflow run . --env-manager local {wanted}"
+
+
+def test_the_command_leads_back_to_the_recipe():
+    recipe = Recipe.model_validate(
+        {"seed": 3, "fine_tune": {"lr": [1e-5, 1e-4, 1e-3]}, "evaluate": {"register_as": ""}}
+    )
+    words = shlex.split(command_line(recipe, {"head.dropout": 0.7}))
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    assert override_recipe(Recipe(), pairs) == recipe.model_copy(
+        update={"head": recipe.head.model_copy(update={"dropout": 0.7})}
+    )

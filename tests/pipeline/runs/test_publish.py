@@ -1,0 +1,209 @@
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from pipeline import tracking
+from pipeline.data.manifest import COLUMNS, Manifest
+from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from pipeline.recipe.schema import Recipe, flatten
+from pipeline.runs import publish as publishing
+from pipeline.runs.fingerprint import PROJECT
+from pipeline.runs.publish import SERVED_MODEL, SERVING, evaluated_content, pinned, publish, registered_name
+
+SPLITS = ["train", "train", "valid", "valid", "test", "test"]
+
+
+def manifest_of(**changed) -> Manifest:
+    table = pd.DataFrame(
+        {
+            "path": [f"{row}.png" for row in range(6)],
+            "label": ["cat", "dog"] * 3,
+            "split": SPLITS,
+            "hash": [f"{row:064x}" for row in range(6)],
+            "width_px": 32,
+            "height_px": 32,
+            "mode": "RGB",
+            "group": "",
+            "weight": 1.0,
+        }
+    ).assign(**changed)
+    return Manifest("farm", Path("/nowhere"), ["cat", "dog"], table[COLUMNS], pd.DataFrame(columns=["path", "reason"]))
+
+
+@pytest.mark.parametrize(
+    ("register_as", "data", "name"),
+    [("auto", "my photos", "thaw-my-photos"), ("auto", "a/b:c", "thaw-a-b-c"), ("mine", "farm", "mine"), ("", "x", "")],
+)
+def test_a_model_is_registered_under_its_datas_name_unless_the_recipe_names_it(register_as, data, name):
+    assert registered_name(register_as, data) == name
+
+
+def test_the_content_evaluated_on_is_that_of_the_pictures_and_labels_of_one_split():
+    content = evaluated_content(manifest_of(), "test")
+    order = manifest_of()
+    shuffled = Manifest(
+        order.name, order.root, order.classes, order.table[::-1].reset_index(drop=True), order.set_aside
+    )
+    assert evaluated_content(shuffled, "test") == content
+    assert evaluated_content(manifest_of(path="other.png"), "test") == content
+    assert evaluated_content(manifest_of(), "valid") != content
+    assert evaluated_content(manifest_of(label=["cat", "dog", "cat", "dog", "dog", "dog"]), "test") != content
+    assert evaluated_content(manifest_of(hash=[f"{row:064x}" for row in (0, 1, 2, 3, 4, 9)]), "test") != content
+    assert evaluated_content(manifest_of(hash=[f"{row:064x}" for row in (7, 8, 9, 3, 4, 5)]), "test") == content
+
+
+def test_what_was_evaluated_is_logged_registered_and_champion(tracking_server, tmp_path, capsys):
+    torch.manual_seed(0)
+    facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", False, epochs=3, steps=30)
+    save_checkpoint(build_network(facts), facts, tmp_path / "checkpoint")
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    by_class = pd.DataFrame({"class": ["cat", "dog"], "precision": [0.5, 1.0]})
+
+    def run(accuracy: float, register_as: str = "auto") -> str:
+        with tracking.open_run("evaluate", {}, {}) as run_id:
+            publish(
+                run_id, tmp_path / "checkpoint", manifest_of(), pixels, 1.25, "test", {"test/accuracy": accuracy},
+                by_class, "Fine.", flatten(Recipe()), register_as, "accuracy", onnx=False,
+            )  # fmt: skip
+        return run_id
+
+    first = MlflowClient().get_run(run(0.5))
+    assert first.data.tags[tracking.MODEL] == "models:/thaw-farm/1"
+    assert first.data.metrics == {"test/accuracy": 0.5, "calibration/temperature": 1.25}
+    assert first.inputs.dataset_inputs[0].dataset.name == "farm"
+    assert "is the champion: there was none" in first.data.tags[tracking.CHAMPION]
+    assert first.data.tags[tracking.CHAMPION] in capsys.readouterr().out
+    card = tracking.artifact(first.info.run_id, "model_card.md").read_text()
+    assert MlflowClient().get_model_version("thaw-farm", "1").description == card
+    checkpoint = tracking.model_checkpoint("models:/thaw-farm@champion")
+    assert json.loads((checkpoint / "calibration.json").read_text()) == {"temperature": 1.25}
+
+    second = MlflowClient().get_run(run(0.75))
+    assert str(MlflowClient().get_model_version_by_alias("thaw-farm", "champion").version) == "2"
+    assert "is the new champion" in second.data.tags[tracking.CHAMPION]
+
+    unregistered = MlflowClient().get_run(run(0.9, register_as=""))
+    assert tracking.MODEL not in unregistered.data.tags
+    assert len(MlflowClient().search_model_versions("name = 'thaw-farm'")) == 2
+    assert len(unregistered.outputs.model_outputs) == 1
+
+
+def test_as_onnx_it_comes_with_the_difference_that_was_measured(tracking_server, tmp_path, monkeypatch):
+    asked = []
+
+    def export(classifier, squares, folder):
+        asked.append(len(squares))
+        folder.mkdir()
+        (folder / "model.onnx").touch()
+        return 0.25
+
+    monkeypatch.setattr("pipeline.models.onnx.export_onnx", export)
+    facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", False)
+    save_checkpoint(build_network(facts), facts, tmp_path / "checkpoint")
+    pixels = np.zeros((6, 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(publishing, "CHECKED_PICTURES", 1)
+    with tracking.open_run("evaluate", {}, {}) as run_id:
+        publish(
+            run_id, tmp_path / "checkpoint", manifest_of(), pixels, 1.0, "test", {"test/accuracy": 0.5},
+            pd.DataFrame({"class": ["cat", "dog"]}), "Fine.", flatten(Recipe()), "", "accuracy", onnx=True,
+        )  # fmt: skip
+    assert asked == [1]
+    assert MlflowClient().get_run(run_id).data.metrics["onnx/max_difference"] == 0.25
+    assert tracking.artifact(run_id, "onnx/model.onnx").is_file()
+
+
+STAGES = (
+    "main", "precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate", "predict", "compare",
+    "sweep_head",
+)  # fmt: skip
+
+
+LINES = (PROJECT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
+
+
+def test_every_requirement_is_one_exact_version():
+    assert LINES
+    for line in LINES:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!]+", line), line
+
+
+def test_no_package_is_named_twice():
+    names = [re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in LINES]
+    assert len(names) == len(set(names))
+
+
+def test_the_conda_environment_has_the_requirements_line_for_line():
+    environment = yaml.safe_load((PROJECT / "conda.yaml").read_text(encoding="utf-8"))
+    python, pip, pins = environment["dependencies"]
+    assert re.fullmatch(r"python=\d+\.\d+(\.\d+)?", python)
+    assert pip.split("=")[0] == "pip"
+    assert pins == {"pip": LINES}
+
+
+def test_the_packages_dependencies_are_the_requirements_and_it_names_no_version_itself():
+    content = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "dependencies" in content["project"]["dynamic"]
+    assert "dependencies" not in content["project"]
+    assert "optional-dependencies" not in content["project"]
+    dynamic = content["tool"]["setuptools"]["dynamic"]
+    assert dynamic["dependencies"] == {"file": ["requirements.txt"]}
+    for extra in dynamic.get("optional-dependencies", {}).values():
+        assert all((PROJECT / name).is_file() for name in extra["file"])
+
+
+def test_torch_and_torchvision_are_a_pair_that_was_released_together():
+    assert {"torch==2.14.1", "torchvision==0.29.1"} <= set(LINES)
+
+
+def test_a_served_model_gets_the_lines_of_its_packages_and_no_more():
+    assert set(pinned()) <= set(LINES)
+    assert [line.split("==")[0] for line in pinned()] == list(SERVING)
+    assert pinned(["torch", "numpy"]) == [
+        next(one for one in LINES if one.startswith(f"{name}==")) for name in ("torch", "numpy")
+    ]
+
+
+def test_a_package_that_is_not_pinned_cannot_be_served():
+    with pytest.raises(KeyError, match="nonesuch"):
+        pinned(["nonesuch"])
+
+
+def test_the_served_models_file_is_there():
+    assert SERVED_MODEL.is_file()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_is_an_entry_point_that_starts_its_module(name):
+    command = MLPROJECT["entry_points"][name]["command"]
+    assert command.startswith(f"python -m stages.{name} ")
+    assert (PROJECT / "stages" / f"{name}.py").is_file()
+
+
+def test_every_entry_point_starts_the_stage_of_its_name_and_uses_the_parameters_it_declares():
+    for name, entry in MLPROJECT["entry_points"].items():
+        assert entry["command"].split()[:3] == ["python", "-m", f"stages.{name}"]
+        assert set(re.findall(r"{(\w+)}", entry["command"])) == set(entry["parameters"])
+
+
+def test_the_projects_environment_is_a_file_that_exists():
+    assert (PROJECT / MLPROJECT["conda_env"]).is_file()
+
+
+def test_the_default_recipes_of_the_entry_points_exist():
+    taking_one = [
+        entry["parameters"] for entry in MLPROJECT["entry_points"].values() if "recipe" in entry["parameters"]
+    ]
+    defaults = {parameters["recipe"]["default"] for parameters in taking_one}
+    assert len(taking_one) >= 7
+    assert all((PROJECT / default).is_file() for default in defaults if default)

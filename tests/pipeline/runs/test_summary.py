@@ -1,0 +1,95 @@
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import tracking
+from pipeline.runs.summary import CURVES, log_summary
+from pipeline.tracking.runs import RunRef
+
+pytestmark = pytest.mark.usefixtures("tracking_server")
+
+DONE = {
+    "precompute": RunRef("a" * 32, "precompute", "", None, {}, 1.0, reused=True),
+    "train_head": RunRef(
+        "b" * 32,
+        "train_head",
+        "",
+        "a" * 32,
+        {"best/valid_accuracy": 0.91, "best/valid_loss": 0.4, "valid/accuracy": 0.9},
+        61.0,
+        reused=True,
+    ),
+    "resize": RunRef(
+        "c" * 32,
+        "resize",
+        "",
+        "b" * 32,
+        {"best/valid_accuracy": 0.88, "best/valid_loss": 0.3, "valid/accuracy": 0.875},
+        3.0,
+    ),
+}
+
+
+def test_the_parent_run_gets_the_best_figures_of_all_stages_and_names_their_runs():
+    with tracking.open_run("main", {}, {}) as run_id:
+        log_summary(run_id, "cells", DONE)
+    data = MlflowClient().get_run(run_id).data
+    assert data.metrics == {"best/valid_accuracy": 0.91, "best/valid_loss": 0.3}
+    assert {name: data.tags[f"thaw.stage.{name}"] for name in DONE} == {n: ref.run_id for n, ref in DONE.items()}
+    assert data.tags["thaw.reused_stages"] == "precompute, train_head"
+
+
+def test_the_page_of_the_parent_run_is_named_after_its_result_and_leads_to_every_stage():
+    with tracking.open_run("main", {tracking.STAGE: "main"}, {}) as run_id:
+        tracking.describe_run(run_id, "Accuracy 0.9.")
+        log_summary(run_id, "cells", DONE)
+    run = MlflowClient().get_run(run_id)
+    assert run.info.run_name == "cells, valid accuracy 0.875"
+    text = run.data.tags[tracking.DESCRIPTION]
+    assert text.startswith("Accuracy 0.9.")
+    for name, ref in DONE.items():
+        link = f"[{name}](#/experiments/{run.info.experiment_id}/runs/{ref.run_id})"
+        assert f"{link} (reused)" in text if ref.reused else link in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("silent-shad-796", False), ("main", False), ("mine", True), ("my-best-run", True)]
+)
+def test_a_name_that_the_user_gave_stays(name, kept):
+    with tracking.open_run(name, {tracking.STAGE: "main"}, {}) as run_id:
+        log_summary(run_id, "cells", DONE)
+    assert (MlflowClient().get_run(run_id).info.run_name == name) == kept
+
+
+def test_where_nothing_was_reused_this_is_said():
+    with tracking.open_run("main", {}, {}) as run_id:
+        log_summary(run_id, "cells", {"resize": DONE["resize"]})
+    assert MlflowClient().get_run(run_id).data.tags["thaw.reused_stages"] == "none"
+
+
+def test_the_console_shows_a_line_for_each_stage_and_where_to_look(capsys):
+    with tracking.open_run("main", {}, {}) as run_id:
+        log_summary(run_id, "cells", DONE)
+    lines = capsys.readouterr().out.splitlines()
+    (precompute,) = (line for line in lines if "precompute" in line)
+    (train_head,) = (line for line in lines if "train_head" in line)
+    (resize,) = (line for line in lines if "resize" in line)
+    assert "1.0 s" in precompute
+    assert "run aaaaaaaa" in precompute
+    assert "1 min 01 s" in train_head
+    assert "0.9000" in train_head
+    assert "0.8750" in resize
+    assert "run" not in resize
+    assert run_id in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train/loss", "valid/loss", "valid/accuracy", "test/accuracy", "overfit/gap", "overfit/plain_gap", "lr/head"],
+)
+def test_the_parent_run_takes_over_what_is_compared(name):
+    assert name.startswith(CURVES)
+
+
+@pytest.mark.parametrize("name", ["stage/seconds", "system/cpu_utilization_percentage", "lr_find/loss"])
+def test_the_parent_run_does_not_take_over_what_belongs_to_one_stage(name):
+    assert not name.startswith(CURVES)

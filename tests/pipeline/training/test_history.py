@@ -1,0 +1,108 @@
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+
+from pipeline.training.fit import EpochRecord, StepRecord
+from pipeline.training.history import best_metrics, describe_epoch, epoch_points, epoch_table, step_table
+
+
+def record(steps: int = 3, first: int = 11, epoch: int = 4) -> EpochRecord:
+    taken = [
+        StepRecord(first + index, 1.0 - 0.01 * index, {"early": 0.001 * (index + 1), "head": 0.01 * (index + 1)})
+        for index in range(steps)
+    ]
+    return EpochRecord(
+        epoch=epoch,
+        step=first + steps - 1,
+        cycle=2,
+        train_loss=0.5,
+        valid_loss=0.75,
+        valid_accuracy=0.875,
+        valid_macro_f1=0.85,
+        seconds=2.0,
+        images_per_second=1234.5,
+        steps=taken,
+    )
+
+
+def test_an_epochs_results_stand_at_its_last_step() -> None:
+    results = [point for point in epoch_points(record()) if not point[0].startswith("lr/")]
+    assert results == [
+        ("train/loss", 0.5, 13),
+        ("valid/loss", 0.75, 13),
+        ("valid/accuracy", 0.875, 13),
+        ("valid/macro_f1", 0.85, 13),
+        ("train/seconds", 2.0, 13),
+        ("overfit/gap", 0.25, 13),
+        ("throughput/images_per_second", 1234.5, 13),
+    ]
+
+
+def test_the_rates_of_a_short_epoch_stand_at_every_step_by_layer_group() -> None:
+    rates = [point for point in epoch_points(record()) if point[0].startswith("lr/")]
+    assert [point for point in rates if point[0] == "lr/head"] == [
+        ("lr/head", 0.01, 11),
+        ("lr/head", 0.02, 12),
+        ("lr/head", 0.03, 13),
+    ]
+    assert [step for name, _, step in rates if name == "lr/early"] == [11, 12, 13]
+    assert len(rates) == 6
+
+
+@pytest.mark.parametrize("steps", [1, 39, 40, 41, 80, 81, 1000, 12345])
+def test_a_long_epoch_logs_about_as_many_rates_as_one_of_forty_steps(steps: int) -> None:
+    logged = [step for name, _, step in epoch_points(record(steps)) if name == "lr/head"]
+    assert len(logged) <= 40
+    assert len(logged) >= min(steps, 20)
+    assert logged[0] == 11
+
+
+def test_thinned_rates_are_evenly_spaced_and_stay_with_their_steps() -> None:
+    thinned = [(rate, step) for name, rate, step in epoch_points(record(1000)) if name == "lr/head"]
+    assert {after[1] - before[1] for before, after in itertools.pairwise(thinned)} == {25}
+    assert all(math.isclose(rate, 0.01 * (step - 10)) for rate, step in thinned)
+
+
+def test_the_best_is_the_highest_accuracy_and_the_lowest_loss_of_any_epoch() -> None:
+    epochs = [
+        replace(record(), valid_accuracy=accuracy, valid_loss=loss)
+        for accuracy, loss in [(0.7, 0.5), (0.9, 0.4), (0.8, 0.6)]
+    ]
+    assert best_metrics(epochs) == {"best/valid_accuracy": 0.9, "best/valid_loss": 0.4}
+
+
+def test_the_epoch_table_has_a_row_per_epoch() -> None:
+    table = epoch_table([record(), record(first=14, epoch=5)])
+    assert table.iloc[0].to_dict() == {
+        "epoch": 4,
+        "step": 13,
+        "cycle": 2,
+        "train_loss": 0.5,
+        "valid_loss": 0.75,
+        "valid_accuracy": 0.875,
+        "valid_macro_f1": 0.85,
+        "seconds": 2.0,
+        "images_per_second": 1234.5,
+    }
+    assert table["epoch"].tolist() == [4, 5]
+    assert table["step"].tolist() == [13, 16]
+
+
+def test_a_table_of_no_epochs_still_has_its_columns() -> None:
+    assert {"epoch", "step", "train_loss", "valid_loss"} <= set(epoch_table([]).columns)
+
+
+def test_the_step_table_has_a_row_per_step_and_a_rate_per_layer_group() -> None:
+    table = step_table([record(), record(first=14, epoch=5)])
+    assert list(table.columns) == ["step", "loss", "early", "head"]
+    assert table["step"].tolist() == [11, 12, 13, 14, 15, 16]
+    assert table.iloc[1].to_dict() == pytest.approx({"step": 12, "loss": 0.99, "early": 0.002, "head": 0.02})
+
+
+def test_the_line_for_the_console_names_epoch_losses_and_accuracy() -> None:
+    line = describe_epoch(record())
+    assert "\n" not in line
+    for words in ("epoch 4", "train loss 0.5000", "valid loss 0.7500", "valid accuracy 0.8750", "images/s"):
+        assert words in line

@@ -1,0 +1,321 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.data.readers.sources import list_source
+from pipeline.recipe.recipe_file import build_recipe, read_recipe
+from pipeline.recipe.schema import Recipe, flatten, write_recipe
+from pipeline.runs.stage import Stage
+from pipeline.system.errors import UserError
+from stages import __main__ as door
+from stages.__main__ import COMMANDS as COMMAND_NAMES
+from stages.registry import OPTIONS, STAGES, Option
+
+PROJECT = Path(__file__).resolve().parents[2]
+NOT_COMMANDS = ("__init__", "__main__", "registry")
+COMMANDS = sorted(path.stem for path in (PROJECT / "stages").glob("*.py") if path.stem not in NOT_COMMANDS)
+SECONDS_AT_MOST = 1.5
+HEAVY = ("torch", "torchvision", "timm", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "pandas")
+
+
+class Outcome:
+    """What `python -m stages NAME` did: its exit code, words, seconds, and the modules that it imported."""
+
+    def __init__(self, words, folder):
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'x.db'}"}
+        for name in ("MLFLOW_RUN_ID", "PYTHONPROFILEIMPORTTIME"):
+            environment.pop(name, None)
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "stages", *words],
+            cwd=PROJECT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        self.seconds = time.perf_counter() - started
+        lines = done.stderr.splitlines()
+        self.code = done.returncode
+        self.shown = done.stdout
+        self.said = "\n".join(line for line in lines if not line.startswith("import time:"))
+        self.modules = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+        self.left_behind = list(folder.glob("x.db*"))
+
+
+def call(*words, folder):
+    """The outcome, of the better of two tries where the first was slow."""
+    first = Outcome(words, folder)
+    return first if first.seconds < SECONDS_AT_MOST else min(first, Outcome(words, folder), key=lambda one: one.seconds)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Folders that nobody can train on."""
+    (tmp_path / "empty").mkdir()
+    for picture in ("no picture/cat/1.png", "alone/cat/1.png"):
+        (tmp_path / picture).parent.mkdir(parents=True)
+        (tmp_path / picture).touch()
+    (tmp_path / "no picture" / "dog").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("main --fine_tune.cycle_length 2", ["On the command line: fine_tune.cycle_length", "fine_tune.cycle_len."]),
+        ("main --fine_tune.cycle_len=2.5", ["On the command line: fine_tune.cycle_len is 2.5", "a whole number"]),
+        ("main --recipe {folder}/nowhere.yaml", ["nowhere.yaml does not exist"]),
+        ("main --data {folder}/nowhere", ["data.source is {folder}/nowhere, which does not exist"]),
+        ("main --data {folder}/empty", ["{folder}/empty, where there is no class folder"]),
+        ("precompute --data.source={folder}/no?picture", ["The class dog has no picture", "{folder}/no picture/dog"]),
+        ("main --data {folder}/alone", ["one class alone, cat"]),
+        ("main --model.backbone resnet19", ["model.backbone is resnet19", "resnet18"]),
+        ("fine_tune", ["fine_tune needs an upstream run", "train_head", "-P upstream="]),
+        ("resize --upstream abc --precompute.image_px 64", ["precompute.image_px is fixed by the upstream run abc"]),
+        ("fine_tune --upstream abc --recipe {folder}/nowhere.yaml", ["nowhere.yaml does not exist"]),
+        ("predict --data {folder}", ["predict needs model, the address of a model", "-P model=<model>"]),
+        ("predict --model m --data {folder}/empty", ["data is {folder}/empty, where no file, at any depth"]),
+        ("predict --model m --data {folder}/alone --output a.xlsx", ["output is a.xlsx", ".parquet"]),
+        ("predict --model m --data {folder}/alone --batch_size 0", ["batch_size is 0"]),
+        ("predict --model m --data {folder}/alone --device tpu", ["device is tpu"]),
+        ("predict --modell m --data x", ["predict takes no modell; the nearest is model."]),
+        ("finetune", ["finetune is not a command; the nearest is fine_tune"]),
+        ("sweep --sweep.space {{seed:?{{type:?int,low:?1,high:?2}}}}", ["seed cannot vary"]),
+        ("compare", ["compare needs runs, the ids of two or more runs"]),
+        ("compare --runs abc", ["names 1 run; give two or more"]),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_exit_code_2_before_anything_heavy_is_imported(folders, words, named):
+    def fill(text):
+        return text.format(folder=folders).replace("?", " ")
+
+    outcome = call(*(fill(word) for word in words.split()), folder=folders)
+    assert outcome.code == 2, outcome.said
+    assert all(fill(name) in outcome.said for name in named), outcome.said
+    assert len(outcome.said.splitlines()) == 1
+    assert outcome.shown == ""
+    assert {"stages.registry", "argparse"} < outcome.modules
+    assert not outcome.modules.intersection(HEAVY)
+    assert outcome.left_behind == []
+    assert outcome.seconds < SECONDS_AT_MOST
+
+
+def test_help_lists_the_keys(tmp_path):
+    outcome = call("main", "--help", folder=tmp_path)
+    assert "--data FOLDER" in outcome.shown
+    assert "  fine_tune.cycle_mult = 2\n" in outcome.shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_that_comes_at_once(name, tmp_path):
+    outcome = call(name, "--help", folder=tmp_path)
+    assert outcome.code == 0
+    assert f"usage: python -m stages {name} " in outcome.shown
+    assert f"\n{name}: " in outcome.shown
+    assert not outcome.modules.intersection(HEAVY)
+    assert outcome.seconds < SECONDS_AT_MOST
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_key_of_any_command_is_reported_at_once(name, tmp_path):
+    words = ["--upstream", "abc"] if name in STAGES and STAGES[name].follows else []
+    outcome = call(name, *words, "--fine_tuna.lr", "1", folder=tmp_path)
+    assert outcome.code == 2
+    assert "fine_tuna" in outcome.said
+    assert len(outcome.said.splitlines()) == 1
+    assert not outcome.modules.intersection(HEAVY)
+    assert outcome.seconds < SECONDS_AT_MOST
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_the_door_lists_all_commands_with_a_line_each(words, tmp_path):
+    outcome = call(*words, folder=tmp_path)
+    assert outcome.code == 0
+    assert sorted(COMMAND_NAMES) == COMMANDS
+    for name in COMMANDS:
+        assert any(line.split()[0] == name and len(line.split()) > 5 for line in outcome.shown.splitlines() if line)
+    assert not outcome.modules.intersection(HEAVY)
+
+
+FIRST = Stage("first", ("precompute",))
+LATER = Stage("later", ("fine_tune", "augment"), follows=("first",))
+FINDER = Stage("finder", ("lr_find",), follows=("first",))
+USE = (Option("model", "a model"), Option("size", "a size", "32", int))
+
+
+@pytest.fixture(autouse=True)
+def usual_signals():
+    """`main` takes SIGTERM for itself, and Ctrl-C may be ignored where tests run in the background."""
+    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM was not taken"))
+    yield
+    for number, handler in usual.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def commands(monkeypatch):
+    """Commands of these tests' own, beside the project's."""
+    monkeypatch.setattr(door, "STAGES", {**STAGES, **{one.name: one for one in (FIRST, LATER, FINDER)}})
+    monkeypatch.setattr(door, "OPTIONS", {**OPTIONS, "use": USE})
+    monkeypatch.setattr(door, "_doc", lambda name: f"{name}: does something.")
+
+
+def start(*words, name="first", run=None):
+    """The exit code of the command line, and what it handed to the command."""
+    handed = []
+    module = SimpleNamespace(run=run or (lambda *given, **named: handed.append(given or named)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "_module", lambda name: module)
+        with pytest.raises(SystemExit) as ended:
+            door.main([name, *words])
+    return ended.value.code, handed
+
+
+def test_a_stage_is_handed_the_recipe_with_what_was_typed_over_it():
+    code, handed = start("--seed", "3", "--fine_tune.lr=[1e-5, 1e-4, 1e-3]", "--model.weights", "random")
+    wanted = flatten(read_recipe(door.DEFAULT_RECIPE))
+    wanted |= {"seed": 3, "fine_tune.lr": [1e-5, 1e-4, 1e-3], "model.weights": "random"}
+    ((recipe, upstream),) = handed
+    assert (code, flatten(recipe), upstream) == (0, wanted, None)
+
+
+def test_a_stage_is_handed_the_recipe_that_was_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("head: {hidden: 7}")
+    assert start("--recipe", str(tmp_path / "mine.yaml"))[1][0][0].head.hidden == 7
+
+
+def test_data_is_short_for_its_source(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / "2024" / label).mkdir(parents=True)
+        (tmp_path / "2024" / label / "1.png").touch()
+    assert start("--data", str(tmp_path / "2024"))[1][0][0].data.source == str(tmp_path / "2024")
+
+
+def test_empty_words_are_as_good_as_none():
+    assert start("--recipe", "", "--data", "") == start()
+
+
+def test_a_command_without_a_recipe_is_handed_its_options_by_name_as_they_were_parsed():
+    assert start("--model", "a b", "--size=7", name="use") == (0, [{"model": "a b", "size": 7}])
+    assert start("--model=m", name="use") == (0, [{"model": "m", "size": 32}])
+
+
+def test_its_mistakes_end_in_a_sentence_as_those_of_a_stage_do(capsys):
+    def run(model, size):
+        raise UserError("There is no such model.")
+
+    assert start("--model=m", name="use", run=run)[0] == 2
+    assert start(name="use")[0] == 2
+    assert start("--model=m", "stray", name="use")[0] == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ["There is no such model.", "use needs model, a model: -P model=<model>."]
+    assert said[2].startswith("'stray' stands alone")
+
+
+def test_the_checks_of_a_stage_come_before_it_is_run(monkeypatch, capsys):
+    def refuse(recipe):
+        raise UserError(f"Seed {recipe.seed} is no good.")
+
+    monkeypatch.setattr(door, "STAGES", {"first": Stage("first", checks=(refuse,))})
+    assert start("--seed", "7") == (2, [])
+    assert capsys.readouterr().err == "Seed 7 is no good.\n"
+
+
+def test_a_mistake_that_a_stage_finds_ends_in_its_sentence(capsys):
+    def run(recipe, upstream):
+        raise UserError("The loss is NaN at step 3.")
+
+    assert start(run=run)[0] == 2
+    assert capsys.readouterr().err == "The loss is NaN at step 3.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stage_that_is_stopped_says_so(capsys, number):
+    def run(recipe, upstream):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    assert start(run=run)[0] == 130
+    assert capsys.readouterr().err == (
+        "first was stopped; its run is marked KILLED. The same command resumes from the last backup.\n"
+    )
+
+
+def test_an_error_of_ours_is_not_hidden():
+    def run(recipe, upstream):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        start(run=run)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stray"], "'stray' stands alone on the command line; write --KEY VALUE"),
+        (["--=3"], "'--=3' stands alone"),
+        (["--seed"], "--seed has no value; write --seed VALUE."),
+        (["--model.weights", "nowhere.pth"], "model.weights is nowhere.pth, which does not exist"),
+        (["--upstream", "abc"], "On the command line: upstream is not a key"),
+        (["--see", "3"], "On the command line: see is not a key of a recipe; the nearest is seed."),
+    ],
+)
+def test_what_was_typed_wrong_is_reported(capsys, words, said):
+    assert start(*words) == (2, [])
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("key", ["fine_tune.lr", "augment.crop"])
+def test_a_wrong_value_for_a_later_stage_is_reported_before_its_upstream_run_is_looked_for(capsys, key):
+    assert start("--upstream", "abc", f"--{key}", "quick", name="later") == (2, [])
+    assert f"{key} is 'quick'" in capsys.readouterr().err
+
+
+def test_inputs_are_checked_without_being_opened(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.png").write_bytes(b"no picture")
+    door.check_inputs(build_recipe({"data": str(tmp_path)}, {}, "here"))
+    assert len(list_source(str(tmp_path), Recipe().data.extensions).paths) == 2
+
+
+@pytest.fixture
+def upstream(tmp_path, monkeypatch):
+    """The id of a run with a recipe of its own; the tracking server, seconds to import, is left out."""
+    recipe = build_recipe({"seed": 5, "precompute": {"image_px": 96}, "fine_tune": {"cycles": 4}}, {}, "here")
+    (tmp_path / "abc.yaml").write_text(write_recipe(recipe))
+    tracking = SimpleNamespace(
+        run_of=lambda run_id: SimpleNamespace(run_id=run_id), artifact=lambda run_id, name: tmp_path / f"{run_id}.yaml",
+        use_experiment=lambda name: None, use_experiment_of=lambda run_id: None, tag_reason=lambda *_: None,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pipeline.tracking", tracking)
+    return "abc"
+
+
+def test_a_later_stage_has_the_recipe_of_its_upstream_run(upstream, tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 9\nfine_tune: {cycle_len: 3}\nprecompute: {image_px: 64}")
+    recipe, run_id = start("--upstream", upstream, name="later")[1][0]
+    assert run_id == upstream
+    assert (recipe.seed, recipe.precompute.image_px, recipe.fine_tune.cycles) == (5, 96, 4)
+
+    words = ["--upstream", upstream, "--recipe", str(tmp_path / "mine.yaml"), "--fine_tune.lr", "1e-3"]
+    recipe, _ = start(*words, "--reuse", "never", name="later")[1][0]
+    assert (recipe.seed, recipe.precompute.image_px) == (5, 96)
+    assert (recipe.fine_tune.cycles, recipe.fine_tune.cycle_len) == (2, 3)
+    assert (recipe.fine_tune.lr, recipe.reuse) == (1e-3, "never")
+
+
+def test_what_was_typed_for_a_later_stage_is_checked_together_with_the_recipe_of_its_upstream_run(upstream, capsys):
+    words = ["--upstream", upstream, "--lr_find.start_lr", "20"]
+    recipe, _ = start(*words, "--lr_find.end_lr", "100", name="finder")[1][0]
+    assert (recipe.lr_find.start_lr, recipe.lr_find.end_lr) == (20, 100)
+    assert start(*words, name="finder") == (2, [])
+    assert capsys.readouterr().err.startswith("On the command line: lr_find.start_lr is 20, which is not below")

@@ -1,0 +1,66 @@
+"""The parsers of options, and the checks of a recipe that need no torch."""
+
+import pytest
+
+from pipeline.recipe.schema import Precompute, Recipe, TrainHead
+from pipeline.system.errors import UserError
+from stages.registry import check_stored_heads, parse_batch_size, parse_device, parse_output, parse_run_ids
+
+
+def test_run_ids_are_separated_by_commas():
+    assert parse_run_ids("a, b,c,") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "names 0 run"), ("a", "names 1 run; give two or more"), ("a,b,a", "runs names a twice")]
+)
+def test_fewer_than_two_runs_or_the_same_twice_are_refused(text, words):
+    with pytest.raises(UserError, match=words):
+        parse_run_ids(text)
+
+
+def test_the_output_is_a_csv_or_parquet_file_in_an_existing_folder(tmp_path):
+    assert parse_output(str(tmp_path / "out.Parquet")) == tmp_path / "out.Parquet"
+    with pytest.raises(UserError, match=r"ends neither in .csv nor in .parquet"):
+        parse_output("out.xlsx")
+    with pytest.raises(UserError, match="there is no folder"):
+        parse_output(str(tmp_path / "nowhere" / "out.csv"))
+
+
+def test_the_output_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_output("~/out.csv") == tmp_path / "out.csv"
+
+
+def test_a_batch_size_is_a_whole_number_from_1_up():
+    assert [parse_batch_size(text) for text in ("1", "32")] == [1, 32]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", ""])
+def test_other_batch_sizes_are_refused(text):
+    with pytest.raises(UserError, match=f"^batch_size is {text}; give a whole number from 1 up.$"):
+        parse_batch_size(text)
+
+
+def test_a_device_is_auto_cpu_or_cuda():
+    assert [parse_device(text) for text in ("auto", "cpu", "cuda")] == ["auto", "cpu", "cuda"]
+
+
+@pytest.mark.parametrize("text", ["gpu", "CPU", "cuda:0", ""])
+def test_other_devices_are_refused(text):
+    with pytest.raises(UserError, match=f"^device is {text}; give auto, cpu or cuda.$"):
+        parse_device(text)
+
+
+def test_the_default_recipe_trains_a_head_that_others_can_be_compared_with():
+    check_stored_heads(Recipe())
+
+
+def test_without_training_on_stored_activations_there_is_no_head_to_compare_with():
+    with pytest.raises(UserError, match=r"^train_head\.stored_epochs is 0, .*; set it to 1 or more\.$"):
+        check_stored_heads(Recipe(train_head=TrainHead(stored_epochs=0)))
+
+
+def test_activations_below_other_layers_than_the_head_cannot_be_used():
+    with pytest.raises(UserError, match=r"below the late layer group, .*; run precompute with precompute\.cut=head\.$"):
+        check_stored_heads(Recipe(precompute=Precompute(cut="late")))
