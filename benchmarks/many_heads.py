@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-# As the commands do, before torch is loaded: see pipeline/command.py.
+# As the commands do, before torch is loaded: see stages/__main__.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import numpy as np
@@ -28,8 +28,9 @@ from pipeline.data.loader import Split
 from pipeline.models.activations import activation_batches
 from pipeline.models.network import build_head
 from pipeline.system.device import choose_device
-from pipeline.training.fit import fit
+from pipeline.training.fit import Phase, fit
 from pipeline.training.heads.many_heads import HeadSetting, train_heads
+from pipeline.training.heads.stacked_heads import HeadShape
 from pipeline.training.optim import head_optimizer
 
 TRAIN, VALID, WIDTH, CLASSES, BATCH_SIZE, EPOCHS = 1575, 393, 2560, 2, 32, 5
@@ -59,16 +60,16 @@ def compare(
 ) -> None:
     """Print the seconds of both ways, and how many times shorter the one is."""
     chosen = np.random.default_rng(1).choice(len(settings), min(SAMPLE, len(settings)), replace=False)
-    sample = [settings[index] for index in chosen]
+    sample, shape = [settings[index] for index in chosen], HeadShape(WIDTH, CLASSES, hidden)
     quiet = contextlib.redirect_stdout(io.StringIO())  # progress
     with quiet:
         one_by_one(sample[:1], hidden, train, valid, epochs=1)  # what is set up once is not counted
-        train_heads(settings[:SEEDS], CLASSES, hidden, train, valid, [1])
+        train_heads([replace(one, stored_epochs=1) for one in settings[:SEEDS]], shape, train, valid)
     apart, together = [], []
     for _ in range(repeats):
         with quiet:
             apart.append(scaled(len(settings) / len(sample), lambda: one_by_one(sample, hidden, train, valid, EPOCHS)))
-            together.append(scaled(1, lambda: train_heads(settings, CLASSES, hidden, train, valid, [EPOCHS])))
+            together.append(scaled(1, lambda: train_heads(settings, shape, train, valid)))
     wall, of_cpu = (
         statistics.median(one[kind] / all_[kind] for one, all_ in zip(apart, together, strict=True)) for kind in (0, 1)
     )
@@ -81,7 +82,7 @@ def compare(
 
 
 def scaled(times: float, work: Callable[[], object]) -> tuple[float, float]:
-    """The seconds, and the CPU's seconds, of `work`, times `times`; when the device has done all it was told to do."""
+    """The seconds, and the CPU's seconds, of `work`, times `times`; until the device has finished."""
     started = time.perf_counter(), time.process_time()
     work()
     if torch.cuda.is_available():
@@ -108,7 +109,7 @@ def draw(heads: int, dropouts: Sequence[float]) -> list[HeadSetting]:
         lr, decay = (float(10 ** random.uniform(*ends)) for ends in ((-4, -1), (-4, -0.5)))
         smoothing = float(random.choice([0.0, 0.1]))
         dropout = dropouts[index % len(dropouts)]
-        drawn += [HeadSetting(seed, lr, decay, dropout, smoothing) for seed in range(SEEDS)]
+        drawn += [HeadSetting(lr, decay, dropout, smoothing, EPOCHS, seed) for seed in range(SEEDS)]
     return drawn
 
 

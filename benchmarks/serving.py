@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Before torch is loaded, as the commands do: see pipeline/command.py.
+# As the commands do, before torch is loaded: see stages/__main__.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import mlflow
@@ -75,8 +75,8 @@ def log_model(folder: Path, example: bytes) -> str:
     with tracking.open_run("serving", {}, {}):
         dataset = tracking.log_dataset("elpv", folder, "0", "test")
         return tracking.log_classifier(
-            SERVED_MODEL, folder / "served", folder / "card.md", pinned(), CHECKPOINT.classes, TOP_K, example,
-            {"test/accuracy": 0.5}, 0, dataset,
+            tracking.ModelFiles(SERVED_MODEL, folder / "served", folder / "card.md", pinned()), CHECKPOINT.classes,
+            TOP_K, example, {"test/accuracy": 0.5}, 0, dataset,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.sweep                         # 20 trials over fine_tune's keys, on a part of the packaged set
     python -m benchmarks.sweep --parts bookkeeping     # four workers side by side
 
-A separate run is `python -m stages.main` with a trial's values and nothing reused. A few are run, with values of trials
+A separate run is `python -m stages main` with a trial's values and nothing reused. A few are run, with values of trials
 that took the longest, the shortest and between, and stand for all. About half an hour on two quiet cores.
 """
 
@@ -22,6 +22,13 @@ from statistics import mean
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.data.readers.sources import list_source
+from pipeline.recipe.recipe_file import build_recipe
+from pipeline.runs import runner
+from pipeline.sweep import study_run, workers
+from pipeline.sweep.workers import run_worker
+from stages import sweep
+
 SPACE = {
     "fine_tune.cycle_len": {"type": "int", "low": 1, "high": 2},
     "fine_tune.cycle_mult": {"type": "int", "low": 1, "high": 2},
@@ -32,7 +39,7 @@ SPACE = {
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def main(pictures: int, trials: int, mains: int, workers: int, parts: list[str]) -> None:
+def main(pictures: int, trials: int, mains: int, processes: int, parts: list[str]) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -40,17 +47,17 @@ def main(pictures: int, trials: int, mains: int, workers: int, parts: list[str])
         if "time" in parts:
             _compare(folder, trials, mains)
         if "bookkeeping" in parts:
-            _sweep(folder / "beside", folder / "cells", trials, "none", workers)
+            _sweep(folder / "beside", folder / "cells", trials, "none", processes)
             shares = [json.loads(path.read_text()) for path in (folder / "beside").glob("share-*.json")]
             outside = 1 - sum(one["work"] for one in shares) / sum(one["trials"] for one in shares)
-            print(f"bookkeeping with {workers} workers: {outside:.2%} of their trials' time")
+            print(f"bookkeeping with {processes} workers: {outside:.2%} of their trials' time")
 
 
 def _compare(folder: Path, trials: int, mains: int) -> None:
     seconds, study = _sweep(folder / "whole", folder / "cells", trials, "none", 1)
     complete = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=_seconds)
-    places = [round((index + 0.5) * len(complete) / mains - 0.5) for index in range(mains)]
-    separate = trials * mean(_separate(folder / "separate", folder / "cells", complete[place]) for place in places)
+    chosen = [complete[round((index + 0.5) * len(complete) / mains - 0.5)] for index in range(mains)]
+    separate = trials * mean(_separate(folder / "separate", folder / "cells", trial) for trial in chosen)
     pruned_seconds, pruned_study = _sweep(folder / "pruned", folder / "cells", trials, "hyperband", 1)
     pruned = pruned_study.get_trials(states=(TrialState.PRUNED,))
     print(f"{trials} separate runs: {separate:.0f} s (from {mains} of them)")
@@ -59,12 +66,12 @@ def _compare(folder: Path, trials: int, mains: int) -> None:
     print(f"best valid accuracy: {study.best_value:.4f}, with pruning {pruned_study.best_value:.4f}")
 
 
-def _sweep(folder: Path, pictures: Path, trials: int, pruner: str, workers: int) -> tuple[float, optuna.Study]:
+def _sweep(folder: Path, pictures: Path, trials: int, pruner: str, processes: int) -> tuple[float, optuna.Study]:
     """(Seconds of all of a sweep's trials and of what they share, its study)."""
     folder.mkdir()
     url = f"sqlite:///{folder}/sweeps.db"
     settings = {
-        "data.source": str(pictures), "sweep.storage": url, "sweep.trials": trials, "sweep.workers": workers,
+        "data.source": str(pictures), "sweep.storage": url, "sweep.trials": trials, "sweep.workers": processes,
         "sweep.pruner": pruner, "sweep.space": json.dumps(SPACE), "sweep.name": "measured",
     }  # fmt: skip
     began = time.perf_counter()
@@ -78,26 +85,19 @@ def _separate(folder: Path, pictures: Path, trial: FrozenTrial) -> float:
     folder.mkdir()
     values = [word for key, value in trial.params.items() for word in (f"--{key}", str(value))]
     began = time.perf_counter()
-    _python(["-m", "stages.main", "--data", str(pictures), "--reuse", "never", *values], folder)
+    _python(["-m", "stages", "main", "--data", str(pictures), "--reuse", "never", *values], folder)
     return time.perf_counter() - began
 
 
 def measured(settings: Mapping[str, object]) -> None:
-    """All of a sweep but its end, with workers that note how much of their time was work."""
-    from pipeline.recipe.recipe_file import build_recipe
-    from pipeline.sweep import best, work
-    from stages import sweep
-
-    work.work = timed_work
-    best.evaluate_best = lambda *arguments: None  # type: ignore[assignment]
+    """All of a sweep but its end, with workers that record how much of their time was work."""
+    workers.run_worker = timed_worker
+    study_run.evaluate_best = lambda *arguments: None
     sweep.run(build_recipe({}, {key: str(value) for key, value in settings.items()}, "the benchmark"))
 
 
-def timed_work(place: int, *arguments: object) -> bool:
+def timed_worker(index: int, *arguments: object) -> bool:
     """A worker that leaves a file with the seconds of its trials, and of the stages' work within them."""
-    from pipeline.runs import upstream as execute
-    from pipeline.sweep import work
-
     spent = {"work": 0.0, "trials": 0.0}
 
     def timed(name: str, function):  # type: ignore[no-untyped-def]
@@ -110,13 +110,11 @@ def timed_work(place: int, *arguments: object) -> bool:
 
         return run
 
-    run_stage = execute.run_stage
-    execute.run_stage = lambda stage, recipe, chain, inputs, job, *more: run_stage(
-        stage, recipe, chain, inputs, timed("work", job), *more
-    )
-    work.run_trial = timed("trials", work.run_trial)
-    done = work.work(place, *arguments)  # type: ignore[arg-type]
-    Path(f"share-{place}.json").write_text(json.dumps(spent))
+    run = runner._run
+    runner._run = lambda stage, up, fingerprint, job, work: run(stage, up, fingerprint, job, timed("work", work))
+    workers.run_trial = timed("trials", workers.run_trial)
+    done = run_worker(index, *arguments)  # type: ignore[arg-type]
+    Path(f"share-{index}.json").write_text(json.dumps(spent))
     return done
 
 
@@ -125,16 +123,14 @@ def _seconds(trial: FrozenTrial) -> float:
 
 
 def _python(arguments: list[str], folder: Path) -> None:
-    places = {"THAW_CACHE": f"{folder}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    environment = os.environ | places | {"PYTHONPATH": str(PROJECT), "GOMP_SPINCOUNT": "0"}
+    variables = {"THAW_CACHE": f"{folder}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    environment = os.environ | variables | {"PYTHONPATH": str(PROJECT), "GOMP_SPINCOUNT": "0"}
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
 
 
 def _copy_pictures(folder: Path, pictures: int) -> None:
-    from pipeline.data.readers.sources import list_source
-
     listing = list_source("elpv", [])
     step = len(listing.paths) // pictures
     for path, label in list(zip(listing.paths, listing.labels, strict=True))[:: max(step, 1)]:

@@ -32,13 +32,19 @@ from pipeline.data.manifest import build_manifest
 from pipeline.data.nvjpeg import choose_decoder
 from pipeline.data.readers.sources import list_source
 from pipeline.data.stored_pixels import StoredPixels, open_pixels, write_rows
-from pipeline.models.activations import activation_batches, open_activations, read_activations, write_activations
+from pipeline.models.activations import (
+    StoreSettings,
+    activation_batches,
+    open_activations,
+    read_activations,
+    write_activations,
+)
 from pipeline.models.body import build_body
 from pipeline.models.cut import cut_network
 from pipeline.models.layer_groups import training_mode
 from pipeline.models.network import Network
 from pipeline.system.device import choose_device, mixed_precision
-from pipeline.training.fit import EpochRecord, fit, train_step
+from pipeline.training.fit import EpochRecord, Phase, fit, train_step
 from pipeline.training.optim import head_optimizer, thaw, thaw_above
 from pipeline.training.schedule import group_rates
 
@@ -98,7 +104,7 @@ def measure_fine_tune(network, pixels, batch_size, device, repeats) -> None:
             train_step(network, optimizer, images, targets)
 
     def epoch(number: int) -> float:
-        return next(record for record in fit(Phase(network, optimizer, train, valid, [1]), epochs_before=number)).seconds
+        return epoch_of(Phase(network, optimizer, train, valid, [1]), number).seconds
 
     report("fine-tuning epoch", "bare steps", len(train) * batch_size, bare, epoch, repeats, device)
 
@@ -119,7 +125,7 @@ def measure_precompute(network, pixels, batch_size, device, repeats) -> None:
     def precompute(_: int) -> float:
         stored = np.lib.format.open_memmap(place, "w+", np.float16, (len(rows), network.width))
         started = time.perf_counter()
-        write_activations(stored, network, pixels, rows, batch_size, device)
+        write_activations(stored, network, pixels, rows, StoreSettings(batch_size, "float16", device))
         return time.perf_counter() - started
 
     report("precompute", "forward passes", len(rows), bare, precompute, repeats, device)
@@ -131,11 +137,13 @@ def measure_head(network, pixels, batch_size, device, repeats) -> None:
     whole_train, whole_valid = pixel_batches(pixels, split, HOW, batch_size, device, 0)
     optimizer = thaw(network, "body", {"head": 1e-3}, 0.01)
     frozen = statistics.median(
-        next(iter(fit(Phase(network, optimizer, whole_train, whole_valid, [1]), epochs_before=number))).images_per_second
+        epoch_of(Phase(network, optimizer, whole_train, whole_valid, [1]), number).images_per_second
         for number in range(3)
     )
-    parts = {"benchmark": "throughput"}
-    stored = read_activations(open_activations(network, pixels, parts, StoreSettings(batch_size, "float16", device)))
+    key_parts = {"benchmark": "throughput"}
+    stored = read_activations(
+        open_activations(network, pixels, key_parts, StoreSettings(batch_size, "float16", device))
+    )
     # As many rows as an epoch of some seconds has.
     stored = np.resize(stored, (max(len(stored), 200 * batch_size) + VALID, network.width))
     split = split_of(stored)
@@ -156,9 +164,7 @@ def measure_head(network, pixels, batch_size, device, repeats) -> None:
             optimizer.step()
 
     def epoch(number: int) -> float:
-        record = next(iter(fit(Phase(network.head, optimizer, train, valid, [1]), epochs_before=number)))
-        assert isinstance(record, EpochRecord)
-        return record.seconds
+        return epoch_of(Phase(network.head, optimizer, train, valid, [1]), number).seconds
 
     rate = report("head epoch", "barest loop", len(train) * batch_size, bare, epoch, repeats, device)
     print(f"  and {rate / frozen:,.0f} times as fast as an epoch of the head without a store ({frozen:,.0f} images/s)")
@@ -168,8 +174,10 @@ def measure_late(network, pixels, batch_size, device, repeats) -> None:
     """Part `late`."""
     split, rates = split_of(pixels), {"late": 1e-4, "head": 1e-3}
     halves = cut_network(network, "late", pixels.shape[1])
-    parts = {"benchmark": "throughput", "cut": "late"}
-    stored = read_activations(open_activations(network, pixels, parts, StoreSettings(batch_size, "float16", device), halves))
+    key_parts = {"benchmark": "throughput", "cut": "late"}
+    stored = read_activations(
+        open_activations(network, pixels, key_parts, StoreSettings(batch_size, "float16", device), halves)
+    )
     mb = stored.nbytes / len(stored) / 1e6
     print(f"stored in front of the late group: {' x '.join(map(str, halves.shape))}, {mb:.3f} MB a picture in float16")
     above, optimizer = thaw_above(network, "late", pixels.shape[1], "early", rates, 0.01)
@@ -201,12 +209,12 @@ def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
         small.resize((256, 256)).save(root / f"class {number % 2}" / f"{number}.jpg", quality=90)
     manifest = build_manifest(list_source(str(root), [".jpg"]), 0.2, 0.2, 0.0, 0)
     decoded = DecodedPixels(manifest, pixels.shape[1], "crop", decoder)
-    parts = list(np.array_split(np.arange(len(decoded)), max(len(decoded) // 256, 1)))
+    chunks = list(np.array_split(np.arange(len(decoded)), max(len(decoded) // 256, 1)))
     rates = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
         fetch, workers = prefetching_fetcher(decoded, device)
-        for _ in prefetch(fetch, parts, device, workers):
+        for _ in prefetch(fetch, chunks, device, workers):
             pass
         wait_for(device)
         rates.append(len(decoded) / (time.perf_counter() - started))
@@ -214,6 +222,13 @@ def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
     open_pixels(manifest, pixels.shape[1], "crop", decoder=decoder)
     built = len(decoded) / (time.perf_counter() - started)
     print(f"JPEGs, {decoder}: {statistics.median(rates[1:]):,.0f} images/s to the device, {built:,.0f} into a store")
+
+
+def epoch_of(phase: Phase, number: int) -> EpochRecord:
+    """Train one epoch, after `number` others."""
+    record = next(iter(fit(phase, epochs_before=number)))
+    assert isinstance(record, EpochRecord)
+    return record
 
 
 def split_of(stored) -> Split:

@@ -1,7 +1,8 @@
-"""Housekeeping: `python -m pipeline cache list|verify|clear` looks after the stores in the cache, and
+"""Housekeeping: `python -m pipeline cache list|verify|clear` lists, checks and removes the stores in the cache, and
 `python -m pipeline tracking send` sends what was logged while the tracking server was away."""
 
 import argparse
+import importlib
 import re
 import sys
 import time
@@ -15,11 +16,13 @@ from pipeline.cache.store import cache_folder
 from pipeline.system.console import duration, say, table, warn
 from pipeline.system.disk import free_bytes
 from pipeline.system.errors import UserError
-from pipeline.tracking.contact import send_leftovers
+
+SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
+RUNS_SHOWN = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """One that tells what is wrong in one sentence."""
+    """One that reports a mistake in one sentence."""
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""
@@ -27,8 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; gives the exit code: 0, 1 where something is damaged, or 2 for what the user has
-    to see to."""
+    """Run a command; gives the exit code: 0, 1 if a store is damaged, or 2 for what the user has to fix."""
     parser = Parser(prog="python -m pipeline", description=__doc__, allow_abbrev=False)
     things = parser.add_subparsers(required=True, metavar="THING")
     add_cache_commands(things)
@@ -46,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _send(given: argparse.Namespace) -> int:
-    """Send what processes that are no more have left in the outbox."""
-    results = list(send_leftovers())
+    """Send what processes that have ended left in the outbox."""
+    # By name, since MLflow takes seconds to load, and the other commands do without it.
+    results = list(importlib.import_module("pipeline.tracking.contact").send_leftovers())
     for run in results:
         if run.sent:
             say(f"Sent {run.sent} entries of run {run.run_id} to {run.server}.")
@@ -58,26 +61,18 @@ def _send(given: argparse.Namespace) -> int:
     return 2 if any(run.left for run in results) else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-_SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
-_SHOWN_RUNS = 2
-
-
 def add_cache_commands(things: "argparse._SubParsersAction[Any]") -> None:
-    """Add `cache` and what it does to the command line; each leaves a function from it to the exit code."""
+    """Add `cache` and its commands to the command line; each sets `command`, a function that gives the exit code."""
     commands = things.add_parser("cache", help="the stores in the cache").add_subparsers(
         required=True, metavar="list|verify|clear"
     )
-    commands.add_parser("list", help="what there is, how large, for which runs").set_defaults(command=_list)
+    commands.add_parser("list", help="all stores, with their sizes and runs").set_defaults(command=_list)
     checking = commands.add_parser("verify", help="check the contents of all stores; exit code 1 if any is damaged")
     checking.add_argument("--remove", action="store_true", help="remove the damaged ones")
     checking.set_defaults(command=_verify)
     clearing = commands.add_parser("clear", help="remove what no process is using; all of it without options")
     clearing.add_argument(
-        "--older-than", type=_read_age, metavar="AGE", help="what was not used for so long: 12h, 30d, 2w"
+        "--older-than", type=_read_age, metavar="AGE", help="what was not used for this long: 12h, 30d, 2w"
     )
     clearing.add_argument(
         "--max-gb", type=_read_gb, metavar="GB", help="the least recently used, until the rest takes no more than this"
@@ -145,7 +140,7 @@ def _read_age(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text} is no age; give a number of hours, days or weeks, as 12h, 30d or 2w")
-    return float(found[1]) * _SECONDS[found[2]]
+    return float(found[1]) * SECONDS[found[2]]
 
 
 def _read_gb(text: str) -> float:
@@ -155,9 +150,13 @@ def _read_gb(text: str) -> float:
 
 
 def _format_age(seconds: float) -> str:
-    return f"{seconds / _SECONDS['d']:.0f} d" if seconds >= 2 * _SECONDS["d"] else duration(max(seconds, 0.0))
+    return f"{seconds / SECONDS['d']:.0f} d" if seconds >= 2 * SECONDS["d"] else duration(max(seconds, 0.0))
 
 
 def _format_runs(runs: list[str]) -> str:
-    shown = ", ".join(run[:8] for run in runs[-_SHOWN_RUNS:])
-    return f"{shown} and {len(runs) - _SHOWN_RUNS} more" if len(runs) > _SHOWN_RUNS else shown
+    shown = ", ".join(run[:8] for run in runs[-RUNS_SHOWN:])
+    return f"{shown} and {len(runs) - RUNS_SHOWN} more" if len(runs) > RUNS_SHOWN else shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Before torch is loaded, as the commands do: see stages/__main__.py.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 import mlflow
 import numpy as np
 import pandas as pd
@@ -20,21 +23,17 @@ from pipeline.models.classifier import TOP_K, Probabilities, answer_table, load_
 from pipeline.system.device import choose_device
 from pipeline.system.parallel import in_parallel
 
-# Before torch is loaded, as the commands do: see pipeline/command.py.
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-
-
 BATCH_SIZE = 32
 
 
 class PictureClassifier(PythonModel):
     """Takes a table with a column `image` of pictures (see `picture_input.picture_bytes`), and gives `label`,
     `confidence`, a column `probability/<class>` for each class, and the `top_k` likeliest classes as `top_labels`
-    and `top_probabilities`. What is wrong with a request is told as MLflow's INVALID_PARAMETER_VALUE, which its
-    server answers with 400."""
+    and `top_probabilities`. A mistake in a request is raised as MLflow's INVALID_PARAMETER_VALUE, which its server
+    answers with 400."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Build the network from the checkpoint that was logged with the model, on the GPU where there is one."""
+        """Build the network from the checkpoint that was logged with the model, on the GPU if there is one."""
         self.classifier = load_classifier(Path(context.artifacts["checkpoint"]), choose_device("auto"))
 
     def predict(
@@ -57,7 +56,7 @@ class PictureClassifier(PythonModel):
         row, picture = row_and_picture
         try:
             return self.classifier.decode(picture_bytes(picture))
-        except Exception as error:  # Pillow's decoders raise whatever their format's parser does
+        except Exception as error:  # each of Pillow's decoders has errors of its own
             raise _refusal(f"Row {row} of column image is no picture that can be decoded: {error}") from None
 
 

@@ -43,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if name in STAGES:
             stage = STAGES[name]
             recipe, upstream = _read(stage, rest)
+            data = check_inputs(recipe) if upstream is None else ""
             for check in stage.checks:
                 check(recipe)
+            _use_experiment(data, upstream)
             _module(name).run(recipe, upstream)
         elif name in OPTIONS:
             options = _read_options(name, OPTIONS[name], rest)
@@ -56,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _exit_after(name, work)
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Raises UserError if there is no such backbone, no such weights, or nothing to train on."""
+def check_inputs(recipe: Recipe) -> str:
+    """The name of the data; UserError if there is no such backbone, no such weights, or nothing to train on."""
     check_backbone(recipe.model.backbone)
     find_weights(recipe.model.backbone, recipe.model.weights, recipe.seed)
-    list_source(recipe.data.source, recipe.data.extensions)
+    return list_source(recipe.data.source, recipe.data.extensions).name
 
 
 def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
@@ -120,9 +122,7 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
     overrides = _overrides(rest) | short | ({"data": known.data} if getattr(known, "data", "") else {})
     upstream = getattr(known, "upstream", "")
     if not stage.follows:
-        recipe = read_recipe(Path(known.recipe or DEFAULT_RECIPE), overrides)
-        check_inputs(recipe)
-        return recipe, None
+        return read_recipe(Path(known.recipe or DEFAULT_RECIPE), overrides), None
     if not upstream:
         raise UserError(
             f"{stage.name} needs an upstream run; give the id of a run of {' or '.join(stage.follows)}: "
@@ -179,6 +179,15 @@ def _overrides(rest: Sequence[str]) -> dict[str, str]:
             value = waiting.pop(0)
         overrides[key] = value
     return overrides
+
+
+def _use_experiment(data: str, upstream: str | None) -> None:
+    """The experiment named after the data, or the upstream run's; unless the user named one."""
+    tracking = importlib.import_module("pipeline.tracking")
+    if upstream is None:
+        tracking.use_experiment(data)
+    else:
+        tracking.use_experiment_of(upstream)
 
 
 def _module(name: str) -> Any:

@@ -10,6 +10,7 @@ from pipeline.system.console import say
 
 def run(runs: Sequence[str]) -> None:
     """Read every run of these ids, and log a run of its own with the report."""
+    tracking.use_experiment_of(runs[0])
     tags = {tracking.STAGE: "compare", "thaw.compared": ", ".join(runs)}
     with tracking.open_run("compare", tags, {"runs": ",".join(runs)}) as run_id:
         evaluated = [read_evaluated_run(one) for one in runs]

@@ -14,6 +14,7 @@ def run(model: str, data: tuple[Path, list[Path]], output: Path, batch_size: int
     """Predict every picture of `data`, a folder and the pictures in it; the run keeps the table, and how many pictures
     got each label."""
     root, pictures = data
+    tracking.use_experiment(root.resolve().name)
     params = {"model": model, "data": str(root), "output": str(output), "batch_size": batch_size, "device": device}
     with tracking.open_run("predict", {tracking.STAGE: "predict", tracking.MODEL: model}, params) as run_id:
         classifier = load_classifier(tracking.model_checkpoint(model), choose_device(device))

@@ -131,7 +131,7 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The manifest that `save_manifest` wrote; UserError if it is damaged, changed, or names a file outside its root."""
+    """The manifest that `save_manifest` wrote; UserError if it is damaged, changed, or names files outside its root."""
     as_text = dict.fromkeys(TEXT_COLUMNS, str)
     try:
         facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

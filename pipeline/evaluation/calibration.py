@@ -1,4 +1,4 @@
-"""Calibration: whether the model is right as often as it is sure, and one temperature that mends it.
+"""Calibration: how far confidence and accuracy lie apart, and one temperature that corrects it.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 Probabilities = npt.NDArray[np.float64]
 Targets = npt.NDArray[np.int64]
 BINS = 15
-# Where every picture is right no temperature is low enough, and none high enough where all are wrong.
+# The best temperature is 0 where every picture is right, and infinite where all are wrong.
 LOWEST, HIGHEST = 0.1, 10.0
 SMALLEST = np.finfo(np.float64).tiny
 
@@ -20,8 +20,8 @@ SMALLEST = np.finfo(np.float64).tiny
 def fit_temperature(probabilities: Probabilities, targets: Targets) -> float:
     """The temperature, from 0.1 to 10, with the lowest cross-entropy on `probabilities` (pictures, classes).
 
-    Above 1 the model is too sure, below 1 not sure enough. To be fitted on validation pictures alone. Without any
-    picture it is 1, which changes nothing.
+    Above 1 the model is over-confident, below 1 under-confident. Fit it on validation pictures alone. Without pictures
+    it is 1, which changes nothing.
     """
     if len(targets) == 0:
         return 1.0
@@ -41,7 +41,7 @@ def fit_temperature(probabilities: Probabilities, targets: Targets) -> float:
 
 
 def apply_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """softmax(log p / temperature), which is what scaling the logits gives; the order of the classes stays."""
+    """softmax(log p / temperature), the same as scaling the logits; the order of the classes stays."""
     scaled = _logits(probabilities) / temperature
     raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     calibrated: Probabilities = raised / raised.sum(axis=1, keepdims=True)

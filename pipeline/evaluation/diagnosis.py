@@ -1,7 +1,4 @@
-"""What is wrong with a model or its pictures, told in words: the numbers it rests on, and what to try next.
-
-Rates are evaluated in `rate_diagnosis`, from the epochs of training.
-"""
+"""Verdicts on a model, its pictures and its learning rates: the numbers behind each, and what to try next."""
 
 import math
 from collections.abc import Mapping
@@ -16,23 +13,32 @@ from pipeline.system.errors import UserError
 SMALLEST_GAP = 0.05
 OVERFIT_RATIO = 1.5
 STRONG_RATIO = 3.0
-# A training loss above this share of the loss of always guessing at random says that little was learned.
+# A training loss above this share of the loss of guessing means under-fitting.
 UNDERFIT_SHARE = 0.8
 MORE_DROPOUT, MOST_DROPOUT = 0.2, 0.8
-# A class is told of where the largest has this many times its pictures, and it is found this much more seldom.
+# A class is reported if the largest has this many times its pictures, and its recall is this far below the accuracy.
 IMBALANCE_RATIO, IMBALANCE_RECALL = 2.0, 0.10
-# Held-out pictures with a twin in training that do not matter yet.
+# The share of held-out pictures with a twin in training that is tolerated.
 LEAKED_SHARE = 0.01
 # Test accuracy above validation accuracy by more than chance explains (in standard errors), and than matters.
 SUSPICIOUS_ERRORS, SUSPICIOUS_GAP = 3.0, 0.05
 FEWEST_TO_TRAIN = 20
 WIDEST_INTERVAL = 0.10
+# Too high: the validation loss rises, often or far, while the training loss hardly falls.
+RISE, RISES, FAR_RISE = 1.10, 2, 1.50
+LITTLE_FALL = 0.8
+# Too low: over the last epochs the training loss falls as fast as ever, and is not yet below the validation loss.
+LAST_EPOCHS = 3
+STEADY_SHARE = 0.8
+FALL_THAT_COUNTS = 0.03
+OVERFITTING_SHARE = 0.8
+TIMES_LOWER, TIMES_HIGHER = 3, 3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name` says in a word or two what was found, `words` on which numbers it rests and what to try next; `changes`
-    are the keys of the recipe, with their values, to try it with, where a key of the recipe can help."""
+    """`name` is the finding in a word or two, `words` give the numbers behind it and what to try next; `changes` are the
+    keys of the recipe, with their values, to try it with, if a key of the recipe can help."""
 
     name: str
     words: str
@@ -75,7 +81,7 @@ def diagnose_overfitting(
 def diagnose_balance(
     training_counts: pd.Series, recalls: pd.Series, accuracy: float, positive: str | None
 ) -> Verdict | None:
-    """Class imbalance, where a rarer class pays for it: it is found more seldom than the model is right in all.
+    """Class imbalance, if the recall of a rarer class is far below the accuracy.
 
     `training_counts` and `recalls` (NaN for a class that is not evaluated) are by class; `positive` is the class whose
     operating points are listed already.
@@ -91,7 +97,7 @@ def diagnose_balance(
     return Verdict(
         "class imbalance",
         f"{worst} has {training_counts[worst]} training pictures where {largest} has {training_counts[largest]}, and "
-        f"only {missed.iloc[0]:.0%} of its pictures are found{others}, at an accuracy of {accuracy:.1%} in all. Add "
+        f"only {missed.iloc[0]:.0%} of its pictures are found{others}, at an overall accuracy of {accuracy:.1%}. Add "
         "pictures of it, or choose a threshold that finds more of them from its operating points.",
         {} if worst == positive else {"evaluate.positive_class": worst},
     )
@@ -115,7 +121,7 @@ def diagnose_leakage(
 
 
 def diagnose_split_gap(valid_accuracy: float, valid_pictures: int, test_accuracy: float, seed: int) -> Verdict | None:
-    """A test accuracy so far above that on the `valid_pictures` that chance does not explain it."""
+    """A test accuracy further above that on the `valid_pictures` than chance explains."""
     gap = test_accuracy - valid_accuracy
     error = math.sqrt(max(valid_accuracy * (1 - valid_accuracy), 1 / valid_pictures) / valid_pictures)
     if gap <= max(SUSPICIOUS_GAP, SUSPICIOUS_ERRORS * error):
@@ -132,7 +138,7 @@ def diagnose_split_gap(valid_accuracy: float, valid_pictures: int, test_accuracy
 def diagnose_size(
     training_counts: pd.Series, split: str, pictures: int, interval: tuple[float, float], test_fraction: float
 ) -> Verdict | None:
-    """Too few pictures: to learn a class from, or in the `split` evaluated to know the accuracy within `interval`."""
+    """Too few pictures: to learn a class from, or in the `split` evaluated, whose accuracy has this wide `interval`."""
     rare = training_counts[training_counts < FEWEST_TO_TRAIN].sort_values()
     low, high = interval
     is_wide = high - low > WIDEST_INTERVAL
@@ -145,8 +151,8 @@ def diagnose_size(
         words.append(f"Fewer than {FEWEST_TO_TRAIN} training pictures: {some}{more}. Add pictures of them.")
     if is_wide:
         words.append(
-            f"{pictures} {split} pictures know the accuracy to no better than {low:.1%} to {high:.1%}: differences "
-            f"smaller than that mean nothing. Add pictures, or hold out more of them (data.{split}_fraction)."
+            f"With {pictures} {split} pictures the accuracy is known no better than {low:.1%} to {high:.1%}: smaller "
+            f"differences mean nothing. Add pictures, or hold out more of them (data.{split}_fraction)."
         )
     # Held-out pictures are taken from training, which has none to spare where a class is rare.
     more_held_out = {"data.test_fraction": 0.4} if is_wide and rare.empty and 0 < test_fraction < 0.4 else {}
@@ -157,23 +163,12 @@ def _times(ratio: float) -> str:
     return f"{ratio:.1f} times" if ratio < 100 else "over 100 times"
 
 
-# Too high: the loss rises between epochs, often or far, while training does not get on.
-RISE, RISES, FAR_RISE = 1.10, 2, 1.50
-LITTLE_FALL = 0.8
-# Too low: over the last epochs training gets on as fast as ever, and is not yet ahead of validation.
-LAST_EPOCHS = 3
-STEADY_SHARE = 0.8
-FALL_THAT_COUNTS = 0.03
-OVERFITTING_SHARE = 0.8
-TIMES_LOWER, TIMES_HIGHER = 3, 3
-
-
 def diagnose_rates(epochs: pd.DataFrame) -> list[Verdict]:
     """A verdict for each training run whose rate was too high or too low; none for the others.
 
-    `epochs` is the table of `history.join_epochs`; epochs on stored activations are evaluated by themselves. An
-    annealed rate ends near zero, so that a loss that still falls there as fast as before says that all of
-    the cycle was too low.
+    `epochs` is a table of the epochs of several runs; those on stored activations are diagnosed by themselves. An
+    annealed rate ends near zero: a loss that still falls there as fast as before means that all of the cycle was too
+    low.
     """
     found = []
     for _, run in epochs.groupby(["run_id", "phase"], sort=False):
@@ -193,7 +188,7 @@ def diagnose_rates(epochs: pd.DataFrame) -> list[Verdict]:
                 Verdict(
                     "too low a rate",
                     f"The rate of {stage}, {rate:.2g} at its top, was too low, or the stage too short: the training "
-                    f"loss still fell as fast at the end as before ({_format_losses(train)}), with a validation loss of "
+                    f"loss still fell as fast at the end as before ({_format_losses(train)}), at a validation loss of "
                     f"{valid[-1]:.3f}. Try a higher rate, or more epochs.",
                     {f"{stage}.lr": _round(rate * TIMES_HIGHER)},
                 )

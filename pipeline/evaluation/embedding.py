@@ -1,4 +1,4 @@
-"""A map of pictures: their activations on the two directions in which they differ most."""
+"""A map of pictures: the first two principal components of their activations."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ MOST_PICTURES = 5000
 
 
 def embedding_map(activations: npt.NDArray[np.floating], seed: int) -> tuple[npt.NDArray[np.float64], float]:
-    """The first two principal components of `activations` (pictures, activations), each activation brought to unit
+    """The first two principal components of `activations` (pictures, activations), each activation scaled to unit
     variance first, as (pictures, 2); and the share of the variance that they explain.
 
     The directions are found on at most 5,000 pictures. Pictures that are all alike lie at the origin.
@@ -21,5 +21,5 @@ def embedding_map(activations: npt.NDArray[np.floating], seed: int) -> tuple[npt
     pca = PCA(2, svd_solver="covariance_eigh" if len(rows) > activations.shape[1] else "full", random_state=seed)
     pca.fit(scaler.transform(activations[rows].astype(np.float32)))
     chunks = (activations[start : start + MOST_PICTURES] for start in range(0, len(activations), MOST_PICTURES))
-    places = np.concatenate([pca.transform(scaler.transform(chunk.astype(np.float32))) for chunk in chunks])
-    return places.astype(np.float64), float(pca.explained_variance_ratio_.sum())
+    positions = np.concatenate([pca.transform(scaler.transform(chunk.astype(np.float32))) for chunk in chunks])
+    return positions.astype(np.float64), float(pca.explained_variance_ratio_.sum())

@@ -75,7 +75,7 @@ class Evaluation:
 
     @cached_property
     def splits_table(self) -> pd.DataFrame:
-        """A row per split, and one for TTA on the split evaluated: `split`, `accuracy`, `macro F1`, `loss`, `pictures`."""
+        """`split`, `accuracy`, `macro F1`, `loss` and `pictures` of each split, and with TTA of the one evaluated."""
         pictures = self.predictions.table["split"].value_counts()
         prefixes = {"train": "train/plain_", "valid": "valid/", self.split: f"{self.split}/"}
         rows = [(split, prefix, int(pictures[split])) for split, prefix in prefixes.items()]

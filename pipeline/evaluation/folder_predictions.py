@@ -1,4 +1,4 @@
-"""A classifier over all pictures of a folder: one table, in which a picture that cannot be opened is a row too."""
+"""Predicts all pictures of a folder: one table, in which a picture that cannot be opened is a row too."""
 
 import re
 from collections.abc import Iterator, Sequence

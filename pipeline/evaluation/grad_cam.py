@@ -15,14 +15,15 @@ from pipeline.models.network import Network
 from pipeline.system.device import mixed_precision
 
 Heat = npt.NDArray[np.float32]
+Heats = Mapping[int, Heat]
 NO_MAP = (
-    "Grad-CAM is left out: the last features of this backbone are tokens or vectors, and no map of the picture "
-    "to lay over it."
+    "Grad-CAM is left out: the last features of this backbone are tokens or vectors, not a map of the "
+    "picture to lay over it."
 )
 
 
 def grad_cam(network: Network, images: Tensor, targets: Tensor) -> Heat | None:
-    """How much each place of `images` (N, channels, size, size) speaks for its class in `targets`, as (N, size, size)
+    """How much each position of `images` (N, channels, size, size) speaks for its class in `targets`, as (N, size, size)
     from 0 to 1; None where the body's last features are no map.
 
     The body's last feature map is weighted, channel by channel, with the mean gradient of the class's logit.
@@ -53,16 +54,13 @@ def _channels_at(features: Tensor, channels: int | None) -> int | None:
     return 3 if channels == features.shape[3] != features.shape[1] else 1
 
 
-Heats = Mapping[int, npt.NDArray[np.float32]]
-
-
 def explain_predictions(
     network: Network, pixels: Pixels, rows: pd.DataFrame, classes: list[str], device: torch.device
 ) -> Heats | None:
-    """By manifest row, what in each picture of these rows of a predictions table spoke for the class predicted; None
-    where the backbone has no feature map."""
+    """By manifest row, the heat of each picture of these rows of a predictions table for the class predicted; None if
+    the backbone has no feature map."""
     fetch = fetch_pixels(pixels, device)
-    found: dict[int, npt.NDArray[np.float32]] = {}
+    found: dict[int, Heat] = {}
     for row, predicted in rows[["row", "predicted"]].itertuples(index=False, name=None):
         target = torch.tensor([classes.index(predicted)], device=device)
         heat = grad_cam(network, fetch(np.array([row], dtype=np.int64)), target)

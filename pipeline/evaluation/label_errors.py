@@ -16,13 +16,13 @@ def label_errors(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """The rows of a predictions table whose label is likely an error, the likeliest first: `row`, `path`, `split`,
     `label`, the `suggested` class with its `probability`, and `quality`, the probability of the label as it is.
 
-    Only validation and test rows are looked at: on training rows the model has learned the errors themselves.
+    Only validation and test rows are examined: on training rows the model has learned the errors themselves.
     """
     held_out = table[table["split"].isin(HELD_OUT)]
     targets, probabilities = targets_of(held_out, classes), probabilities_of(held_out, classes)
     is_suspect = targets != targets
     if len(set(targets)) > 1:
-        with warnings.catch_warnings(action="ignore"):  # of a class too rare to be evaluated
+        with warnings.catch_warnings(action="ignore"):  # about classes too rare to be evaluated
             is_suspect = find_label_issues(targets, probabilities, n_jobs=1)
     found: pd.DataFrame = held_out.loc[is_suspect, ["row", "path", "split", "label"]].copy()
     found["suggested"] = held_out.loc[is_suspect, "predicted"]

@@ -1,7 +1,6 @@
-"""Figures read from a predictions table, computed by scikit-learn.
+"""Metrics of a predictions table, computed by scikit-learn.
 
-A figure that is not defined (such as the ROC-AUC of a class that does not occur) is left out of what is logged, and
-is NaN in tables.
+A metric that is not defined (such as the ROC-AUC of a class that does not occur) is not logged, and is NaN in tables.
 """
 
 import math
@@ -115,7 +114,7 @@ def class_metrics(table: pd.DataFrame, classes: Sequence[str], prefix: str = "")
 def accuracy_interval(right: npt.NDArray[np.bool_], seed: int) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of the share of `right`.
 
-    The number right in a resample with replacement is binomial, so that is drawn in place of the resamples. Where all
+    The number right in a resample with replacement is binomial, so that is drawn in place of the resamples. If all
     or none are right every resample is alike, and the bound that differs is the exact binomial one (Clopper-Pearson).
     """
     count, share = len(right), float(right.mean())
@@ -157,7 +156,7 @@ def most_confused(counts: pd.DataFrame) -> pd.DataFrame:
 
 @contextmanager
 def _undefined_is_nan() -> Iterator[None]:
-    """Without the warnings for what is told by a NaN, or for predicted classes that do not occur."""
+    """Without warnings about undefined metrics, which are NaN, or about predicted classes that do not occur."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -1,4 +1,4 @@
-"""Near-duplicates across splits: pictures held out that training has seen in all but name."""
+"""Near-duplicates across splits: held-out pictures that are nearly identical to a training picture."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.system.arrays import Rows
 
 Activations = npt.NDArray[np.floating]
-# Held-out split, and the split that its pictures are looked for in.
+# Held-out split, and the split that is searched for its pictures.
 ACROSS = (("valid", "train"), ("test", "train"), ("test", "valid"))
 CHUNK_ROWS = 4096
 COLUMNS = ["row", "path", "split", "label", "twin_row", "twin_path", "twin_split", "twin_label", "similarity"]
@@ -18,8 +18,8 @@ def near_duplicates(manifest_table: pd.DataFrame, activations: Activations, simi
     same of the nearest picture there as `twin_row` and so on, their `similarity`, and whether they are the `same_file`.
 
     The similarity is the cosine between the pictures' `activations` (manifest's rows, activations), from which the
-    mean over all pictures is taken first: what all of them share makes no pair alike. It is at least `similarity`.
-    Memory does not grow with the number of pictures.
+    mean over all pictures is subtracted first: what all of them share makes no pair similar. It is at least
+    `similarity`. Memory does not grow with the number of pictures.
     """
     splits, hashes = manifest_table["split"].to_numpy(), manifest_table["hash"].to_numpy()
     middle = _mean(activations)

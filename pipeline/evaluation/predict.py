@@ -1,4 +1,4 @@
-"""One pass over the pictures to one table of predictions; all that is said of a model is read from it."""
+"""One pass over the pictures gives one table of predictions, from which every number about a model is derived."""
 
 from collections.abc import Iterator, Sequence
 
@@ -34,14 +34,14 @@ def predict(
     """Class probabilities (rows, classes), in eval mode; with `views` (number, 2, 3), the mean of the probabilities
     over these fixed views of each picture (see `augment.view_matrices`)."""
     network.eval()
-    parts = []
+    chunks = []
     for images in _images(pixels, rows, batch_size, device, description):
         if views is None:
-            parts.append(_probabilities(network, images))
+            chunks.append(_probabilities(network, images))
         else:
             seen = [_probabilities(network, _view(images, matrix)) for matrix in views]
-            parts.append(torch.stack(seen).mean(0))
-    return torch.cat(parts).cpu().numpy()
+            chunks.append(torch.stack(seen).mean(0))
+    return torch.cat(chunks).cpu().numpy()
 
 
 @torch.no_grad()
@@ -53,16 +53,16 @@ def predict_with_activations(
     device: torch.device,
     description: str = "predicting",
 ) -> tuple[Probabilities, npt.NDArray[np.float16]]:
-    """What `predict` gives, and from the same pass the activations (rows, activations) that the head saw."""
+    """The result of `predict`, and from the same pass the head's input (rows, activations)."""
     network.eval()
-    parts, seen = [], []
+    chunks, seen = [], []
     for images in _images(pixels, rows, batch_size, device, description):
         with mixed_precision(device):
             activations = network.activations(images)
             logits = network.head(activations)
-        parts.append(logits.double().softmax(1))
+        chunks.append(logits.double().softmax(1))
         seen.append(activations.half().cpu())
-    return torch.cat(parts).cpu().numpy(), torch.cat(seen).numpy()
+    return torch.cat(chunks).cpu().numpy(), torch.cat(seen).numpy()
 
 
 def predictions_table(
@@ -89,15 +89,15 @@ def predictions_table(
 
 
 def losses(of_label: Probabilities) -> Probabilities:
-    """The cross-entropies of pictures whose true labels have these probabilities; that of 0 stays finite."""
+    """The cross-entropies of pictures whose true labels have these probabilities; finite for a probability of 0."""
     finite: Probabilities = -np.log(np.maximum(of_label, SMALLEST))
     return finite
 
 
 def _images(pixels: Pixels, rows: Rows, batch_size: int, device: torch.device, description: str) -> Iterator[Tensor]:
-    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     fetch, workers = prefetching_fetcher(pixels, device)
-    fetched = prefetch(fetch, parts, device, workers)
+    fetched = prefetch(fetch, chunks, device, workers)
     yield from track(fetched, description, len(rows), "images", batch_size)
 
 

@@ -1,4 +1,4 @@
-"""Several evaluated runs side by side: what they were told, what came out, and whether the difference is chance."""
+"""Compares evaluated runs: their settings, their metrics, and whether a difference is more than chance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from pipeline.evaluation.metrics import confusion
 from pipeline.system.errors import UserError
 
-# At so small a p-value a difference is called more than chance.
+# Below this p-value a difference is called more than chance.
 SIGNIFICANT = 0.05
 NOT_COMPARED = ("device", "reuse")
 
@@ -31,7 +31,7 @@ class EvaluatedRun:
 
 
 def align(runs: Sequence[EvaluatedRun]) -> list[pd.DataFrame]:
-    """Each run's evaluated pictures in one common order; UserError unless all runs were evaluated on the same content."""
+    """Each run's evaluated pictures in a common order; UserError unless all were evaluated on the same content."""
     tables = [run.evaluated.sort_values(["hash", "label"]).reset_index(drop=True) for run in runs]
     first, contents = runs[0], [_contents(table) for table in tables]
     for run, content in zip(runs, contents, strict=True):
@@ -54,7 +54,7 @@ def differing_settings(runs: Sequence[EvaluatedRun]) -> pd.DataFrame:
 
 
 def metrics_table(runs: Sequence[EvaluatedRun]) -> pd.DataFrame:
-    """A row for each final metric that any run has, a column for each run; NaN where one has it not."""
+    """A row for each final metric that any run has, a column for each run; NaN where a run lacks it."""
     every = sorted({name for run in runs for name in run.metrics})
     chosen = dict.fromkeys((f"{runs[0].split}/", "valid/", "overfit/"))
     names = [name for start in chosen for name in every if name.startswith(start)]

@@ -1,4 +1,4 @@
-"""A timm backbone as a body: everything but its classifier, with the weights it starts from."""
+"""A timm backbone as a body: all of it but the classifier, with the weights that training starts from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,8 @@ class Body:
 def build_body(backbone: str, image_px: int) -> Body:
     """The backbone without its classifier, its weights not yet loaded.
 
-    Where it ends in a plain average pool, a maximum pool is put beside it, as in fastai's head: a small mark
-    anywhere in the picture then still shows in the activations. Raises UserError if it takes no image of
-    `image_px`.
+    A plain average pool at its end gets a maximum pool beside it, as in fastai's head, so that a small mark anywhere in
+    the picture still shows in the activations. Raises UserError if it takes no image of `image_px`.
     """
     module = _create(backbone, image_px)
     pool = getattr(module, "global_pool", None)
@@ -40,7 +39,7 @@ def build_body(backbone: str, image_px: int) -> Body:
 
 
 def load_weights(module: nn.Module, backbone: str, weights: Weights) -> None:
-    """Put `weights` into a body made by `build_body`; UserError if they are of another architecture.
+    """Load `weights` into a body made by `build_body`; UserError if they are of another architecture.
 
     Random weights are those that the module was made with.
     """
@@ -58,7 +57,7 @@ def load_weights(module: nn.Module, backbone: str, weights: Weights) -> None:
 def packaged_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
     """A package's tensors, classifier included, under timm's names.
 
-    They come in the same order with the same shapes; UserError if not, since then order proves nothing.
+    They are matched by order; UserError unless all shapes are the same.
     """
     assert weights.path is not None
     packaged = _read_file(weights.path)
@@ -71,7 +70,7 @@ def packaged_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
 
 
 def _create(backbone: str, image_px: int) -> nn.Module:
-    """A backbone made for one image size is asked to take any, else to be made for this one."""
+    """A backbone made for one image size is built to take any, or else this one."""
     try:
         module: nn.Module = timm.create_model(backbone, num_classes=0)
         patches = getattr(module, "patch_embed", None)
@@ -102,7 +101,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in zip, pickle or safetensors, each in its own way
+    except Exception as error:  # a damaged file raises errors of zip, pickle or safetensors
         raise UserError(f"The weights in {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -114,7 +113,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _hub_state(backbone: str) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
-    except Exception as error:  # the hub's client raises by its own dozen of classes
+    except Exception as error:  # the hub's client has a dozen classes of errors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"The weights of {backbone} cannot be had from timm's hub ({reason}); "
@@ -123,12 +122,12 @@ def _hub_state(backbone: str) -> dict[str, Tensor]:
     return state
 
 
-def _load_matching(module: nn.Module, state: dict[str, Tensor], backbone: str, place: str) -> None:
+def _load_matching(module: nn.Module, state: dict[str, Tensor], backbone: str, source: str) -> None:
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
     if missing:
         raise UserError(
-            f"The weights from {place} do not fit {backbone}: {len(missing)} of {len(wanted)} tensors are missing or "
+            f"The weights from {source} do not fit {backbone}: {len(missing)} of {len(wanted)} tensors are missing or "
             f"of another shape, {missing[0]} for one."
         )
     module.load_state_dict({name: state[name] for name in wanted})

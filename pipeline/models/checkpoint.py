@@ -1,4 +1,4 @@
-"""A network on disk: its weights as safetensors, all else that it takes to build and feed it as JSON."""
+"""A network on disk: its weights as safetensors, and how it is built and trained as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -50,7 +50,7 @@ def start_network(checkpoint: Checkpoint, weights: Weights, seed: int) -> Networ
 
 
 def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the network's state and `checkpoint` into `folder`, with a description by which damage is seen."""
+    """Write the network's state and `checkpoint` into `folder`, with checksums that reveal damage."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, folder / WEIGHTS)
@@ -59,10 +59,10 @@ def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> N
 
 
 def load_checkpoint(folder: Path, image_px: int | None = None) -> tuple[Network, Checkpoint]:
-    """The network that `save_checkpoint` wrote, on the CPU, and what is known of it.
+    """The network that `save_checkpoint` wrote, on the CPU, and its `Checkpoint`.
 
-    With `image_px` it is built for that size in place of its own; UserError if the backbone cannot be, or if a file
-    is not what was written.
+    With `image_px` it is built for that size instead of its own. UserError if the backbone cannot be, or if a file is
+    damaged.
     """
     damage = find_damage(folder, contents=True) if (folder / DESCRIPTION).exists() else ""
     if damage:

@@ -19,13 +19,13 @@ from pipeline.models.network import Network
 
 Probabilities = npt.NDArray[np.float64]
 CALIBRATION = "calibration.json"
-# How many of the likeliest classes an answer lists, where the caller does not say.
+# How many of the likeliest classes an answer lists by default.
 TOP_K = 5
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """`network`, in eval mode on `device`, what is known of it, and the temperature that its logits are divided by."""
+    """`network`, in eval mode on `device`, its `checkpoint`, and the temperature that its logits are divided by."""
 
     network: Network
     checkpoint: Checkpoint
@@ -33,16 +33,16 @@ class Classifier:
     device: torch.device
 
     def decode(self, content: bytes) -> Pixels:
-        """An encoded picture as the network was trained on it: a square of uint8; errors as of `decode_square`."""
+        """An encoded picture as the square of uint8 that the network was trained on; errors as in `decode_square`."""
         return decode_square(content, self.checkpoint.image_px, self.checkpoint.fit, self.checkpoint.grey)
 
     def probabilities(self, squares: Iterable[Pixels], batch_size: int) -> Probabilities:
-        """Calibrated class probabilities (pictures, classes) of what `decode` gave; squares are taken up a batch at
-        a time, so that they may be decoded meanwhile."""
-        waiting, parts = iter(squares), []
+        """Calibrated class probabilities (pictures, classes) of squares from `decode`, read a batch at a time, so that
+        they may be decoded meanwhile."""
+        waiting, chunks = iter(squares), []
         while batch := list(islice(waiting, batch_size)):
-            parts.append(self._of_batch(np.stack(batch)))
-        return np.concatenate(parts) if parts else np.empty((0, len(self.checkpoint.classes)))
+            chunks.append(self._of_batch(np.stack(batch)))
+        return np.concatenate(chunks) if chunks else np.empty((0, len(self.checkpoint.classes)))
 
     @torch.inference_mode()
     def _of_batch(self, squares: Pixels) -> Probabilities:
@@ -59,7 +59,7 @@ def save_classifier(checkpoint: Path, temperature: float, folder: Path) -> None:
 
 
 def load_classifier(folder: Path, device: torch.device) -> Classifier:
-    """What `save_classifier` wrote, on `device`."""
+    """The classifier that `save_classifier` wrote, on `device`."""
     network, checkpoint = load_checkpoint(folder)
     calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     return Classifier(network.to(device).eval(), checkpoint, float(calibration["temperature"]), device)

@@ -1,8 +1,8 @@
-"""A network cut in two between layer groups: what lies below the cut stays frozen, and its activations can be stored;
-what lies above is trained on them.
+"""A network cut in two between layer groups: the half below the cut is frozen, and its activations can be stored; the
+half above is trained on them.
 
 timm's bodies are chains of modules, `forward_features`, and a pooled end, `forward_head`. The cut is made in front of
-the first module of the late layer group. That both halves together are the whole network is tried on an image.
+the first module of the late layer group. An image is used to check that both halves together are the whole network.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from pipeline.system.errors import UserError
 
 # The name of the first layer group above the cut.
 Cut: TypeAlias = Literal["head", "late"]
-# How far apart, as a share of the largest activation, a GPU's two ways to the same number may lie.
+# The largest difference between two ways to compute the same activations on a GPU, as a share of the largest one.
 GPU_TOLERANCE = 1e-3
 
 
@@ -35,7 +35,7 @@ class Halves:
 def cut_network(network: Network, cut: Cut, image_px: int) -> Halves:
     """The two halves of `network`, whose modes and weights stay as they are.
 
-    UserError if its body is no chain of modules at this cut: where a connection skips the cut, say.
+    UserError if its body is no chain of modules at this cut, for instance if a connection skips the cut.
     """
     if cut == "head":
         return Halves(network.activations, network.head, (network.width,))
@@ -54,7 +54,7 @@ def cut_network(network: Network, cut: Cut, image_px: int) -> Halves:
 class Above(nn.Module):
     """The late layer group and the head, from activations at the cut to logits.
 
-    All of the network is a part of it, and what lies below the cut is only never run: so names of parameters, layer
+    It contains the whole network, of which the part below the cut is never run, so that names of parameters, layer
     groups and modes are those of the network.
     """
 
@@ -65,7 +65,7 @@ class Above(nn.Module):
         self._channels_last = channels_last
 
     def last_activations(self, activations: Tensor) -> Tensor:
-        """What the head sees (N, activations), from activations at the cut."""
+        """The body's last activations (N, activations), from those at the cut."""
         if self._channels_last:
             activations = activations.contiguous(memory_format=torch.channels_last)
         for module in self._chain:
@@ -89,7 +89,7 @@ class _CutReachedError(Exception):
 
 @torch.no_grad()
 def _cut_body(network: Network, groups: Mapping[str, Sequence[str]], image_px: int) -> Halves:
-    """The halves at the late group; whatever a body raises that is no chain of modules comes up."""
+    """The halves at the late group; the errors of a body that is no chain of modules are raised."""
     random = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, image_px, image_px, generator=random).to(network.mean.device)
     chain = _chain_above(network, groups, image)
@@ -115,36 +115,36 @@ def _cut_body(network: Network, groups: Mapping[str, Sequence[str]], image_px: i
 
 
 def _chain_above(network: Network, groups: Mapping[str, Sequence[str]], image: Tensor) -> list[nn.Module]:
-    """The modules that are run from the first one of the late group to the end of the body's features, in order."""
+    """The modules from the first one of the late group to the end of the body's features, in running order."""
     early, late = ({name.removeprefix("body.") for name in groups[group]} for group in ("early", "late"))
-    parts = dict(_parts(network.body, late, ""))
+    modules = dict(_largest_modules(network.body, late, ""))
     called: list[nn.Module] = []
     hooks = [
-        part.register_forward_pre_hook(lambda module, _: called.append(module))  # gives None: inputs stay as they are
-        for part in parts.values()
+        module.register_forward_pre_hook(lambda module, _: called.append(module))  # gives None: keeps the inputs
+        for module in modules.values()
     ]
     try:
         network.body.forward_features(network.normalise(image))  # type: ignore[operator]
     finally:
         for hook in hooks:
             hook.remove()
-    names = {part: name for name, part in parts.items()}
+    names = {module: name for name, module in modules.items()}
 
-    def has_any_of(part: nn.Module, group: set[str]) -> bool:
-        return any(name in group for name, _ in part.named_parameters(prefix=names[part]))
+    def has_any_of(module: nn.Module, group: set[str]) -> bool:
+        return any(name in group for name, _ in module.named_parameters(prefix=names[module]))
 
-    first = next((place for place, part in enumerate(called) if has_any_of(part, late)), None)
-    if first is None or any(has_any_of(part, early) for part in called[first:]):
+    first = next((index for index, module in enumerate(called) if has_any_of(module, late)), None)
+    if first is None or any(has_any_of(module, early) for module in called[first:]):
         raise _cannot_be_cut("its early layers are not all run before its late ones")
     return called[first:]
 
 
-def _parts(module: nn.Module, late: set[str], prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The largest parts that do not lie in both layer groups, by name."""
+def _largest_modules(module: nn.Module, late: set[str], prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The largest modules that do not lie in both layer groups, by name."""
     for name, child in module.named_children():
         full_name = f"{prefix}{name}"
         if len({inner in late for inner, _ in child.named_parameters(prefix=full_name)}) > 1:
-            yield from _parts(child, late, f"{full_name}.")
+            yield from _largest_modules(child, late, f"{full_name}.")
         else:
             yield full_name, child
 

@@ -1,4 +1,4 @@
-"""Layer groups early, late and head; and freezing them, BatchNorm and dropout included."""
+"""The layer groups early, late and head, and freezing them, BatchNorm and dropout included."""
 
 from typing import Literal, TypeAlias
 
@@ -36,33 +36,32 @@ def layer_groups(network: Network) -> dict[str, list[str]]:
 
 
 def freeze(network: Network, frozen: Frozen) -> None:
-    """Make every parameter trainable but those of the groups named: none, the early one, or the whole body."""
+    """Freeze the parameters of these layer groups, and make all others trainable."""
     groups = layer_groups(network)
-    still = {name for group in FROZEN_GROUPS[frozen] for name in groups[group]}
+    frozen_names = {name for group in FROZEN_GROUPS[frozen] for name in groups[group]}
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in still)
+        parameter.requires_grad_(name not in frozen_names)
 
 
 def training_mode(module: nn.Module, fixed_statistics: bool = False) -> None:
-    """Train mode for what is trained, eval mode for every module whose parameters are all frozen.
+    """Set eval mode for every module whose parameters are all frozen, and train mode for the others.
 
-    A frozen BatchNorm in train mode would go on to normalise by the batch and move its running statistics, and
-    the head would see other features than those stored. With `fixed_statistics` every BatchNorm of the body of a
-    Network, which `module` is or has, stays in eval, thawed ones too: their weights are trained, their statistics are
-    kept.
+    A frozen BatchNorm in train mode would normalise by the batch and move its running statistics, so that the head
+    would get other features than those stored. With `fixed_statistics` every BatchNorm of the body of a Network, which
+    `module` is or contains, stays in eval mode, thawed ones too: their weights are trained, their statistics are kept.
     """
-    _train_what_is_trained(module)
+    _set_modes(module)
     bodies = [part.body for part in module.modules() if isinstance(part, Network)] if fixed_statistics else []
     for inner in (inner for body in bodies for inner in body.modules()):
         if isinstance(inner, _BatchNorm):
             inner.eval()
 
 
-def _train_what_is_trained(module: nn.Module) -> None:
+def _set_modes(module: nn.Module) -> None:
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()
         return
     module.training = True
     for child in module.children():
-        _train_what_is_trained(child)
+        _set_modes(child)

@@ -9,8 +9,8 @@ from pipeline.models.body import Body
 class Network(nn.Module):
     """Images (N, 1 or 3, height, width), values 0 to 1, to logits (N, classes).
 
-    `width` is the number of activations that the head sees. Normalisation, and the spreading of grey pictures over
-    three channels, are part of the network, so that nobody who calls it can forget them.
+    `width` is the number of activations that the head takes. The network normalises images and repeats grey ones over
+    three channels itself, so that no caller can forget it.
     """
 
     mean: Tensor
@@ -25,17 +25,17 @@ class Network(nn.Module):
         self.head = build_head(body.activations, classes, head_hidden, head_dropout)
 
     def reset_head(self, hidden: int, dropout: float) -> None:
-        """Put a new, untrained head in the old one's place, for as many classes."""
+        """Replace the head by a new, untrained one, for as many classes."""
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
         self.head = build_head(self.width, last.out_features, hidden, dropout)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """What the body is fed: three channels, with the mean and spread that it was pretrained on."""
+        """The body's input: three channels, with the mean and spread that it was pretrained on."""
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def activations(self, images: Tensor) -> Tensor:
-        """The body's last activations (N, activations): what the head sees."""
+        """The body's last activations (N, activations): the head's input."""
         activations: Tensor = self.body(self.normalise(images))
         return activations
 

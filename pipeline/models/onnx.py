@@ -1,4 +1,4 @@
-"""The classifier as one ONNX file, for whoever serves without Python, and proof that it says the same."""
+"""The classifier as one ONNX file, for serving without Python, and how far its answers differ."""
 
 import json
 import logging
@@ -30,9 +30,9 @@ class _Calibrated(nn.Module):
 
 
 def export_onnx(classifier: Classifier, squares: Sequence[Pixels], folder: Path) -> float:
-    """Write `model.onnx` and `preprocessing.json`, which says what to feed it, into `folder`.
+    """Write `model.onnx` and `preprocessing.json`, which describes its input, into `folder`.
 
-    The file takes any number of pictures at a time. Gives the largest difference between its probabilities and the
+    The model takes any number of pictures at a time. Gives the largest difference between its probabilities and the
     classifier's on `squares`.
     """
     folder.mkdir(parents=True, exist_ok=True)

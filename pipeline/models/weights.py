@@ -1,4 +1,4 @@
-"""Which backbones timm knows, and where their ImageNet weights come from, told without importing torch."""
+"""Which backbones timm knows, and where their ImageNet weights are; imports neither timm nor torch."""
 
 import difflib
 import importlib.util
@@ -21,8 +21,8 @@ _ENTRY = re.compile(r"^@register_model\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a body's first weights come from: `kind` is package, file, hub or random; `path` is the file for the
-    first two. `identity` tells one content from another."""
+    """Where a body's first weights are: `kind` is package, file, hub or random; `path` is the file of the first two.
+    `identity` names their content."""
 
     kind: str
     path: Path | None
@@ -31,7 +31,7 @@ class Weights:
 
 @cache
 def backbone_names() -> frozenset[str]:
-    """The names of timm's architectures, read from its source in place of the seconds that importing it takes."""
+    """The names of timm's architectures, read from its source since importing it takes seconds."""
     package = importlib.util.find_spec("timm")
     if package is None or package.origin is None:
         raise UserError("timm is not installed; run 'pip install timm'.")
@@ -53,9 +53,9 @@ def check_backbone(name: str) -> None:
 
 
 def find_weights(backbone: str, source: str, seed: int) -> Weights:
-    """Where the weights that `source` (auto, hub, random or a path) asks for are; UserError if a file is missing.
+    """Where the weights of `source` (auto, hub, random or a path) are; UserError if a file is missing.
 
-    "auto" is a package that carries them, where one is installed, and timm's hub otherwise.
+    "auto" is a package that carries them, if one is installed, and timm's hub otherwise.
     """
     if source == "random":
         return Weights("random", None, f"random:{seed}")

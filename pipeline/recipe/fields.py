@@ -1,4 +1,4 @@
-"""What a recipe is made of: a section, and the kinds of values that several sections take.
+"""What a recipe is made of: sections, the kinds of values that several of them take, and the names of layer groups.
 
 A field's description says what the key takes, and is what a user reads after a mistake and in `--help`.
 """
@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# The layer groups, from the input up, and those that each value of `freeze` keeps frozen.
+GROUPS = ("early", "late", "head")
+FROZEN_GROUPS = {"none": (), "early": ("early",), "body": ("early", "late")}
 Share = Annotated[float, Field(gt=0, le=1, description="a share above 0, up to 1")]
 HeldOutShare = Annotated[float, Field(ge=0, lt=0.9, description="a share of the pictures from 0 to below 0.9")]
 Count = Annotated[int, Field(ge=1, description="a whole number from 1 up")]
@@ -35,20 +38,15 @@ BatchNorm = Annotated[
         "each batch and learns new ones)"
     ),
 ]
-# HEIC, which needs a package, is among them, so that it is not passed over but set aside with a word on that.
+Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+# HEIC, which needs a package, is among them, so that it is set aside with a sentence and not passed over.
 PICTURE_ENDINGS = [
     ".jpg", ".jpeg", ".png", ".apng", ".gif", ".bmp", ".webp", ".avif", ".heic", ".heif", ".jp2", ".tif", ".tiff",
     ".ppm", ".pgm",
 ]  # fmt: skip
-Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 
 
 class Section(BaseModel):
-    """What all sections share: unknown keys are errors, "3" is not 3, and nothing changes after reading."""
+    """A section of a recipe: unknown keys are errors, "3" is not 3, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-GROUPS = ("early", "late", "head")
-# What stays frozen, as a recipe says it.
-FROZEN_GROUPS = {"none": (), "early": ("early",), "body": ("early", "late")}

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, told in sentences: the key, what was given, what it takes, and where it stands."""
+"""Sentences on what is wrong with a recipe: the key, its value, the values that it takes, and where it was given."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -24,9 +24,9 @@ def field_of(path: Sequence[str]) -> FieldInfo | None:
     return field
 
 
-def wrong_keys(error: ValidationError, typed: Collection[str], place: str) -> str:
+def wrong_keys(error: ValidationError, typed: Collection[str], origin: str) -> str:
     """A sentence for each wrong key, in the order of the recipe. `typed` are the keys of the command line; the others
-    stand in `place`."""
+    come from `origin`."""
     sentences: dict[str, str] = {}
     for problem in error.errors():
         path = [str(part) for part in problem["loc"]]
@@ -39,29 +39,29 @@ def wrong_keys(error: ValidationError, typed: Collection[str], place: str) -> st
             field = field_of(path)
             takes = (field and field.description) or "a section with keys of its own"
             sentence = f"{key} is {problem['input']!r}; it takes {takes}."
-        sentences.setdefault(key, f"{_where([key], typed, place)}: {sentence}")
+        sentences.setdefault(key, f"{_where([key], typed, origin)}: {sentence}")
     return "\n".join(sentences.values())
 
 
-def wrong_together(recipe: Recipe, typed: Collection[str], place: str) -> str | None:
-    """A sentence on keys that are right one by one and wrong together, or None if all is well."""
+def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str | None:
+    """A sentence on keys that are right one by one and wrong together, or None if there are none."""
     find, data, head = recipe.lr_find, recipe.data, recipe.train_head
     if find.start_lr >= find.end_lr:
-        where = _where(["lr_find.start_lr", "lr_find.end_lr"], typed, place)
+        where = _where(["lr_find.start_lr", "lr_find.end_lr"], typed, origin)
         return (
             f"{where}: lr_find.start_lr is {find.start_lr:g}, which is not below lr_find.end_lr, {find.end_lr:g}; "
             "lower the one or raise the other."
         )
     held_out = data.valid_fraction + data.test_fraction
     if held_out >= 1:
-        where = _where(["data.valid_fraction", "data.test_fraction"], typed, place)
+        where = _where(["data.valid_fraction", "data.test_fraction"], typed, origin)
         return (
             f"{where}: data.valid_fraction and data.test_fraction add up to {held_out:g}, which leaves nothing to "
             "train on; lower one of them."
         )
     for key, lr in (("fine_tune.lr", recipe.fine_tune.lr), ("resize.lr", recipe.resize.lr)):
         if isinstance(lr, list) and len(lr) != 3:
-            where = _where([key], typed, place)
+            where = _where([key], typed, origin)
             return f"{where}: {key} has {len(lr)} rates; give three, for the groups early, late and head."
     augment = recipe.augment
     for key, too_far in (
@@ -69,38 +69,38 @@ def wrong_together(recipe: Recipe, typed: Collection[str], place: str) -> str | 
         ("lighting", augment.lighting * augment.strength >= 1),
     ):
         if too_far:
-            where = _where(["augment.strength", f"augment.{key}"], typed, place)
+            where = _where(["augment.strength", f"augment.{key}"], typed, origin)
             return (
                 f"{where}: augment.strength {augment.strength:g} takes augment.{key}, {getattr(augment, key):g}, "
                 "beyond what it may be; lower the strength."
             )
     if head.stored_epochs == 0 and head.cycles == 0:
-        where = _where(["train_head.stored_epochs", "train_head.cycles"], typed, place)
+        where = _where(["train_head.stored_epochs", "train_head.cycles"], typed, origin)
         return f"{where}: train_head.stored_epochs and train_head.cycles are both 0; set one of them to 1 or more."
     if head.freeze == "early" and head.stored_epochs and recipe.precompute.cut == "head":
-        where = _where(["train_head.freeze", "train_head.stored_epochs", "precompute.cut"], typed, place)
+        where = _where(["train_head.freeze", "train_head.stored_epochs", "precompute.cut"], typed, origin)
         return (
             f"{where}: train_head.freeze is early, but with precompute.cut at head the late layer group cannot be "
             "trained on what is stored; set precompute.cut to late, or train_head.stored_epochs to 0."
         )
-    return _wrong_range(recipe, typed, place)
+    return _wrong_range(recipe, typed, origin)
 
 
-def _wrong_range(recipe: Recipe, typed: Collection[str], place: str) -> str | None:
-    """A sentence on a range of sweep_head that its key does not take."""
+def _wrong_range(recipe: Recipe, typed: Collection[str], origin: str) -> str | None:
+    """A sentence on a range of sweep_head with values that its key does not take."""
     for name, key in HEAD_KEYS.items():
         ranged = f"sweep_head.{name}"
         values: Range = getattr(recipe.sweep_head, name)
         if not isinstance(values, Choice) and values.low >= values.high:
             return (
-                f"{_where([ranged], typed, place)}: {ranged} goes from {values.low:g} to {values.high:g}, which is no "
+                f"{_where([ranged], typed, origin)}: {ranged} goes from {values.low:g} to {values.high:g}, which is no "
                 "range; give a low end below the high one."
             )
         for value in values.of if isinstance(values, Choice) else (values.low, values.high):
             if not _is_taken(recipe, key, value) or (name == "stored_epochs" and value == 0):
                 field = field_of(key.split("."))
                 takes = "a whole number from 1 up" if name == "stored_epochs" else field and field.description
-                return f"{_where([ranged], typed, place)}: {ranged} has {value!r} in it; {key} takes {takes}."
+                return f"{_where([ranged], typed, origin)}: {ranged} has {value!r} in it; {key} takes {takes}."
     return None
 
 
@@ -114,10 +114,10 @@ def _is_taken(recipe: Recipe, key: str, value: object) -> bool:
     return not isinstance(value, str)
 
 
-def _where(keys: Sequence[str], typed: Collection[str], place: str) -> str:
+def _where(keys: Sequence[str], typed: Collection[str], origin: str) -> str:
     pairs = [(f"{name}.", f"{key}.") for name in typed for key in keys]
     on_command_line = any(name.startswith(key) or key.startswith(name) for name, key in pairs)
-    return "On the command line" if on_command_line else f"In {place}"
+    return "On the command line" if on_command_line else f"In {origin}"
 
 
 def _known_part(path: Sequence[str]) -> list[str]:
@@ -131,7 +131,7 @@ def _known_part(path: Sequence[str]) -> list[str]:
 
 
 def nearest_key(path: Sequence[str]) -> str:
-    """The key that looks most like the one at `path`: among its siblings first, then anywhere in the recipe."""
+    """The key most similar to the one at `path`: among its siblings first, then anywhere in the recipe."""
     keys = list(flatten(Recipe()))
     of_siblings = {key.split(".")[-1]: key for key in keys if key.split(".")[:-1] == list(path[:-1])}
     if len(path) == 1:

@@ -1,4 +1,4 @@
-"""Recipes read from YAML, overridden by dotted keys, checked, and written back."""
+"""Reads recipes from YAML, overrides them by dotted keys, checks them, and gives the command that runs them."""
 
 import re
 import shlex
@@ -10,11 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.recipe.mistakes import field_of, wrong_keys, wrong_together
-from pipeline.recipe.schema import (
-    Recipe,
-    flatten,
-    training_settings,
-)
+from pipeline.recipe.schema import Recipe, flatten, training_settings
 from pipeline.system.errors import UserError
 
 
@@ -54,17 +50,17 @@ def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recip
     return build_recipe(content, overrides or {}, str(path))
 
 
-def build_recipe(content: Mapping[Any, Any], overrides: Mapping[str, str], place: str) -> Recipe:
-    """The recipe for nested `content` read at `place`, with `overrides` put over it; UserError if it is wrong."""
-    recipe = _validated(content, overrides, place)
-    mistake = wrong_together(recipe, set(overrides), place)
+def build_recipe(content: Mapping[Any, Any], overrides: Mapping[str, str], origin: str) -> Recipe:
+    """The recipe for nested `content` read from `origin`, with `overrides` put over it; UserError if it is wrong."""
+    recipe = _validated(content, overrides, origin)
+    mistake = wrong_together(recipe, set(overrides), origin)
     if mistake is not None:
         raise UserError(mistake)
     return recipe
 
 
 def check_overrides(overrides: Mapping[str, str]) -> None:
-    """Raises UserError if one of `overrides` is wrong by itself, whatever recipe it is put over."""
+    """Raises UserError if one of `overrides` is wrong in any recipe."""
     _validated({}, overrides, "the recipe")
 
 
@@ -83,24 +79,24 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def _validated(content: Mapping[Any, Any], overrides: Mapping[str, str], place: str) -> Recipe:
-    nested = {key: _section_content(key, value, place) for key, value in content.items()}
+def _validated(content: Mapping[Any, Any], overrides: Mapping[str, str], origin: str) -> Recipe:
+    nested = {key: _section_content(key, value, origin) for key, value in content.items()}
     full_keys = {"data.source" if key == "data" else key: text for key, text in overrides.items()}
     for key, text in full_keys.items():
         _override(nested, key, text)
     try:
         return Recipe.model_validate(nested)
     except ValidationError as error:
-        raise UserError(wrong_keys(error, set(full_keys), place)) from None
+        raise UserError(wrong_keys(error, set(full_keys), origin)) from None
 
 
-def _section_content(key: Any, value: Any, place: str) -> Any:
+def _section_content(key: Any, value: Any, origin: str) -> Any:
     """A section's own keys; `data: photos/` is short for `data: {source: photos/}`."""
     if key == "data" and isinstance(value, str):
         return {"source": value}
     for name in (key, *(value if isinstance(value, dict) else ())):
         if not isinstance(name, str):
-            raise UserError(f"In {place}: {name!r} is not a key of a recipe; keys are words, such as seed.")
+            raise UserError(f"In {origin}: {name!r} is not a key of a recipe; keys are words, such as seed.")
     return dict(value) if isinstance(value, dict) else value
 
 
@@ -115,7 +111,7 @@ def _override(nested: dict[str, Any], key: str, text: str) -> None:
 
 
 def _typed_value(key: str, text: str) -> Any:
-    """What was typed, as YAML; as it stands where the key takes text, so that a folder may be called 2024."""
+    """The text as YAML; unchanged if the key takes text, so that a folder may be called 2024."""
     field = field_of(key.split("."))
     if field is not None and field.annotation is str:
         return text
@@ -127,7 +123,7 @@ def _typed_value(key: str, text: str) -> Any:
 
 
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
-    """The `mlflow run` that follows `recipe` with these keys changed; keys at their defaults are left out."""
+    """The `mlflow run` of `recipe` with these keys changed; keys at their defaults are left out."""
     defaults = training_settings(Recipe()) | {"reuse": recipe.reuse}
     settings = {key: value for key, value in training_settings(recipe).items() if value != defaults[key]} | dict(
         changes

@@ -1,7 +1,7 @@
 """The recipe: every choice of a run, typed, with one section per stage.
 
 A field's description says what the key takes, and is what a user reads after a mistake and in `--help`.
-Reading and overriding is in `recipe_file`; nothing here imports torch.
+Reading and overriding are in `recipe_file`.
 """
 
 from typing import Literal
@@ -166,7 +166,7 @@ class LrFind(Section):
 
 
 class Training(Section):
-    """What all training stages share."""
+    """The keys that all training stages share."""
 
     fraction: Share = 1.0
     batch_size: BatchSize = 32
@@ -268,7 +268,7 @@ class Recipe(Section):
 
 
 def flatten(recipe: Recipe) -> dict[str, object]:
-    """The recipe by dotted key, in its own order: `{"seed": 0, "data.source": "elpv", …}`."""
+    """The recipe by dotted key, in its order: `{"seed": 0, "data.source": "elpv", …}`."""
     flat: dict[str, object] = {}
     for name, value in recipe:
         if isinstance(value, Section):
@@ -279,7 +279,7 @@ def flatten(recipe: Recipe) -> dict[str, object]:
 
 
 def training_settings(recipe: Recipe) -> dict[str, object]:
-    """The same without the keys that only a sweep reads."""
+    """The same without the keys that only sweeps read."""
     return {key: value for key, value in flatten(recipe).items() if not key.startswith("sweep")}
 
 

@@ -1,4 +1,4 @@
-"""The sections of a recipe that say how it is tuned: what may vary, in which ranges, and by what it is evaluated."""
+"""The sections of a recipe on how it is tuned: which keys vary, in which ranges, and by which objective."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -74,7 +74,7 @@ class Sweep(Section):
     objective: Objective | list[Objective] = Field(
         "valid/accuracy",
         description="valid/accuracy, valid/macro_f1, valid/loss or train/seconds, or a list of two of them, which are "
-        "weighed against one another",
+        "traded off against one another",
     )
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = Field(
         "tpe", description="tpe, gp, cmaes, random or grid: how the next trial is chosen"

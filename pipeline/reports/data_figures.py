@@ -1,5 +1,4 @@
-"""What a set of pictures looks like, before anything is trained on it: tables, their figure, and samples of each class
-as the network will see them."""
+"""A set of pictures before training: tables, their figure, and samples of each class as the network will see them."""
 
 import csv
 from pathlib import Path
@@ -56,7 +55,7 @@ def manifest_figure(counts: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     by_size.set_yscale("log")
     by_size.set_xlabel("width, px")
     by_size.set_ylabel("height, px")
-    by_size.set_title("by size, as they are looked at", fontsize=10)
+    by_size.set_title("by size", fontsize=10)
     of_mode = sizes.groupby("mode")["pictures"].sum().sort_values(ascending=False)
     by_mode.bar(of_mode.index, of_mode, color="#41b6c4")
     by_mode.set_title("by mode", fontsize=10)
@@ -73,7 +72,7 @@ def samples_figure(manifest: Manifest, pixels: Pixels) -> Figure:
 
 
 def augmented_figure(manifest: Manifest, pixels: Pixels, augmentation: Augmentation, seed: int) -> Figure:
-    """A training picture of each class as it is, and beside it VIEWS times varied as in training."""
+    """A training picture of each class as it is, and beside it VIEWS times augmented as in training."""
     rows = {label: chosen[0] for label, chosen in _sample_rows(manifest, 1).items()}
     images = fetch_pixels(pixels, torch.device("cpu"))(np.array(list(rows.values()), dtype=np.int64))
     generator = torch.Generator().manual_seed(seed)

@@ -9,10 +9,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.metrics import ClassCurves
-from pipeline.reports.figures import TRAIN, VALID, new_figure, plain, plot_labels
+from pipeline.reports.figures import TRAIN, VALID, label_classes, new_figure, plain, plot_labels
 
 MOST_WITH_NUMBERS = 30
-MOST_LABELS = 80
 MOST_IN_LEGEND, WORST_IN_LEGEND = 10, 5
 BEFORE, AFTER = "#d95f02", "#1b9e77"
 
@@ -20,7 +19,7 @@ BEFORE, AFTER = "#d95f02", "#1b9e77"
 def confusion_figure(counts: pd.DataFrame, title: str, shares: bool = False) -> Figure:
     """True against predicted: the counts, or with `shares` each row divided by its sum, as colours and, up to 30
     classes, as text."""
-    classes = plot_labels([str(label) for label in counts.index])
+    classes = [str(label) for label in counts.index]
     numbers = counts.to_numpy()
     values = numbers / np.maximum(numbers.sum(1, keepdims=True), 1) if shares else numbers
     side = float(np.clip(2.6 + 0.55 * len(classes), 4.2, 11))
@@ -32,17 +31,8 @@ def confusion_figure(counts: pd.DataFrame, title: str, shares: bool = False) -> 
         colour = "white" if values[row, column] > most / 2 else "black"
         size = 10 if len(classes) <= 12 else 7
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-    every = -(-len(classes) // MOST_LABELS)
-    places, size = range(0, len(classes), every), 10 if len(classes) <= 20 else 8
-    names = classes[::every]
-    axes.set_xticks(places, names, rotation=0 if len(classes) <= 3 and max(map(len, names)) < 14 else 90, fontsize=size)
-    axes.set_yticks(places, names, fontsize=size)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    label_classes(axes, classes)
     axes.set_title(title)
-    axes.spines[:].set_visible(False)
     return figure
 
 
@@ -83,18 +73,17 @@ def class_curves_figure(curves: Sequence[ClassCurves], classes: Sequence[str], t
 
 
 def reliability_figure(before: pd.DataFrame, after: pd.DataFrame, eces: tuple[float, float], title: str) -> Figure:
-    """How often the model is right where it is so sure, before and after calibration, above how many pictures each
-    bin holds. `before` and `after` are the tables of `calibration.reliability`, `eces` their calibration errors."""
+    """Accuracy against confidence, before and after calibration, above the number of pictures in each bin. `before` and `after` are the tables of `calibration.reliability`, `eces` their calibration errors."""
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     figure.suptitle(title)
     upper, lower = figure.subplots(2, 2, sharex=True, height_ratios=[4, 1])
     sides = (("before", before, BEFORE, eces[0]), ("after", after, AFTER, eces[1]))
     for axes, counts, (name, bins, colour, ece) in zip(upper, lower, sides, strict=True):
         there = bins[bins["pictures"] > 0]
-        axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="as often right as sure")
+        axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="perfect calibration")
         axes.bar(there["low"], there["accuracy"], (there["high"] - there["low"]), align="edge", color=colour, alpha=0.5)
         axes.scatter(there["confidence"], there["accuracy"], color=colour, zorder=3, label="bin's mean")
-        axes.set(title=f"{name} temperature scaling, ECE {ece:.4f}", ylabel="share right", ylim=(0, 1.02), xlim=(0, 1))
+        axes.set(title=f"{name} temperature scaling, ECE {ece:.4f}", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
         axes.legend(fontsize=9, loc="upper left")
         counts.bar(bins["low"], bins["pictures"], (bins["high"] - bins["low"]), align="edge", color="#aaaaaa")
         counts.set(xlabel="confidence of the prediction", ylabel="pictures")
@@ -118,10 +107,10 @@ def operating_figure(points: pd.DataFrame, label: str, classes: Sequence[str]) -
 
 
 def embedding_figure(
-    places: npt.NDArray[np.float64], labels: Sequence[str], wrong: npt.NDArray[np.bool_], classes: Sequence[str],
+    positions: npt.NDArray[np.float64], labels: Sequence[str], wrong: npt.NDArray[np.bool_], classes: Sequence[str],
     title: str,
 ) -> Figure:  # fmt: skip
-    """Pictures as dots at `places` (pictures, 2), coloured by class; what the model got wrong is ringed in black."""
+    """Pictures as dots at `positions` (pictures, 2), coloured by class; wrong predictions are ringed in black."""
     figure, axes = new_figure(10, 6.2)
     names = plot_labels(list(classes))
     colours = colormaps["tab10" if len(classes) <= 10 else "gist_rainbow"]
@@ -129,9 +118,9 @@ def embedding_figure(
     for index, (label, name) in enumerate(zip(classes, names, strict=True)):
         chosen = is_of == label
         colour = colours(index) if len(classes) <= 10 else colours(index / max(len(classes) - 1, 1))
-        axes.scatter(places[chosen, 0], places[chosen, 1], s=22, color=colour, alpha=0.6, linewidth=0, label=name)
+        axes.scatter(positions[chosen, 0], positions[chosen, 1], s=22, color=colour, alpha=0.6, linewidth=0, label=name)
     axes.scatter(
-        places[wrong, 0], places[wrong, 1], s=55, facecolor="none", edgecolor="black", linewidth=1, label="wrong"
+        positions[wrong, 0], positions[wrong, 1], s=55, facecolor="none", edgecolor="black", linewidth=1, label="wrong"
     )
     axes.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second principal component")
     axes.set_title(title, fontsize=10)

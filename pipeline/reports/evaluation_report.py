@@ -122,7 +122,7 @@ def _write_tables(evaluation: Evaluation, folder: Path) -> None:
 
 
 def first_parts(evaluation: Evaluation) -> list[Part]:
-    """What is read first: the headline and the numbers that matter most."""
+    """The top of the page: the headline and the numbers that matter most."""
     of = {name.removeprefix(f"{evaluation.split}/"): value for name, value in evaluation.metrics.items()}
     numbers = [
         (f"{of['accuracy']:.1%}", f"accuracy on {len(evaluation.predictions.evaluated)} {evaluation.split} pictures"),
@@ -137,7 +137,7 @@ def first_parts(evaluation: Evaluation) -> list[Part]:
 
 
 def advice_parts(evaluation: Evaluation, command: Callable[[Mapping[str, object]], str]) -> list[Part]:
-    """Every verdict with the command to try next, and what is in order last."""
+    """Every verdict with the command to try next, and good news last."""
     verdict = evaluation.verdict
     parts: list[Part] = [
         Advice(one.name, one.words, command(one.changes) if one.changes else "")
@@ -205,8 +205,8 @@ def overfitting_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     """The splits side by side, and the curves of all training stages."""
     parts: list[Part] = [
         Paragraph(
-            "All losses here are measured on plain pictures, with the network as it came out. Far below on train what "
-            "it is on valid is over-fitting."
+            "All losses here are measured on plain pictures with the final network. A training loss far below the "
+            "validation loss is over-fitting."
         ),
         evaluation.splits_table,
     ]
@@ -217,13 +217,13 @@ def overfitting_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
 
 
 def calibration_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
-    """What the temperature does, and the reliability diagram before and after it."""
+    """The effect of the temperature, and the reliability diagram before and after it."""
     predictions = evaluation.predictions
     split = evaluation.split
     of = {name: evaluation.metrics[f"{split}/{name}"] for name in ("ece", "calibrated_ece", "loss", "calibrated_loss")}
-    sure = "too sure" if predictions.temperature > 1 else "not sure enough"
+    confidence = "over-confident" if predictions.temperature > 1 else "under-confident"
     words = (
-        f"Temperature {predictions.temperature:.3f}, fitted on the validation split: the model was {sure}. On the "
+        f"Temperature {predictions.temperature:.3f}, fitted on the validation split: the model was {confidence}. On the "
         f"{evaluation.split} split it takes the expected calibration error from {of['ece']:.4f} to "
         f"{of['calibrated_ece']:.4f}, and the log-loss from {of['loss']:.4f} to "
         f"{of['calibrated_loss']:.4f}. It changes no prediction."
@@ -245,9 +245,7 @@ def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     if len(classes) == 2 and positive is not None:
         shown = [one for one in shown if one.label == positive]
     if not shown:
-        return [
-            Paragraph(f"The {evaluation.split} split holds one class alone, so that there is nothing to tell apart.")
-        ]
+        return [Paragraph(f"The {evaluation.split} split holds one class alone, so that no curve is defined.")]
     title = f"Each class against the rest, {evaluation.split} split"
     path = _save(class_curves_figure(shown, classes, title), folder, "curves")
     parts: list[Part] = [Figures([path], "ROC and precision-recall curves")]
@@ -255,7 +253,7 @@ def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
         ask = "Name a class in evaluate.positive_class, and the precision and recall of each threshold are listed here."
         return [*parts, Paragraph(ask)]
     words = (
-        f"What comes of flagging as {positive} every picture with at least this calibrated probability of "
+        f"Precision and recall of flagging as {positive} every picture with at least this calibrated probability of "
         f"it, on the {evaluation.split} split."
     )
     figure = operating_figure(predictions.operating_points, positive, classes)
@@ -268,7 +266,7 @@ def tta_parts(evaluation: Evaluation) -> list[Part]:
     """Every metric with and without test-time augmentation."""
     words = (
         "The mean of the probabilities over the flips and crops that augment.flip and augment.crop allow "
-        "(evaluate.tta_views of them), beside what the model says of the plain picture."
+        "(evaluate.tta_views of them), beside the prediction on the plain picture."
     )
     return [Paragraph(words), evaluation.tta_table]
 

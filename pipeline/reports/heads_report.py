@@ -1,4 +1,4 @@
-"""What a comparison of heads leaves behind: tables, figures, metrics, and the rows that are printed."""
+"""The report of a comparison of heads: tables, figures, metrics, and the rows that are printed."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pipeline.training.heads.lr_band import HIGH, LOW, band_of, band_table, sugg
 from pipeline.training.lr_finder import Curve, suggestions
 
 BEST_SHOWN = 5
-BEST_COLUMNS = ["place", "valid accuracy", "lr", "weight decay", "dropout", "smoothing", "epochs"]
+BEST_COLUMNS = ["rank", "valid accuracy", "lr", "weight decay", "dropout", "smoothing", "epochs"]
 
 
 def write_band(folder: Path, curves: Sequence[Curve], chosen: str) -> dict[str, float]:
@@ -50,7 +50,7 @@ def write_heads_comparison(folder: Path, heads: pd.DataFrame, compared: pd.DataF
 
 def comparison_metrics(heads: pd.DataFrame, compared: pd.DataFrame, seconds: float) -> dict[str, float]:
     """Means and spreads of the best setting (`best/…`) and of the recipe's own (`own/…`), how many heads were trained
-    in `seconds`, and how many of them diverged; without what is no number."""
+    in `seconds`, and how many of them diverged; without what is not finite."""
     metrics = {
         f"{of}/{name}{end}": float(row[f"{name}_{kind}"])
         for of, row in (("best", compared.iloc[0]), ("own", compared[compared["is_own"]].iloc[0]))
@@ -69,14 +69,14 @@ def comparison_metrics(heads: pd.DataFrame, compared: pd.DataFrame, seconds: flo
 def best_rows(compared: pd.DataFrame) -> list[list[str]]:
     """The cells of `BEST_COLUMNS` for the best five settings, and for the recipe's own where it is not among them."""
     own = int(compared["is_own"].to_numpy().argmax())
-    return [_setting_row(compared, place) for place in sorted({*range(min(BEST_SHOWN, len(compared))), own})]
+    return [_setting_row(compared, rank) for rank in sorted({*range(min(BEST_SHOWN, len(compared))), own})]
 
 
-def _setting_row(compared: pd.DataFrame, place: int) -> list[str]:
-    one = compared.iloc[place]
+def _setting_row(compared: pd.DataFrame, rank: int) -> list[str]:
+    one = compared.iloc[rank]
     spread = f" ± {one['valid_accuracy_std']:.4f}" if math.isfinite(one["valid_accuracy_std"]) else ""
     return [
-        f"{place + 1}" + (" (the recipe's own)" if one["is_own"] else ""),
+        f"{rank + 1}" + (" (the recipe's own)" if one["is_own"] else ""),
         f"{one['valid_accuracy_mean']:.4f}{spread}",
         f"{one['lr']:.2e}",
         *(f"{one[name]:.2g}" for name in ("weight_decay", "dropout", "label_smoothing")),
@@ -126,9 +126,9 @@ def noise_figure(heads: pd.DataFrame, settings: pd.DataFrame, by_noise: float) -
     """
     figure, axes = new_figure(8, 4.5)
     sound = settings[settings["valid_accuracy_mean"].notna()].reset_index(drop=True)
-    places = {number: place for place, number in enumerate(sound["setting"], start=1)}
-    known = heads[heads["setting"].isin(list(places))]
-    axes.scatter(known["setting"].map(places), known["valid_accuracy"], s=10, color=TRAIN, label="a head, of one seed")
+    ranks = {number: rank for rank, number in enumerate(sound["setting"], start=1)}
+    known = heads[heads["setting"].isin(list(ranks))]
+    axes.scatter(known["setting"].map(ranks), known["valid_accuracy"], s=10, color=TRAIN, label="a head, of one seed")
     axes.plot(sound.index + 1, sound["valid_accuracy_mean"], color="black", linewidth=1.5, label="mean of its setting")
     own = sound[sound["is_own"]]
     if len(own):
@@ -138,6 +138,6 @@ def noise_figure(heads: pd.DataFrame, settings: pd.DataFrame, by_noise: float) -
             axes.axhspan(mean, mean + by_noise, color=VALID, alpha=0.12, linewidth=0, label="a lead that may be noise")
     axes.set_xlabel("setting, from the best to the worst")
     axes.set_ylabel("valid accuracy")
-    axes.set_title("What the setting does, beside what the seed does")
+    axes.set_title("Differences between settings, beside those between seeds")
     axes.legend(loc="lower left", fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""The model card: what a model was made from, how good it is and where it ends, in Markdown.
+"""The model card: how a model was made, how good it is and what its limits are, in Markdown.
 
 After Mitchell et al. 2019, "Model Cards for Model Reporting".
 """
@@ -14,7 +14,7 @@ ELPV_LICENCE = (
     "The pictures are the ELPV dataset, CC BY-NC-SA 4.0 (Deitsch et al. 2019; Buerhop-Lutz et al. 2018; Deitsch et al. "
     "2021). A model trained on them is not for commercial use."
 )
-# Settings of the recipe that say most about how the model was made.
+# The keys of the recipe that matter most for how the model was made.
 SHOWN_SETTINGS = (
     "model.weights", "augment.flip", "train_head.stored_epochs", "fine_tune.cycles", "fine_tune.cycle_len",
     "fine_tune.cycle_mult", "resize.image_px", "seed",

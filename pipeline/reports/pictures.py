@@ -1,4 +1,4 @@
-"""Which pictures to show of all that were predicted, and what to say under each."""
+"""Which of the predicted pictures to show, and their captions."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,11 @@ from matplotlib.figure import Figure
 
 from pipeline.data.decode import Pixels
 from pipeline.reports.figures import plot_labels
+
+COLUMNS = 4
+CAPTION_LETTERS = 30
+LONGEST_LINE = 60
+MOST_HEAT = 0.55
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def caption_predictions(
     rows: pd.DataFrame, pixels: Pixels, heats: Mapping[int, npt.NDArray[np.floating]] | None = None
 ) -> list[CaptionedPictures]:
     """The pictures of these rows of a predictions table, each with its true and predicted label, probability, loss and
-    path; beside it, where `heats` has its row, the picture with that laid over it."""
+    path; beside it, if `heats` has its row, the picture with the heat laid over it."""
     shown = []
     for row in rows.to_dict("records"):
         picture = np.asarray(pixels[row["row"]])
@@ -72,7 +77,7 @@ def caption_label_errors(errors: pd.DataFrame, pixels: Pixels) -> list[Captioned
 
 
 def caption_pairs(pairs: pd.DataFrame, pixels: Pixels) -> list[CaptionedPictures]:
-    """The pictures of a table of `near_duplicates`, two and two."""
+    """The pictures of a table of `near_duplicates`, in pairs."""
     return [
         CaptionedPictures(
             [np.asarray(pixels[row["row"]]), np.asarray(pixels[row["twin_row"]])],
@@ -88,13 +93,8 @@ def caption_pairs(pairs: pd.DataFrame, pixels: Pixels) -> list[CaptionedPictures
 def _caption(row: Mapping[Any, Any]) -> Sequence[str]:
     label, predicted, confidence = row["label"], row["predicted"], row["confidence"]
     if label == predicted:
-        return [f"{label}, rightly ({confidence:.1%})"]
+        return [f"{label}, correct ({confidence:.1%})"]
     return [f"true: {label} ({row[f'probability/{label}']:.1%})", f"predicted: {predicted} ({confidence:.1%})"]
-
-
-COLUMNS = 4
-CAPTION_LETTERS = 30
-LONGEST_LINE = 60
 
 
 def pictures_figure(shown: Sequence[CaptionedPictures], title: str) -> Figure:
@@ -125,9 +125,6 @@ def _lines(caption: Sequence[str], wide: int) -> list[str]:
         shown = line.encode("ascii", "replace").decode() if drawn.startswith("no. ") else drawn
         lines += textwrap.wrap(shown, CAPTION_LETTERS * wide)
     return lines
-
-
-MOST_HEAT = 0.55
 
 
 def overlay(picture: Pixels, heat: npt.NDArray[np.floating]) -> Pixels:

@@ -18,7 +18,10 @@ from pipeline.evaluation.run_comparison import (
     mcnemar_table,
     metrics_table,
 )
+from pipeline.reports.figures import label_classes
 from pipeline.reports.page import Figures, Paragraph, Section, html_report, markdown_table
+
+MOST_WITH_NUMBERS = 30
 
 
 def write_run_comparison(runs: Sequence[EvaluatedRun], folder: Path) -> str:
@@ -35,8 +38,8 @@ def write_run_comparison(runs: Sequence[EvaluatedRun], folder: Path) -> str:
     drawn = [("Curves", figures / "curves.png")]
     measured = [metric for metric in ("train/loss", "valid/loss", "valid/accuracy") if _any_has(runs, metric)]
     run_curves_figure({run.name: run.curves for run in runs}, measured).savefig(drawn[0][1], dpi=110)
-    for place, (name, difference) in enumerate(confusion_differences(runs).items(), start=1):
-        path = figures / f"confusion_difference_{place}.png"
+    for number, (name, difference) in enumerate(confusion_differences(runs).items(), start=1):
+        path = figures / f"confusion_difference_{number}.png"
         confusion_difference_figure(difference).savefig(path, dpi=110)
         drawn.append((f"Confusion: {name} less {runs[0].name}", path))
     words, count = describe_tests(runs, tests), len(runs[0].evaluated)
@@ -45,7 +48,7 @@ def write_run_comparison(runs: Sequence[EvaluatedRun], folder: Path) -> str:
         "McNemar's test for each pair": tests.rename(
             columns={"only_run": "only run is right", "only_other": "only other is right"}
         ),
-        "Figures": metrics,
+        "Metrics": metrics,
         "Settings that differ": settings,
     }
     sections = [
@@ -61,19 +64,16 @@ def _any_has(runs: Sequence[EvaluatedRun], metric: str) -> bool:
     return any(metric in run.curves for run in runs)
 
 
-MOST_WITH_NUMBERS = 30
-
-
 def run_curves_figure(curves: Mapping[str, Mapping[str, pd.DataFrame]], metrics: Sequence[str]) -> Figure:
     """A panel for each of `metrics`, in which every run (by name) has one line of `value` over `step`."""
     figure = Figure(figsize=(9, 2.8 * len(metrics) + 0.6), layout="constrained")
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for axes, metric in zip(panels, metrics, strict=True):
-        for place, (name, of_run) in enumerate(curves.items()):
+        for index, (name, of_run) in enumerate(curves.items()):
             if metric in of_run:
-                points, colour = of_run[metric], colours[place % len(colours)]
-                width = 3.5 if place == 0 else 1.5  # where curves lie on one another both are seen
+                points, colour = of_run[metric], colours[index % len(colours)]
+                width = 3.5 if index == 0 else 1.5  # so that both are seen where one curve covers another
                 axes.plot(points["step"], points["value"], color=colour, label=name, linewidth=width, marker="o")
         axes.set_ylabel(metric)
         axes.spines[["top", "right"]].set_visible(False)
@@ -88,8 +88,8 @@ def run_curves_figure(curves: Mapping[str, Mapping[str, pd.DataFrame]], metrics:
 
 
 def confusion_difference_figure(difference: pd.DataFrame) -> Figure:
-    """True against predicted: more pictures than the first run has in red, fewer in blue; the diagonal is what is
-    right, where more is better."""
+    """True against predicted: more pictures than the first run has in red, fewer in blue; the diagonal is
+    what is right, where more is better."""
     classes = [str(label) for label in difference.index]
     side = min(3 + 0.6 * len(classes), 16)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
@@ -100,11 +100,5 @@ def confusion_difference_figure(difference: pd.DataFrame) -> Figure:
     for row, column in np.ndindex(*numbers.shape) if len(classes) <= MOST_WITH_NUMBERS else ():
         colour = "white" if abs(numbers[row, column]) > 0.6 * most else "black"
         axes.text(column, row, f"{numbers[row, column]:+d}".replace("+0", "0"), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=45 if len(classes) > 3 else 0)
-    axes.set_yticks(range(len(classes)), classes)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.spines[:].set_visible(False)
+    label_classes(axes, classes)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of training. Each function gives a figure and draws nothing on a screen."""
+"""Figures of training: a stage's losses and rates, and the losses of all stages."""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
 def learning_figure(epochs: pd.DataFrame) -> Figure:
     """Training and validation loss by epoch over all stages, above the validation accuracy.
 
-    `epochs` is the table of `history.join_epochs`.
+    `epochs` is the joined table of the stages' epochs, with `stage` and `phase`.
     """
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     losses, accuracies = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])

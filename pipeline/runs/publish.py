@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -58,10 +57,7 @@ def publish(
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         tracking.log_text(run_id, card, "model_card.md")
         model_uri = tracking.log_classifier(
-            SERVED_MODEL,
-            folder / "checkpoint",
-            folder / "model_card.md",
-            pinned(),
+            tracking.ModelFiles(SERVED_MODEL, folder / "checkpoint", folder / "model_card.md", pinned()),
             manifest.classes,
             TOP_K,
             _example(pixels[manifest.rows("train")[0]]),
@@ -78,8 +74,8 @@ def publish(
 
 
 def registered_name(register_as: str, data: str) -> str:
-    """The name in the model registry, which takes no "/" and no ":"."""
-    return "thaw-" + re.sub(r"[^\w.-]+", "-", data) if register_as == "auto" else register_as
+    """The name in the model registry."""
+    return tracking.named_after(data) if register_as == "auto" else register_as
 
 
 def evaluated_content(manifest: Manifest, split: str) -> str:

@@ -81,10 +81,9 @@ def link_mlflow_run(stage: str, run_id: str, why: str) -> None:
     """Let the run that `mlflow run` made point to the run that was reused."""
     if os.environ.get("MLFLOW_RUN_ID") and not tracking.is_open():
         tags = {tracking.STAGE: stage, tracking.REUSED: run_id}
-        with tracking.open_run(stage, tags, {}) as own_run_id:
-            (page,) = tracking.pages_beside(own_run_id, [run_id])
+        with tracking.open_run(stage, tags, {}, again=os.environ["MLFLOW_RUN_ID"]) as own_run_id:
             tracking.name_run(own_run_id, stage)
-            tracking.describe_run(own_run_id, f"{why} [run {run_id}]({page}).")
+            tracking.describe_run(own_run_id, f"{why} [run {run_id}]({tracking.page_of(run_id)}).")
 
 
 def _run(stage: Stage, up: Upstream, fingerprint: str, job: Job, work: Callable[[Job], None]) -> RunRef:
@@ -119,5 +118,4 @@ def _find(stage: Stage, reuse: str, fingerprint: str) -> RunRef | None:
         return None
     if reuse == "auto":
         return tracking.find_done(fingerprint, stage.artifacts)
-    tracking.run_of(reuse)
-    return tracking.find_done(fingerprint, stage.artifacts, within=reuse)
+    return tracking.find_done(fingerprint, stage.artifacts, within=tracking.run_of(reuse).run_id)

@@ -1,4 +1,4 @@
-"""The end of a whole recipe: the parent run's final figures, and a table for the console."""
+"""The summary of a whole recipe: the parent run's final figures, and a table for the console."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,8 @@ from pipeline import tracking
 from pipeline.system.console import duration, say, table
 from pipeline.tracking.runs import RunRef
 
-# What the parent run takes over from its stages: curves over all of training, and the final figures.
-CURVES = (
-    "train/",
-    "valid/",
-    "test/",
-    "overfit/",
-    "lr/",
-    "throughput/",
-)
+# The metrics that the parent run copies from its stages: curves over all of training, and the final figures.
+CURVES = ("train/", "valid/", "test/", "overfit/", "lr/", "throughput/")
 
 
 def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
@@ -26,7 +19,7 @@ def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
     tags = {f"thaw.stage.{name}": ref.run_id for name, ref in done.items()}
     tags["thaw.reused_stages"] = ", ".join(name for name, ref in done.items() if ref.reused) or "none"
     tracking.set_tags(run_id, tags)
-    pages = tracking.pages_beside(run_id, [ref.run_id for ref in done.values()])
+    pages = [tracking.page_of(ref.run_id) for ref in done.values()]
     stages = [
         f"[{name}]({page})" + (" (reused)" if ref.reused else "")
         for (name, ref), page in zip(done.items(), pages, strict=True)

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import optuna
 from optuna import visualization
@@ -149,7 +150,7 @@ def _slices(study: optuna.Study, objective: str, keys: list[str], marks: Sequenc
         row = sorted(keys[start : start + KEYS_IN_A_ROW])
         figure = visualization.plot_slice(study, row, target_name=objective).update_traces(DOTS)
         for key, trace in zip(row, figure.data, strict=True):
-            _add_marks(figure, marks, lambda trial, key=key: (_on_axis(trial, key), values_of(trial)[0]), trace)
+            _add_marks(figure, marks, partial(_in_slice, key), trace)
         figures.append(_laid_out(figure))
     return figures
 
@@ -182,10 +183,11 @@ def _evaluator() -> PedAnovaImportanceEvaluator:
     return PedAnovaImportanceEvaluator(target_quantile=SHARE_OF_GOOD)
 
 
-def _on_axis(trial: FrozenTrial, key: str) -> object:
-    """The trial's value as Optuna draws it: one of a choice as text."""
+def _in_slice(key: str, trial: FrozenTrial) -> tuple[object, float]:
+    """Where Optuna draws the trial over the key: a value of a choice as text."""
     value = trial.params[key]
-    return repr(value) if isinstance(trial.distributions[key], CategoricalDistribution) else value
+    is_text = isinstance(trial.distributions[key], CategoricalDistribution)
+    return repr(value) if is_text else value, values_of(trial)[0]
 
 
 def _add_marks(

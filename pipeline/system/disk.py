@@ -1,4 +1,4 @@
-"""Reports a full disk in one sentence, and tells how many bytes are free."""
+"""Reports a full disk in one sentence, and counts free bytes."""
 
 import errno
 import os

@@ -1,9 +1,14 @@
-"""All that is said to the tracking server: runs, values, artifacts, models. Nothing else imports mlflow, but the
-served model's own file."""
+"""Everything that goes to the tracking server and comes from it. Only this wing and pipeline/serving.py import mlflow.
+
+In reading order: names, server, outbox, delivery, sender, contact, experiments, runs, abandoned, system_metrics,
+values, artifacts, models.
+"""
 
 from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text, new_files
 from pipeline.tracking.contact import connect
+from pipeline.tracking.experiments import page_of, use_experiment, use_experiment_of
 from pipeline.tracking.models import (
+    ModelFiles,
     log_classifier,
     log_dataset,
     model_checkpoint,
@@ -26,6 +31,7 @@ from pipeline.tracking.names import (
     STAGE,
     UPSTREAM,
     VERDICT,
+    named_after,
 )
 from pipeline.tracking.runs import RunRef, find_done, is_open, is_there, mark_done, open_run, run_of, tag_reason
 from pipeline.tracking.sender import call_server, flush
@@ -38,7 +44,6 @@ from pipeline.tracking.values import (
     log_metrics,
     log_points,
     name_run,
-    pages_beside,
     read_curve,
     rename_run,
     set_tags,
@@ -56,15 +61,16 @@ __all__ = [
     "RESUMED",
     "REUSED",
     "SECONDS",
-    "RunRef",
     "STAGE",
     "UPSTREAM",
     "VERDICT",
+    "ModelFiles",
+    "RunRef",
     "add_to_description",
     "artifact",
     "call_server",
+    "connect",
     "copy_curves",
-    "promote_if_better",
     "describe_run",
     "evaluated_on",
     "evaluation_of",
@@ -81,12 +87,13 @@ __all__ = [
     "log_points",
     "log_text",
     "mark_done",
-    "connect",
     "model_checkpoint",
     "name_run",
+    "named_after",
     "new_files",
     "open_run",
-    "pages_beside",
+    "page_of",
+    "promote_if_better",
     "read_curve",
     "register",
     "rename_run",
@@ -94,4 +101,6 @@ __all__ = [
     "set_tags",
     "show_result",
     "tag_reason",
+    "use_experiment",
+    "use_experiment_of",
 ]

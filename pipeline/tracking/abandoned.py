@@ -1,6 +1,7 @@
-"""Runs whose process was killed, or whose machine went away, before it could end them."""
+"""Closes runs whose process was killed, or whose machine went away, before it could end them."""
 
 import time
+from collections.abc import Sequence
 
 import mlflow
 from mlflow.entities import Run
@@ -8,29 +9,47 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.system.console import say
 from pipeline.system.processes import is_alive, may_belong_to_one_alive
-from pipeline.tracking.names import PROCESS, REASON
+from pipeline.tracking.experiments import experiments_beside
+from pipeline.tracking.names import PROCESS, REASON, REUSED
 
 ENTRY_POINT = "mlflow.project.entryPoint"
-# System metrics come every ten seconds; a machine that has been silent for so long is taken to be gone. Should it
-# come back, its process ends its runs itself, and what it says counts.
+# System metrics come every ten seconds; a machine that has been silent for so long is taken to be gone. If it comes
+# back, its process ends its runs itself, with the status that counts.
 SILENT_SECONDS = 600.0
 LONGEST_START_SECONDS = 3600.0
 
 
 def close_abandoned(own_run_id: str) -> None:
-    """End, as KILLED, every run beside `own_run_id` that is RUNNING and that no process works on any more."""
+    """End, as KILLED, every run beside `own_run_id` that is RUNNING although its process has ended; a run that points
+    to another ends as that did."""
     client = MlflowClient()
-    experiment_id = client.get_run(own_run_id).info.experiment_id
+    experiments = experiments_beside(client.get_run(own_run_id))
     abandoned = [
         run
-        for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
+        for run in client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=1000)
         if _is_abandoned(client, run)
     ]
-    for run in abandoned:
-        client.set_tag(run.info.run_id, REASON, "its process ended without a word: killed, or its machine went away")
-        client.set_terminated(run.info.run_id, "KILLED")
+    for run in sorted(abandoned, key=lambda run: REUSED in run.data.tags):  # last those that point to another
+        if REUSED in run.data.tags:
+            target = client.get_run(run.data.tags[REUSED])
+            _end(client, run, target.info.status, target.data.tags.get(REASON))
+        else:
+            for ended in (run, *_pointers(client, run, experiments)):
+                _end(client, ended, "KILLED", "its process was killed, or its machine went away")
     if abandoned:
         say(f"closed {len(abandoned)} run(s) that a process had left open when it was killed")
+
+
+def _pointers(client: MlflowClient, run: Run, experiments: Sequence[str]) -> list[Run]:
+    """The runs of the same process that point to this one; `mlflow run` may have ended them as FAILED."""
+    query = f"tags.`{REUSED}` = '{run.info.run_id}' and tags.`{PROCESS}` = '{run.data.tags.get(PROCESS)}'"
+    return list(client.search_runs(list(experiments), query))
+
+
+def _end(client: MlflowClient, run: Run, status: str, reason: str | None) -> None:
+    if reason is not None:
+        client.set_tag(run.info.run_id, REASON, reason)
+    client.set_terminated(run.info.run_id, "KILLED" if status == "RUNNING" else status)
 
 
 def _is_abandoned(client: MlflowClient, run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""The files of a run."""
+"""Logs the files of a run, and reads them back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,63 +17,64 @@ from pipeline.tracking.names import first_line
 from pipeline.tracking.sender import call_server, enqueue, flush
 
 
-def log_folder(run_id: str, folder: Path, place: str | None = None) -> None:
-    """Keep all files of `folder` as artifacts, below `place`."""
-    enqueue(run_id, "folder", {"place": place}, copied=folder)
+def log_folder(run_id: str, folder: Path, name: str | None = None) -> None:
+    """Log all files of `folder` as artifacts, in the artifact folder `name` if it is given."""
+    enqueue(run_id, "folder", {"place": name}, copied=folder)
 
 
 @contextmanager
-def new_files(run_id: str, place: str | None = None) -> Iterator[Path]:
-    """An empty folder; what lies in it at the end of the block is logged as artifacts, below `place`."""
+def new_files(run_id: str, name: str | None = None) -> Iterator[Path]:
+    """An empty folder; its files at the end of the block are logged as artifacts, in the artifact folder `name` if it
+    is given."""
     with TemporaryDirectory() as folder:
         yield Path(folder)
-        log_folder(run_id, Path(folder), place)
+        log_folder(run_id, Path(folder), name)
 
 
 def log_file(run_id: str, path: Path) -> None:
-    """Keep a file as an artifact, under its own name."""
+    """Log a file as an artifact, under its own name."""
     flush(run_id)
     call_server(lambda: MlflowClient().log_artifact(run_id, str(path)))
 
 
-def log_text(run_id: str, text: str, place: str) -> None:
-    """Keep `text` as the artifact file `place`."""
-    enqueue(run_id, "text", {"text": text, "place": place})
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Log `text` as the artifact file `name`."""
+    enqueue(run_id, "text", {"text": text, "place": name})
 
 
-def has_artifact(run_id: str, place: str) -> bool:
-    """Whether the run has a file or folder `place`."""
+def has_artifact(run_id: str, name: str) -> bool:
+    """Whether the run has an artifact file or folder `name`."""
     flush(run_id)
-    parent = place.rpartition("/")[0] or None
-    return any(item.path == place for item in call_server(lambda: MlflowClient().list_artifacts(run_id, parent)))
+    parent = name.rpartition("/")[0] or None
+    return any(item.path == name for item in call_server(lambda: MlflowClient().list_artifacts(run_id, parent)))
 
 
-def artifact(run_id: str, place: str) -> Path:
-    """A local copy of a finished run's artifact file or folder `place`; UserError if it is gone.
+def artifact(run_id: str, name: str) -> Path:
+    """A local copy of a finished run's artifact file or folder `name`; UserError if it is gone.
 
     Artifacts on this machine are read where they lie; others are fetched once and kept in the cache.
     """
     flush(run_id)
     local = call_server(lambda: local_artifacts(run_id))
-    if local is not None and (local / place).exists():
-        return local / place
+    if local is not None and (local / name).exists():
+        return local / name
 
     def fetch(folder: Path) -> None:
         try:
             with report_full_disk("a run's fetched artifacts", folder.parent, MAKE_ROOM):
-                fetched = Path(call_server(lambda: MlflowClient().download_artifacts(run_id, place, str(folder))))
-                if fetched != folder / place:  # what lies deeper comes under its last name alone
-                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
-                    fetched.rename(folder / place)
+                fetched = Path(call_server(lambda: MlflowClient().download_artifacts(run_id, name, str(folder))))
+                if fetched != folder / name:  # MLflow drops the folders that it lies in
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    fetched.rename(folder / name)
         except (MlflowException, OSError) as error:
             raise UserError(
-                f"The artifact {place} of run {run_id} cannot be had ({first_line(error)}); run that stage again."
+                f"The artifact {name} of run {run_id} cannot be fetched ({first_line(error)}); run that stage again."
             ) from None
 
-    return open_or_build("artifacts", {"run_id": run_id, "place": place}, fetch)[0] / place
+    return open_or_build("artifacts", {"run_id": run_id, "place": name}, fetch)[0] / name
 
 
 def local_artifacts(run_id: str) -> Path | None:
-    """Where the run's artifacts lie, if they lie on this machine; else None."""
+    """The folder of the run's artifacts if it is on this machine; else None."""
     uri = MlflowClient().get_run(run_id).info.artifact_uri
     return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None  # type: ignore[no-untyped-call]

@@ -1,7 +1,8 @@
-"""Data and models as the tracking server knows them: inputs of runs, and logged models."""
+"""Data sets as inputs of runs; logged and registered models, and which is the champion."""
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,20 +28,28 @@ from pipeline.tracking.values import set_tags
 CHECKPOINT = "checkpoint"
 
 
-def log_dataset(name: str, place: Path, digest: str, context: str) -> MetaDataset:
-    """Name the pictures, by content digest, as the open run's input; gives what `log_classifier` links to."""
-    with warnings.catch_warnings(action="ignore"):  # a local folder is two of mlflow's kinds of source, alike
-        source = resolve_dataset_source(str(place))
+def log_dataset(name: str, folder: Path, digest: str, context: str) -> MetaDataset:
+    """Log the pictures, by content digest, as the open run's input; gives the data set for `log_classifier`."""
+    with warnings.catch_warnings(action="ignore"):  # a local folder fits two of MLflow's kinds of source
+        source = resolve_dataset_source(str(folder))
     dataset = MetaDataset(source=source, name=name, digest=digest[:36])  # type: ignore[abstract]
     call_server(lambda: mlflow.log_input(dataset, context=context))
     return dataset
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a logged model consists of: the file that MLflow runs to load it, with the code in its folder; the
+    checkpoint (no pickle); its card; and the `requirements` that it needs, pinned."""
+
+    loader: Path
+    checkpoint: Path
+    card: Path
+    requirements: Sequence[str]
+
+
 def log_classifier(
-    model_file: Path,
-    checkpoint: Path,
-    card: Path,
-    requirements: Sequence[str],
+    files: ModelFiles,
     classes: Sequence[str],
     top_k: int,
     example: bytes,
@@ -48,7 +57,7 @@ def log_classifier(
     step: int,
     dataset: MetaDataset,
 ) -> str:
-    """Log the model in the open run, from its file, its checkpoint (no pickle) and its card; gives its URI.
+    """Log the model in the open run; gives its URI.
 
     `example` is an encoded picture. `metrics` at `step` are logged on the run, linked to the model and to `dataset`.
     """
@@ -62,10 +71,10 @@ def log_classifier(
     log_model = partial(
         mlflow.pyfunc.log_model,
         name="model",
-        python_model=str(model_file),
-        code_paths=[str(model_file.parent)],
-        artifacts={CHECKPOINT: str(checkpoint), "card": str(card)},
-        pip_requirements=list(requirements),
+        python_model=str(files.loader),
+        code_paths=[str(files.loader.parent)],
+        artifacts={CHECKPOINT: str(files.checkpoint), "card": str(files.card)},
+        pip_requirements=list(files.requirements),
         signature=ModelSignature(
             Schema([ColSpec("binary", "image")]), Schema(outputs), ParamSchema([ParamSpec("top_k", "long", top_k)])
         ),
@@ -83,7 +92,7 @@ def model_checkpoint(model_uri: str) -> Path:
         flavors = Model.load(folder).flavors
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"The model {model_uri} cannot be had ({first_line(error)}); give models:/NAME@champion, "
+            f"The model {model_uri} cannot be fetched ({first_line(error)}); give models:/NAME@champion, "
             "models:/NAME/VERSION or models:/MODEL_ID, as its page says."
         ) from None
     kept = flavors.get("python_function", {}).get("artifacts", {}).get(CHECKPOINT)
@@ -91,15 +100,15 @@ def model_checkpoint(model_uri: str) -> Path:
         raise UserError(
             f"The model {model_uri} is no picture classifier of this project; give one that evaluate logged."
         )
-    place: Path = (folder / str(kept["path"])).resolve()
-    if not place.is_relative_to(folder.resolve()):
+    checkpoint: Path = (folder / str(kept["path"])).resolve()
+    if not checkpoint.is_relative_to(folder.resolve()):
         raise UserError(f"The model {model_uri} names {kept['path']}, outside its folder; do not trust it.")
-    return place
+    return checkpoint
 
 
 def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]) -> None:
-    """Let the target's page show what the source's does: its description, verdict, model and pictures, and
-    `artifacts`, files of its own."""
+    """Show the result of the source on the target's page too: its description, verdict, model, pictures and
+    `artifacts`."""
     client = MlflowClient()
     flush(source_run_id)
     source = call_server(lambda: client.get_run(source_run_id))
@@ -109,8 +118,8 @@ def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]
         call_server(lambda: client.log_inputs(target_run_id, datasets=inputs.dataset_inputs))
     if (outputs := source.outputs) is not None and outputs.model_outputs:
         call_server(lambda: client.log_outputs(target_run_id, models=outputs.model_outputs))
-    for place in artifacts:
-        log_file(target_run_id, artifact(source_run_id, place))
+    for name in artifacts:
+        log_file(target_run_id, artifact(source_run_id, name))
 
 
 ALIAS = "champion"
@@ -128,15 +137,15 @@ def register(model_uri: str, name: str, description: str) -> str:
 
 
 def promote_if_better(name: str, version: str, metric: str, value: float, test_content: str) -> str:
-    """Give `version` the alias "champion" if there is none, or if its `metric` is higher than the standing
-    champion's on the same test content (a digest of it). Gives a sentence that says what was done and why.
+    """Give `version` the alias "champion" if there is none, or if its `metric` is higher than the champion's on the
+    same `test_content`, a digest. Gives a sentence that says what was done and why.
 
-    Both are tagged on the version, so that a later one can be compared with it.
+    Metric and digest are tagged on the version, so that a later one can be compared with it.
     """
     client = MlflowClient()
     lock = cache_folder() / "champions.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # two that end at the same time must not both be compared with the one before
+    with FileLock(lock):  # two that end at once must not both be compared with the one before
         standing = _champion(client, name)
         wins, outcome = _compare(standing, name, version, metric, value, test_content)
         if wins:
@@ -157,8 +166,8 @@ def _compare(
     tags = standing.tags
     if tags.get(TEST_CONTENT) != test_content:
         return False, (
-            f"{stays}: it was evaluated on other pictures, so that its figures and those of version {version} cannot be "
-            "compared."
+            f"{stays}: it was evaluated on other pictures, so that its figures and those of version {version} cannot "
+            "be compared."
         )
     if tags.get(METRIC) != metric:
         return False, f"{stays}: it was evaluated by {tags.get(METRIC)}, and version {version} by {metric}."

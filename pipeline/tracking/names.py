@@ -1,4 +1,6 @@
-"""Names of tags and metrics, the same in every run."""
+"""Names of tags and metrics, the same in every run, and of what belongs to a set of pictures."""
+
+import re
 
 STAGE = "thaw.stage"
 FINGERPRINT = "thaw.fingerprint"
@@ -18,6 +20,11 @@ CHAMPION = "thaw.champion"
 SHOWN = (DESCRIPTION, VERDICT, EVALUATED_ON, MODEL, CHAMPION)
 
 
+def named_after(data: str) -> str:
+    """The name of the experiment and of the registered model of a set of pictures; names take no "/" and no ":"."""
+    return "thaw-" + re.sub(r"[^\w.-]+", "-", data)
+
+
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

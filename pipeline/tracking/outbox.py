@@ -1,7 +1,7 @@
 """What was logged and is not yet at the server: for each run a folder of numbered entries in the cache.
 
-An entry is a small JSON file, published by a rename and deleted once the server has taken what it says, so that a
-process that is killed loses nothing. Sending one twice does no harm: the server keeps one of two equal points.
+An entry is a small JSON file, published by a rename and deleted once the server has taken it, so that a process that
+is killed loses nothing. Sending one twice does no harm: the server keeps one of two equal points.
 """
 
 import json
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from pipeline.cache.store import cache_folder
+from pipeline.system.processes import identity, is_alive
 from pipeline.tracking.server import absolute
 
 WRITER = "writer.json"
@@ -32,7 +32,7 @@ VALUES_PER_CALL = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """Something to be said of a run: `values` (metrics, params, tags), a `text` or a `folder` of artifacts, or a
+    """Something to log to a run: `values` (metrics, params, tags), a `text` or a `folder` of artifacts, or a
     `status`."""
 
     number: int
@@ -46,7 +46,7 @@ class Entry:
 
 
 class Outbox:
-    """The entries of one run on disk. One process at a time may have it: see `lock`."""
+    """The entries of one run on disk, for one process at a time: see `lock`."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -63,7 +63,7 @@ class Outbox:
         if copied is not None:
             try:
                 shutil.copytree(copied, self.folder / entry.name, copy_function=_link_or_copy)
-            except OSError:  # a full disk is not to be kept full by half a copy
+            except OSError:  # half a copy must not keep a full disk full
                 shutil.rmtree(self.folder / entry.name, ignore_errors=True)
                 raise
         text = json.dumps({"kind": entry.kind, "content": entry.content})
@@ -76,33 +76,33 @@ class Outbox:
         entries = []
         for number, path in sorted(self._files()):
             try:
-                said = json.loads(path.read_text(encoding="utf-8"))
-                entries.append(Entry(number, said["kind"], said["content"]))
+                entry = json.loads(path.read_text(encoding="utf-8"))
+                entries.append(Entry(number, entry["kind"], entry["content"]))
             except (ValueError, KeyError, TypeError):
                 self.set_aside(Entry(number, "unreadable", {}))
         return entries
 
     def remove(self, entry: Entry) -> None:
-        """Forget an entry that the server has taken."""
+        """Remove an entry that the server has taken."""
         (self.folder / f"{entry.name}.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder / entry.name, ignore_errors=True)
 
     def set_aside(self, entry: Entry) -> Path:
-        """Put an entry that the server refuses where it is in nobody's way, and give that place."""
-        place = self.folder / REFUSED
-        place.mkdir(exist_ok=True)
+        """Move an entry that the server refuses into a folder of its own; gives its new path."""
+        folder = self.folder / REFUSED
+        folder.mkdir(exist_ok=True)
         for name in (f"{entry.name}.json", entry.name):
             if (self.folder / name).exists():
-                (self.folder / name).replace(place / name)
-        return place / f"{entry.name}.json"
+                (self.folder / name).replace(folder / name)
+        return folder / f"{entry.name}.json"
 
     def take_back_refused(self) -> None:
-        """Let entries that were set aside be sent once more."""
+        """Have entries that were set aside sent once more."""
         for path in (self.folder / REFUSED).glob("*"):
             path.replace(self.folder / path.name)
 
     def send(self, client: MlflowClient, group: list[Entry]) -> None:
-        """Say one entry, or several of values at once, to the server."""
+        """Send one entry, or several of values in one call, to the server."""
         first = group[0].content
         if group[0].kind == "values":
             points = [point for entry in group for point in entry.content.get("metrics", ())]
@@ -123,7 +123,7 @@ class Outbox:
 
     @contextmanager
     def lock(self, uri: str, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Be the one process that has this outbox. It disappears at the end, if nothing is left in it.
+        """Lock the outbox for this process; it is removed at the end if it is empty.
 
         Raises filelock.Timeout if another process has it for longer than `wait_seconds`.
         """
@@ -131,9 +131,8 @@ class Outbox:
         with FileLock(self.folder.with_suffix(".lock"), timeout=wait_seconds, thread_local=False):
             self.folder.mkdir(exist_ok=True)
             self._tidy()
-            me = psutil.Process()
             facts = {"uri": absolute(uri), "host": socket.gethostname()}
-            self._write_writer(facts | {"pid": me.pid, "started": me.create_time()})
+            self._write_writer(facts | {"process": identity()})
             try:
                 yield
             finally:
@@ -148,11 +147,16 @@ class Outbox:
         return not any(self._files()) and not any((self.folder / REFUSED).glob("*"))
 
     def writer(self) -> dict[str, Any]:
-        """Whose entries these are: `uri` of the server, `host`, and, of one that may still write, `pid`, `started`."""
+        """Whose entries these are: `uri` of the server, `host`, and the `process` that may still write."""
         try:
             return dict(json.loads((self.folder / WRITER).read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return {}
+
+    def is_in_use(self) -> bool:
+        """Whether a process on this machine that writes into it is alive."""
+        process = self.writer().get("process")
+        return process is not None and is_alive(process) is True
 
     def _write_writer(self, facts: Mapping[str, Any]) -> None:
         unfinished = self.folder / f".{WRITER}"
@@ -160,7 +164,7 @@ class Outbox:
         unfinished.replace(self.folder / WRITER)
 
     def _tidy(self) -> None:
-        """Remove what a process that was killed had half written, and go on counting after what is there."""
+        """Remove what a process that was killed had half written, and continue the numbers of the entries."""
         whole = {path.stem for _, path in self._files()}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in (REFUSED, *whole):
@@ -174,14 +178,14 @@ class Outbox:
 
 
 def outbox_folder() -> Path:
-    """Where the outboxes of all runs lie."""
+    """The folder of the outboxes of all runs."""
     return cache_folder() / "outbox"
 
 
 def first_group(entries: Iterable[Entry]) -> list[Entry]:
     """The entries from the first one on that can be sent in one call, in order."""
     group: list[Entry] = []
-    said: set[tuple[str, str]] = set()
+    set_before: set[tuple[str, str]] = set()
     counts = {"metrics": 0, "params": 0, "tags": 0}
     limits = {"metrics": METRICS_PER_CALL, "params": PARAMS_PER_CALL, "tags": TAGS_PER_CALL}
     for entry in entries:
@@ -190,24 +194,15 @@ def first_group(entries: Iterable[Entry]) -> list[Entry]:
         keys = {(kind, key) for kind in ("params", "tags") for key in entry.content.get(kind, ())}
         counts = {kind: count + len(entry.content.get(kind, ())) for kind, count in counts.items()}
         full = sum(counts.values()) > VALUES_PER_CALL or any(counts[kind] > limits[kind] for kind in counts)
-        if group and (full or keys & said):
+        if group and (full or keys & set_before):
             return group
         group.append(entry)
-        said |= keys
+        set_before |= keys
     return group
 
 
-def is_alive(writer: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote an outbox still runs on this machine."""
-    try:
-        started = psutil.Process(writer["pid"]).create_time()
-        return bool(writer["host"] == socket.gethostname() and abs(started - writer["started"]) < 2)
-    except (KeyError, psutil.Error):
-        return False
-
-
 def _link_or_copy(source: str, target: str) -> str:
-    """Stores never change once they are published, so that what lies in one need not be copied."""
+    """Link what lies in a store, since stores never change once they are published; copy all else."""
     if Path(source).resolve().is_relative_to(cache_folder().resolve()):
         try:
             os.link(source, target)

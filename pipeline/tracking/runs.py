@@ -1,4 +1,4 @@
-"""Runs: opened, ended, found again."""
+"""Opens, ends and finds runs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ from pipeline.system.processes import identity
 from pipeline.tracking.abandoned import close_abandoned
 from pipeline.tracking.artifacts import local_artifacts
 from pipeline.tracking.contact import connect
+from pipeline.tracking.experiments import (
+    DEFAULT,
+    RUN_ID,
+    experiment_id,
+    no_run,
+    pointer_tags,
+    project_tags,
+    run_in_default,
+)
 from pipeline.tracking.names import (
     DONE,
     FINGERPRINT,
@@ -36,17 +45,16 @@ from pipeline.tracking.names import (
     SECONDS,
     STAGE,
     UPSTREAM,
-    first_line,
 )
 from pipeline.tracking.sender import Sender, call_server, flush, sending
 from pipeline.tracking.server import Unreachable, patience_seconds, shown
 from pipeline.tracking.system_metrics import system_metrics
-from pipeline.tracking.values import LONGEST_TAG, log_metrics, log_params, set_tags
+from pipeline.tracking.values import LONGEST_TAG, is_made_up, log_metrics, log_params, name_run, set_tags
 
 
 @dataclass(frozen=True)
 class RunRef:
-    """A finished run of a stage. `upstream` is the run id that it followed; `reused` says that it was not run now."""
+    """A finished run of a stage, on the run `upstream`; `reused` if it was not run now."""
 
     run_id: str
     stage: str
@@ -59,11 +67,7 @@ class RunRef:
 
 SECONDS_TO_LEAVE = 5.0
 LARGEST_CHECKED_BYTES = 2**28
-
-
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-
-
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
@@ -75,65 +79,84 @@ def open_run(
     parent: str | None = None,
     again: str | None = None,
 ) -> Iterator[str]:
-    """The id of a run that is open within the block: the one that `mlflow run` made, where it made one, else a new
-    one, nested if another is open, or in the run `parent`, which another process has open; or `again` one that has
-    ended.
+    """The id of a run that is open within the block: the one that `mlflow run` created, if it did, else a new one;
+    nested if another is open, or in the run `parent`, which another process has open; or `again` one that has ended.
 
-    It ends as FINISHED; as KILLED by Ctrl-C, by SIGTERM, and where it is `Pruned`; as FAILED by any error; the reason
-    is a tag. Raises UserError where there is no server to be had; one that goes away later is waited for when it has to
-    answer.
+    If `mlflow run` created its run in another experiment than the one in use, the run is a new one to which that run
+    points, and both end alike.
+
+    It ends as FINISHED; as KILLED by Ctrl-C, by SIGTERM and by `Pruned`; as FAILED by any other error; the reason is a
+    tag. Raises UserError if there is no server; one that goes away later is waited for when it has to answer.
     """
     connect()
     outer = mlflow.active_run()
     # Taken out of the environment, so that a run opened within this one does not adopt it once more.
-    handed = os.environ.pop("MLFLOW_RUN_ID", None) if outer is None else None
-    run_id, first_step = _start(again or handed, name, parent)
-    with _active(), _sending(run_id, outer.info.run_id if outer is not None else None) as sender:
-        try:
-            log_params(run_id, params)
-            set_tags(run_id, tags)
-            if outer is None:
-                call_server(lambda: close_abandoned(run_id))
-            with system_metrics(run_id, partial(log_metrics, run_id), first_step):
-                yield run_id
-        except KeyboardInterrupt:
-            _end(sender, run_id, "KILLED", "stopped by Ctrl-C or SIGTERM")
-            raise
-        except Pruned as error:
-            _end(sender, run_id, "KILLED", str(error))
-            raise
-        except Unreachable as error:
-            whole = error.done == run_id  # and only has to be sent
-            if not whole:
-                set_tags(run_id, {REASON: str(error)})
-            _enqueue_status(sender, run_id, "FINISHED" if whole else "FAILED")
-            raise
-        except BaseException as error:
-            _end(sender, run_id, "FAILED", str(error) or type(error).__name__)
-            raise
-        _enqueue_status(sender, run_id, "FINISHED")
-        sender.flush(patience_seconds())
+    given = os.environ.pop(RUN_ID, None) if outer is None else None
+    pointer = None if again else run_in_default(given)
+    run_id, first_step = _start(again or given, name, parent, pointer)
+    run_ids = [run_id] if pointer is None else [run_id, pointer.info.run_id]
+    outer_id = outer.info.run_id if outer is not None else None
+    with _active(), _sending(run_ids, outer_id) as sender, _ending(sender, run_ids):
+        if pointer is not None:
+            set_tags(pointer.info.run_id, {PROCESS: identity(), **pointer_tags(run_id, tags)})
+            name_run(pointer.info.run_id, name)
+            params = {**params, **pointer.data.params}  # as they were typed
+        log_params(run_id, params)
+        set_tags(run_id, tags)
+        if outer is None:
+            call_server(lambda: close_abandoned(run_id))
+        with system_metrics(run_id, partial(log_metrics, run_id), first_step):
+            yield run_id
 
 
-def _start(given: str | None, name: str, parent: str | None) -> tuple[str, int]:
-    """Start a run, or go on with the `given` one: its id, and the step that its next system metrics have."""
+@contextmanager
+def _ending(sender: Sender, run_ids: Sequence[str]) -> Iterator[None]:
+    """End runs by how the block ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end(sender, run_ids, "KILLED", "stopped by Ctrl-C or SIGTERM")
+        raise
+    except Pruned as error:
+        _end(sender, run_ids, "KILLED", str(error))
+        raise
+    except Unreachable as error:
+        is_done = error.done == run_ids[0]  # it only has to be sent
+        for run_id in run_ids if not is_done else ():
+            set_tags(run_id, {REASON: str(error)})
+        _enqueue_status(sender, run_ids, "FINISHED" if is_done else "FAILED")
+        raise
+    except BaseException as error:
+        _end(sender, run_ids, "FAILED", str(error) or type(error).__name__)
+        raise
+    _enqueue_status(sender, run_ids, "FINISHED")
+    sender.flush(patience_seconds())
+
+
+def _start(given: str | None, name: str, parent: str | None, pointer: Run | None) -> tuple[str, int]:
+    """Start a run, or continue the `given` one if it is no `pointer`: its id, and the step of its next system
+    metrics."""
     opening = uuid4().hex
-    experiment_id = _experiment_id(parent)
+    experiment = experiment_id(parent)
+    given = None if pointer is not None else given
+    new_tags = {OPENING: opening} | (project_tags(pointer) if pointer is not None else {})
+    if pointer is not None and not is_made_up(pointer):
+        name = pointer.info.run_name
 
     def start() -> tuple[str, int]:
-        # Where the server was away before it answered, it may have made the run all the same.
-        known = given or (_opened_by(opening, experiment_id) if tried else None)
+        # If the server went away before it answered, it may have created the run nevertheless.
+        known = given or (_opened_by(opening, experiment) if tried else None)
         tried.append(True)
         run = mlflow.start_run(
             run_id=known,
             run_name=None if known else name,
             nested=mlflow.active_run() is not None,
             parent_run_id=None if known else parent,
-            experiment_id=experiment_id if parent and not known else None,
-            tags={PROCESS: identity()} | ({} if known else {OPENING: opening}),
+            experiment_id=None if known else experiment,
+            tags={PROCESS: identity()} | ({} if known else new_tags),
             log_system_metrics=False,
         )
-        if REASON in run.data.tags:  # of what broke off before
+        if REASON in run.data.tags:  # for which it failed before
             MlflowClient().delete_tag(run.info.run_id, REASON)
         return run.info.run_id, _system_steps(run)
 
@@ -141,65 +164,63 @@ def _start(given: str | None, name: str, parent: str | None) -> tuple[str, int]:
     try:
         return call_server(start)
     except MlflowException as error:
-        raise _no_run(error) from None
+        raise no_run(error) from None
 
 
-def _opened_by(opening: str, experiment_id: str | None) -> str | None:
+def _opened_by(opening: str, experiment: str | None) -> str | None:
     query = f"tags.`{OPENING}` = '{opening}'"
-    found = MlflowClient().search_runs([experiment_id or "0"], query, max_results=1)
+    found = MlflowClient().search_runs([experiment or DEFAULT], query, max_results=1)
     return found[0].info.run_id if found else None
 
 
 def _system_steps(run: Run) -> int:
-    """How many points of system metrics a run has that was open before."""
+    """How many points of system metrics a run already has."""
     names = [name for name in run.data.metrics if name.startswith("system/")]
     return len(MlflowClient().get_metric_history(run.info.run_id, names[0])) if names else 0
 
 
 @contextmanager
-def _sending(run_id: str, within: str | None) -> Iterator[Sender]:
-    """`sending`; where the disk is too full for it, the run is ended."""
+def _sending(run_ids: Sequence[str], outer: str | None) -> Iterator[Sender]:
+    """Send what is logged to these runs, by the sender of the run `outer` if there is one; if the disk is too full for
+    it, they fail."""
     with ExitStack() as stack:
         try:
-            sender = stack.enter_context(sending(run_id, within))
+            for run_id in run_ids:
+                sender = stack.enter_context(sending(run_id, outer or run_ids[0]))
         except OSError:
-            MlflowClient().set_terminated(run_id, "FAILED")
+            for run_id in run_ids:
+                MlflowClient().set_terminated(run_id, "FAILED")
             raise
         yield sender
 
 
 @contextmanager
 def _active() -> Iterator[None]:
-    """At the end the run is the active one no longer. `mlflow.end_run` would wait for the server."""
+    """At the end the run is no longer the active one. `mlflow.end_run` would wait for the server."""
     try:
         yield
     finally:
         _active_run_stack.get().pop()  # type: ignore[no-untyped-call]
 
 
-def _end(sender: Sender, run_id: str, status: str, reason: str) -> None:
-    """End a run that broke off, without keeping the user waiting where the server is away."""
-    set_tags(run_id, {REASON: reason})
-    _enqueue_status(sender, run_id, status)
+def _end(sender: Sender, run_ids: Sequence[str], status: str, reason: str) -> None:
+    """End runs before they are done, without keeping the user waiting if the server is away."""
+    for run_id in run_ids:
+        set_tags(run_id, {REASON: reason})
+    _enqueue_status(sender, run_ids, status)
     try:
         sender.flush(SECONDS_TO_LEAVE)
     except Unreachable as error:
         warn(str(error))
 
 
-def _enqueue_status(sender: Sender, run_id: str, status: str) -> None:
-    sender.enqueue(run_id, "status", {"status": status, "end_time_ms": int(time.time() * 1000)})
-
-
-def _no_run(error: MlflowException) -> UserError:
-    return UserError(
-        f"The tracking server at {shown(mlflow.get_tracking_uri())} gives no run ({first_line(error)}); "
-        "check MLFLOW_TRACKING_URI, which has to be absolute if the project lies in another folder."
-    )
+def _enqueue_status(sender: Sender, run_ids: Sequence[str], status: str) -> None:
+    for run_id in run_ids:
+        sender.enqueue(run_id, "status", {"status": status, "end_time_ms": int(time.time() * 1000)})
 
 
 def run_of(run_id: str) -> RunRef:
-    """The stage run with this id, or the one that was reused in its stead; UserError if there is no such run."""
+    """The stage run with this id, or the one that it points to; UserError if there is no such run."""
     connect()
     flush(run_id)
     try:
@@ -220,8 +241,8 @@ def run_of(run_id: str) -> RunRef:
 
 
 def find_done(fingerprint: str, artifacts: Sequence[str], within: str | None = None) -> RunRef | None:
-    """The latest FINISHED run with this fingerprint that was marked done and still has these artifacts, undamaged; with
-    `within`, only that run or one nested in it."""
+    """The latest FINISHED run of the experiment in use with this fingerprint that was marked done and still has these
+    artifacts, undamaged; with `within`, only that run or one nested in it."""
     connect()
     return call_server(lambda: _find_done(fingerprint, artifacts, within))
 
@@ -229,10 +250,10 @@ def find_done(fingerprint: str, artifacts: Sequence[str], within: str | None = N
 def _find_done(fingerprint: str, artifacts: Sequence[str], within: str | None) -> RunRef | None:
     query = f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{DONE}` = 'true' and attributes.status = 'FINISHED'"
     client = MlflowClient()
-    experiment_id = _experiment_id()
-    if experiment_id is None:
+    searched = experiment_id() if within is None else client.get_run(within).info.experiment_id
+    if searched is None:
         return None
-    for run in client.search_runs([experiment_id], query, order_by=["attributes.start_time DESC"], max_results=50):
+    for run in client.search_runs([searched], query, order_by=["attributes.start_time DESC"], max_results=50):
         nested_in = run.data.tags.get("mlflow.parentRunId")
         if within is not None and within not in (run.info.run_id, nested_in):
             continue
@@ -243,20 +264,20 @@ def _find_done(fingerprint: str, artifacts: Sequence[str], within: str | None) -
 
 
 def _is_damaged(run_id: str, artifacts: Sequence[str]) -> bool:
-    """Whether artifacts that lie on this machine, and describe themselves, are no longer what they were."""
+    """Whether artifacts that lie on this machine, and have checksums, have changed."""
     folder = local_artifacts(run_id)
-    for place in artifacts if folder is not None else ():
-        described = Path(str(folder)) / place
+    for name in artifacts if folder is not None else ():
+        described = Path(str(folder)) / name
         if (described / DESCRIPTION).exists():
             damage = find_damage(described, contents=size_bytes(described) <= LARGEST_CHECKED_BYTES)
             if damage:
-                say(f"run {run_id} is not reused: its {place} is damaged ({damage})")
+                say(f"run {run_id} is not reused: its {name} is damaged ({damage})")
                 return True
     return False
 
 
 def mark_done(run_id: str, seconds: float) -> RunRef:
-    """The last act of a stage's run: from now on it may be taken instead of running the stage again."""
+    """The last step of a stage's run: from now on it may be reused instead of running the stage again."""
     log_metrics(run_id, {SECONDS: seconds}, step=0)
     set_tags(run_id, {DONE: "true"})
     try:
@@ -282,29 +303,10 @@ def is_open() -> bool:
 
 
 def tag_reason(run_id: str, reason: str) -> None:
-    """Say on the page of a run why it ended; where its server is away, that is left in the outbox."""
+    """Show on the page of a run why it ended; if the server is away, the reason is left in the outbox."""
     with sending(run_id) as sender, suppress(Unreachable):
         sender.enqueue(run_id, "values", {"tags": {REASON: reason[:LONGEST_TAG]}})
         sender.flush(0.0)
-
-
-def _experiment_id(parent: str | None = None) -> str | None:
-    """The experiment of the open run, else of the run `parent`, or the one handed over, else the one that a new run
-    would go to, if it is there already."""
-    active = mlflow.active_run()
-    if active is not None:
-        return str(active.info.experiment_id)
-    handed = parent or os.environ.get("MLFLOW_RUN_ID")
-    client = MlflowClient()
-    if handed:
-        try:
-            return str(client.get_run(handed).info.experiment_id)
-        except MlflowException as error:
-            raise _no_run(error) from None
-    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return os.environ["MLFLOW_EXPERIMENT_ID"]
-    experiment = client.get_experiment_by_name(os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default"))
-    return str(experiment.experiment_id) if experiment is not None else None
 
 
 def _as_ref(run: Run, reused: bool) -> RunRef:

@@ -1,190 +1,145 @@
-"""What is logged goes to the server by a thread of its own, so that training never waits for it.
+"""Sends what is logged to the server in a thread of its own, so that training never waits for it.
 
-Where the server is away, entries wait in the outbox on disk, and whoever has to know them there waits for `flush`.
+If the server is away, entries wait in the outbox on disk; `flush` waits until they are at the server.
 """
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
 import mlflow
 from filelock import Timeout
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
 from pipeline.system.console import duration, say, warn
 from pipeline.system.errors import UserError
-from pipeline.tracking.outbox import Entry, Outbox, first_group, outbox_folder
+from pipeline.tracking.delivery import Delivery, Queue, deliver
+from pipeline.tracking.outbox import Entry, Outbox, outbox_folder
 from pipeline.tracking.server import SEND, Unreachable, cause, check_server, is_lasting, patience_seconds, shown
 
 Answer = TypeVar("Answer")
-SECONDS_BEFORE_SAYING = 3.0
+SECONDS_BEFORE_REPORTING = 3.0
+SHORTEST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
 SECONDS_FOR_ANOTHER_SENDER = 60.0
 _senders: dict[str, "Sender"] = {}  # of each run that is open in this process
 
 
 class Sender:
-    """Sends the entries of an outermost run and of those nested in it, in order, as long as that is open."""
+    """Sends the entries of an outermost run, and of those nested in it, in order, while it is open."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._changed = threading.Condition()
-        self._waiting: deque[tuple[Outbox, Entry]] = deque()
-        self._held: dict[str, tuple[Outbox, ExitStack]] = {}
-        self._alone = 0  # so many entries at the front are sent one by one
+        self._queue = Queue()
+        self._locked: dict[str, tuple[Outbox, ExitStack]] = {}
         self._away_since: float | None = None
         self._cause = ""
-        self._said = False
-        self._ended = False
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._is_reported = False
+        self._thread = threading.Thread(target=self._send, name="tracking", daemon=True)
         self._thread.start()
 
     def add(self, run_id: str) -> None:
-        """Take over the outbox of a run, with what an earlier process may have left in it."""
-        outbox, hold = Outbox(run_id), ExitStack()
+        """Lock the outbox of a run, and send what an earlier process may have left in it."""
+        outbox, lock = Outbox(run_id), ExitStack()
         try:
-            hold.enter_context(outbox.lock(self._uri, SECONDS_FOR_ANOTHER_SENDER))
+            lock.enter_context(outbox.lock(self._uri, SECONDS_FOR_ANOTHER_SENDER))
         except Timeout:
             raise UserError(f"Another process logs to run {run_id}; wait for its end, or stop it.") from None
-        self._held[run_id] = outbox, hold
+        self._locked[run_id] = outbox, lock
         for entry in outbox.read():
-            self._append(outbox, entry)
+            self._queue.append(outbox, entry)
 
     def drop(self, run_id: str) -> None:
-        """Let go of a run's outbox, unless something in it still waits."""
-        outbox, hold = self._held[run_id]
-        with self._changed:
-            if any(other is outbox for other, _ in self._waiting):
-                return
-        hold.close()
-        del self._held[run_id]
+        """Unlock a run's outbox, unless something in it still waits."""
+        outbox, lock = self._locked[run_id]
+        if not self._queue.holds(outbox):
+            lock.close()
+            del self._locked[run_id]
 
     def enqueue(self, run_id: str, kind: str, content: Mapping[str, Any], copied: Path | None = None) -> None:
-        """Keep something to be said, to be sent as soon as the server takes it."""
-        outbox = self._held[run_id][0]
-        with self._changed:
+        """Write an entry to the outbox, to be sent as soon as the server takes it."""
+        outbox = self._locked[run_id][0]
+        with self._queue.changed:
             entry = Entry(outbox.next_number(), kind, content)
         try:
             outbox.write(entry, copied)
-        except OSError:  # on a full disk, what is small is sent from memory, lest the run cannot even be ended
+        except OSError:  # on a full disk, small entries are sent from memory; otherwise the run could not be ended
             if copied is not None:
                 raise
-        self._append(outbox, entry)
+        self._queue.append(outbox, entry)
 
     def flush(self, patience: float) -> None:
-        """Wait until all that was put is at the server; Unreachable if that is away for longer than `patience`."""
+        """Wait until the server has taken all entries; Unreachable if it is away for longer than `patience`."""
         started = time.monotonic()
-        said = False
-        with self._changed:
-            while self._waiting:
+        is_reported = False
+        with self._queue.changed:
+            while len(self._queue):
                 away = time.monotonic() - max(started, self._away_since or started)
                 if self._away_since is not None and away >= patience:
                     raise Unreachable(
                         f"The tracking server at {shown(self._uri)} is away ({self._cause}); what was logged is kept "
                         f"in {outbox_folder()}: when the server is back, send it with {SEND}."
                     )
-                if self._away_since is not None and not said and away >= SECONDS_BEFORE_SAYING:
-                    said = True
+                if self._away_since is not None and not is_reported and away >= SECONDS_BEFORE_REPORTING:
+                    is_reported = True
                     say(_waiting(self._uri, self._cause, patience))
-                self._changed.wait(0.2)
+                self._queue.changed.wait(0.2)
 
     def end(self) -> None:
         """Stop; what is not sent stays in the outbox."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._queue.stop()
         self._thread.join(timeout=1.0)  # it may be in a call that the server does not answer
 
-    def _append(self, outbox: Outbox, entry: Entry) -> None:
-        with self._changed:
-            self._waiting.append((outbox, entry))
-            self._changed.notify_all()
-
-    def _work(self) -> None:
-        pause = 0.5
-        while (chosen := self._choose()) is not None:
-            outbox, group = chosen
-            try:
-                outbox.send(MlflowClient(self._uri), group)
-            except Exception as error:  # whatever it is, what comes after has to be sent as well
-                if is_lasting(error):
-                    self._refused(outbox, group, error)
-                else:
-                    self._hindered(error, pause)
-                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    def _send(self) -> None:
+        pause = SHORTEST_PAUSE_SECONDS
+        for call in deliver(self._uri, self._queue):
+            if call.error is None or call.refused is not None:
+                pause = SHORTEST_PAUSE_SECONDS
+                self._report_answer(call)
             else:
-                pause = 0.5
-                self._taken(outbox, group)
-        for _, hold in self._held.values():
-            hold.close()
+                self._report_away(call.error)
+                with self._queue.changed:
+                    self._queue.changed.wait_for(lambda: self._queue.is_stopped, timeout=pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        for _, lock in self._locked.values():
+            lock.close()
 
-    def _choose(self) -> tuple[Outbox, list[Entry]] | None:
-        """What to send next, in one call; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._ended)
-            if self._ended:
-                return None
-            outbox = self._waiting[0][0]
-            of_run = (entry for _, entry in takewhile(lambda waiting: waiting[0] is outbox, self._waiting))
-            group = [next(of_run)] if self._alone else first_group(of_run)
-            return outbox, group
-
-    def _taken(self, outbox: Outbox, group: list[Entry]) -> None:
-        for entry in group:
-            outbox.remove(entry)
-        with self._changed:
-            back, self._said, self._away_since = self._said, False, None
-            self._forget(len(group))
-        if back:
-            say(f"The tracking server at {shown(self._uri)} is back; what was kept is sent.")
-
-    def _refused(self, outbox: Outbox, group: list[Entry], error: Exception) -> None:
-        if len(group) > 1:  # the others are not to suffer for the one
-            self._alone = len(group)
-            return
-        place = outbox.set_aside(group[0])
-        with self._changed:
+    def _report_answer(self, call: Delivery) -> None:
+        with self._queue.changed:
             self._away_since = None
-            self._forget(1)
-        warn(
-            f"The tracking server at {shown(self._uri)} refuses what was logged to run {outbox.run_id} "
-            f"({cause(error)}); it was set aside in {place}."
-        )
+            is_back = self._is_reported and call.sent > 0
+            self._is_reported = self._is_reported and not is_back
+        if is_back:
+            say(f"The tracking server at {shown(self._uri)} is back; what was kept is sent.")
+        if call.error is not None:
+            warn(
+                f"The tracking server at {shown(self._uri)} refuses what was logged to run {call.run_id} "
+                f"({cause(call.error)}); it was set aside in {call.refused}."
+            )
 
-    def _forget(self, number: int) -> None:
-        for _ in range(number):
-            self._waiting.popleft()
-        self._alone = max(0, self._alone - number)
-        self._changed.notify_all()
-
-    def _hindered(self, error: Exception, pause: float) -> None:
+    def _report_away(self, error: Exception) -> None:
         now = time.monotonic()
-        with self._changed:
+        with self._queue.changed:
             self._away_since = self._away_since or now
             self._cause = cause(error)
-            tell = not self._said and now - self._away_since >= SECONDS_BEFORE_SAYING
-            self._said = self._said or tell
-            self._changed.notify_all()
-        if tell:
+            is_due = not self._is_reported and now - self._away_since >= SECONDS_BEFORE_REPORTING
+            self._is_reported = self._is_reported or is_due
+            self._queue.changed.notify_all()
+        if is_due:
             warn(
                 f"The tracking server at {shown(self._uri)} is away ({self._cause}); work goes on, and what is logged "
                 f"is kept in {outbox_folder()}."
             )
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended, timeout=pause)
 
 
 @contextmanager
 def sending(run_id: str, within: str | None = None) -> Iterator[Sender]:
     """Within the block, what is logged to the run goes through its outbox, by the sender of the run `within`.
 
-    At the end nothing is waited for: what is not sent by then stays in the outbox.
+    At the end nothing is waited for: what is not sent stays in the outbox.
     """
     sender = _senders.get(within or "")
     with ExitStack() as stack:
@@ -199,7 +154,7 @@ def sending(run_id: str, within: str | None = None) -> Iterator[Sender]:
 
 
 def enqueue(run_id: str, kind: str, content: Mapping[str, Any], copied: Path | None = None) -> None:
-    """Say something of a run, by its outbox; to one that is not open in this process at once, waiting for it."""
+    """Write an entry to a run's outbox; if the run is not open in this process, wait until the server has taken it."""
     if run_id in _senders:
         _senders[run_id].enqueue(run_id, kind, content, copied)
         return
@@ -209,19 +164,19 @@ def enqueue(run_id: str, kind: str, content: Mapping[str, Any], copied: Path | N
 
 
 def flush(run_id: str) -> None:
-    """Wait until all that was logged to a run that is open here is at the server; Unreachable if it stays away."""
+    """Wait until all that was logged to a run that is open here is at the server; Unreachable if that stays away."""
     if run_id in _senders:
         _senders[run_id].flush(patience_seconds())
 
 
 def call_server(call: Callable[[], Answer]) -> Answer:
-    """What `call` gives, asked again as long as the server is away; Unreachable if that is too long.
+    """What `call` returns, called again while the server is away; Unreachable if that is too long.
 
-    An error for which the server is not away is raised when it comes again.
+    An error of a server that can be reached is raised when it occurs again.
     """
     uri, patience = mlflow.get_tracking_uri(), patience_seconds()
     started = time.monotonic()
-    was_there = said = False
+    was_there = is_reported = False
     while True:
         try:
             return call()
@@ -236,8 +191,8 @@ def call_server(call: Callable[[], Answer]) -> Answer:
             if problem is not None:
                 if away >= patience:
                     raise Unreachable(f"{problem} Run the same command again when it is back.") from None
-                if not said and away >= SECONDS_BEFORE_SAYING:
-                    said = True
+                if not is_reported and away >= SECONDS_BEFORE_REPORTING:
+                    is_reported = True
                     say(_waiting(uri, cause(error), patience))
                 time.sleep(1.0)
 

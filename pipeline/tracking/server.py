@@ -19,22 +19,17 @@ from pipeline.tracking.names import first_line
 SECONDS_TO_ANSWER = 5
 SEND = "python -m pipeline tracking send"
 ASKED = "/api/2.0/mlflow/experiments/get-by-name"
-# Statuses that say nothing of what was sent: the same may be taken later.
+# Statuses that do not depend on what was sent: the same may be taken later.
 TAKEN_LATER = (401, 403, 408, 429)
-
 
 # MLflow's client tries seven times, for minutes, each time it is called; how long to wait is decided here instead.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-
-
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-
-
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each trial
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each attempt
 
 
 class Unreachable(UserError):
-    """The server is away, and what was to be said to it is kept; `done` is the run that is whole but for that."""
+    """The server is away, and what was logged is kept; `done` is the run that only has to be sent."""
 
     done: str | None = None
 
@@ -63,31 +58,31 @@ def check_server(uri: str) -> None:
 
 
 def is_lasting(error: Exception) -> bool:
-    """Whether the server will refuse the same thing for ever; else it is away, or hindered for now."""
+    """Whether the server will refuse the same entry again; else it is away, or hindered for now."""
     answer = getattr(error, "response", None)
     if isinstance(error, OSError) and answer is not None:  # an artifact's upload, refused
         return _lasts(answer.status_code)
-    # An answer that is not MLflow's own comes from something that stands before the server, or in its place.
+    # An answer that is not MLflow's own comes from a proxy before the server, or from another program.
     if not isinstance(error, MlflowException) or str(error).startswith("API request to"):
         return False
     return _lasts(error.get_http_status_code())  # type: ignore[no-untyped-call]
 
 
 def cause(error: Exception) -> str:
-    """The last and plainest words of a chain of errors: `Connection refused`, `Name or service not known`."""
+    """The last message in a chain of errors: `Connection refused`, `Name or service not known`."""
     words = first_line(error).partition(" (read timeout")[0].rstrip(")'\"")
     mark = next((mark for mark in ("] ", "('", '("', ": ") if mark in words), "")
     return words.rpartition(mark)[2] if mark else words
 
 
 def shown(uri: str) -> str:
-    """The address of a server as it is shown: without name and password."""
+    """The address of a server without name and password, to be shown."""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 def absolute(uri: str) -> str:
-    """The address as it is right in any working folder."""
+    """The address that is valid in any working folder."""
     file = _sqlite_file(uri) if uri.startswith("sqlite:///") else ""
     return uri.replace(file, os.path.abspath(file), 1) if file not in ("", ":memory:") else uri
 

@@ -1,4 +1,4 @@
-"""What the machine does while a run is open: processor, memory, disk, network and GPU, as metrics `system/…`."""
+"""Logs processor, memory, disk, network and GPU while a run is open, as metrics `system/…`."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -12,27 +12,27 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 def system_metrics(run_id: str, log: Callable[[Mapping[str, float], int], None], first_step: int) -> Iterator[None]:
     """Within the block, call `log` with metrics and their step every few seconds (MLflow's own settings apply).
 
-    MLflow's own thread asks the server after each sample, and stops for good when that is away once.
+    MLflow's own thread asks the server after each sample, and stops for good if that is away once.
     """
     monitor: Any = SystemMetricsMonitor(run_id)  # type: ignore[no-untyped-call]
-    over = threading.Event()
+    is_over = threading.Event()
 
-    def watch() -> None:
+    def measure() -> None:
         step = first_step
         while True:
             for _ in range(monitor.samples_before_logging):
                 monitor.collect_metrics()
-                if over.wait(monitor.sampling_interval):
+                if is_over.wait(monitor.sampling_interval):
                     return
             log({f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}, step)
             for source in monitor.monitors:
                 source.clear_metrics()
             step += 1
 
-    thread = threading.Thread(target=watch, name="system metrics", daemon=True)
+    thread = threading.Thread(target=measure, name="system metrics", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        is_over.set()
         thread.join()

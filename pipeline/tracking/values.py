@@ -1,15 +1,16 @@
-"""What a run says of itself: tags, params, and metrics by step."""
+"""Tags, params and metrics of a run."""
 
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.system.errors import UserError
-from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, STAGE
+from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, REUSED, STAGE
 from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
 from pipeline.tracking.sender import call_server, enqueue, flush
 
@@ -38,7 +39,7 @@ def log_points(run_id: str, points: Iterable[tuple[str, float, int]]) -> None:
 
 
 def copy_curves(source_run_id: str, target_run_id: str, prefixes: Sequence[str]) -> None:
-    """Put every point of the source's metrics whose names start with one of `prefixes` into the target too."""
+    """Copy every point of the source's metrics whose names start with one of `prefixes` to the target."""
     flush(source_run_id)
     _log_all(target_run_id, call_server(lambda: _curves(source_run_id, prefixes)))
 
@@ -56,20 +57,24 @@ def add_to_description(run_id: str, markdown: str) -> None:
 
 
 def name_run(run_id: str, name: str) -> None:
-    """Give the run a name, unless the user has given it one: those that MLflow makes up say nothing."""
+    """Give the run a name, unless the user has given it one."""
     flush(run_id)
-    run = call_server(lambda: MlflowClient().get_run(run_id))
-    if run.info.run_name == run.data.tags.get(STAGE) or MADE_UP.fullmatch(run.info.run_name):
+    if is_made_up(call_server(lambda: MlflowClient().get_run(run_id))):
         set_tags(run_id, {RUN_NAME: name})
 
 
+def is_made_up(run: Run) -> bool:
+    """Whether a run has no name but its stage's or one that MLflow made up."""
+    return run.info.run_name == run.data.tags.get(STAGE) or MADE_UP.fullmatch(run.info.run_name) is not None
+
+
 def rename_run(run_id: str, name: str) -> None:
-    """Give the run another name, whoever gave it the one that it has."""
+    """Give the run another name, even if the user has given it one."""
     set_tags(run_id, {RUN_NAME: name})
 
 
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
-    """Params cannot be changed: those that `mlflow run` has logged, as they were typed, stay as they are."""
+    """Log params that the run does not have yet: those that `mlflow run` logged, as they were typed, cannot change."""
     there = call_server(lambda: MlflowClient().get_run(run_id)).data.params
     new = [(name, _format_param(value)) for name, value in params.items() if name not in there]
     for start in range(0, len(new), PARAMS_PER_CALL):
@@ -77,7 +82,7 @@ def log_params(run_id: str, params: Mapping[str, object]) -> None:
 
 
 def _format_param(value: object) -> str:
-    """Lists without brackets and quotes, which the run's page would draw on a line for each item."""
+    """Lists without brackets and quotes, for which the run's page would show each item on a line of its own."""
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 
@@ -103,6 +108,8 @@ def evaluation_of(run_id: str) -> tuple[str, str]:
             f"There is no run {run_id} on the tracking server; copy the ids from the runs' pages."
         ) from None
     tags = run.data.tags
+    if REUSED in tags:
+        return evaluation_of(tags[REUSED])
     if tags.get(STAGE) == "evaluate":
         return run_id, str(run.info.run_name)
     if f"{STAGE}.evaluate" in tags:
@@ -117,7 +124,7 @@ def evaluated_on(run_id: str) -> str:
 
 
 def read_curve(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
-    """`step` and `value` of a metric over several runs that followed one another, by step."""
+    """`step` and `value` of a metric over several runs, one after the other, by step."""
     client = MlflowClient()
     points = {
         point.step: point.value
@@ -126,9 +133,3 @@ def read_curve(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
         for point in client.get_metric_history(run_id, metric)
     }
     return pd.DataFrame(sorted(points.items()), columns=["step", "value"])
-
-
-def pages_beside(run_id: str, others: Sequence[str]) -> list[str]:
-    """Where the pages of runs of the same experiment are, as links on the page of `run_id`."""
-    experiment_id = call_server(lambda: MlflowClient().get_run(run_id)).info.experiment_id
-    return [f"#/experiments/{experiment_id}/runs/{other}" for other in others]

@@ -31,9 +31,9 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch. `epoch` and `step` count over all stages, from 1. `train_loss` is the mean cross-entropy of the training
-    batches, without label smoothing and with equal weights for all pictures, as in validation; the targets of mixed
-    pictures are the shares of their classes, below whose entropy the loss cannot fall."""
+    """One epoch. `epoch` and `step` count over all stages, from 1. `train_loss` is the mean cross-entropy of its
+    batches, without label smoothing and with equal weights for all pictures, as in validation; for mixed pictures the
+    shares of the classes are the target, below whose entropy it cannot fall."""
 
     epoch: int
     step: int

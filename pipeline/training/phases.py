@@ -13,8 +13,8 @@ from pipeline.training.resume import Backup, Backups
 
 @dataclass(frozen=True)
 class Training:
-    """What all phases of a stage share: the `network`, its `backups`, the function that is called `after_epoch`, and the
-    epochs and steps that earlier stages have trained it for."""
+    """What all phases of a stage share: the `network`, its `backups`, the function to call `after_epoch`, and the
+    epochs and steps for which earlier stages have trained it."""
 
     network: Network
     backups: Backups

@@ -1,4 +1,4 @@
-"""An evaluation of a small network on a few pictures, for the tests of what is written about it."""
+"""An evaluation of a small network on a few pictures, for the tests of reports."""
 
 from pathlib import Path
 
@@ -6,13 +6,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.data.augment import view_matrices
 from pipeline.data.manifest import Manifest
+from pipeline.evaluation.diagnosis import Verdict
 from pipeline.evaluation.evaluation import Evaluation, evaluate
+from pipeline.evaluation.predict import predictions_table
+from pipeline.evaluation.predictions import Predictions
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
+from pipeline.recipe.schema import Augment, Evaluate, Recipe
 
 CPU = torch.device("cpu")
+RECIPE = Recipe(augment=Augment(flip="sideways", crop=0.9), evaluate=Evaluate(batch_size=4, tta_views=3))
 ODD = ["<b>hen</b>", "$x_1$ & a name that goes on and on and on", "Größe", "__init__", "猫"]
 
 
@@ -26,7 +30,7 @@ def small_network(classes: list[str], backbone: str = "test_resnet", image_px: i
 def small_evaluation(
     network: Network, classes: list[str], splits: list[str], image_px: int = 32
 ) -> tuple[Evaluation, np.ndarray]:
-    """The evaluation, and the pixels of the pictures that it is of."""
+    """The evaluation, and the pixels of its pictures."""
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (len(splits), image_px, image_px, 3), dtype=np.uint8)
     table = pd.DataFrame(
@@ -45,20 +49,20 @@ def small_evaluation(
     stored[splits.index("valid")] = stored[splits.index("train")]
     losses = {"train_loss": [0.7, 0.6], "valid_loss": [0.7, 0.65], "valid_accuracy": [0.5, 0.6]}
     epochs = pd.DataFrame({"run_id": "r", "stage": "resize", "phase": "", "rate": 0.01, "epoch": [1, 2], **losses})
-    evaluation = evaluate(
-        network,
-        manifest,
-        pixels,
-        view_matrices("sideways", 0.9, 3),
-        4,
-        CPU,
-        positive="",
-        stored=stored,
-        duplicate_similarity=0.97,
-        epochs=epochs,
-        fine_tune_cycles=2,
-        head_dropout=0.5,
-        test_fraction=0.25,
-        seed=0,
+    return evaluate(RECIPE, network, manifest, pixels, stored, epochs, CPU), pixels
+
+
+def cats_and_dogs(
+    metrics: dict[str, float], split: str = "test", temperature: float = 1.0, verdict: str = "Fine."
+) -> Evaluation:
+    """An evaluation without a network: of three cats two are found, and two of four dogs are taken for cats."""
+    rows = pd.DataFrame({"path": "a.png", "split": split, "label": ["cat"] * 3 + ["dog"] * 4})
+    of_cat = np.array([0.9, 0.8, 0.2, 0.7, 0.6, 0.3, 0.1])
+    probabilities = np.stack([of_cat, 1 - of_cat], axis=1)
+    table = predictions_table(rows, ["cat", "dog"], probabilities, probabilities)
+    predictions = Predictions(split, ["cat", "dog"], table, temperature, "cat")
+    nothing = pd.DataFrame()
+    activations = np.zeros((0, 4), np.float16)
+    return Evaluation(
+        "pets", predictions, metrics, Verdict("good", verdict), [], nothing, nothing, nothing, activations, 0
     )
-    return evaluation, pixels

@@ -92,8 +92,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, pictu
         (folder / "card.md").write_text("# Pets")
         with tracking.open_run("evaluate", {}, {}) as run_id:
             uri = tracking.log_classifier(
-                SERVED_MODEL, folder / "served", folder / "card.md", pinned(), CLASSES, 2, pictures[1],
-                {"test/accuracy": 0.75}, STEP, tracking.log_dataset("pets", folder, "d" * 64, "test"),
+                tracking.ModelFiles(SERVED_MODEL, folder / "served", folder / "card.md", pinned()), CLASSES, 2,
+                pictures[1], {"test/accuracy": 0.75}, STEP, tracking.log_dataset("pets", folder, "d" * 64, "test"),
             )  # fmt: skip
         model = mlflow.pyfunc.load_model(uri)
         local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / "copy")))
@@ -234,7 +234,7 @@ def test_the_model_holds_no_pickle_and_no_weights_but_safetensors(served):
 
 
 def test_the_model_brings_its_code_its_card_and_its_exact_requirements(served):
-    assert (served.copy / "code" / "pipeline" / "decode.py").is_file()
+    assert (served.copy / "code" / "pipeline" / "data" / "decode.py").is_file()
     assert not list(served.copy.rglob("*.pyc"))
     assert (served.copy / "artifacts" / "card.md").read_text() == "# Pets"
     assert (served.copy / "requirements.txt").read_text(encoding="utf-8").split() == pinned()
@@ -252,7 +252,7 @@ def test_its_checkpoint_is_found_by_its_address_and_what_is_no_model_is_told(ser
     folder = tracking.model_checkpoint(served.uri)
     assert (folder / "checkpoint.json").is_file()
     for address in ("models:/nowhere@champion", str(tmp_path / "nowhere"), "models:/nowhere/a/b/c"):
-        with pytest.raises(UserError, match=r"The model .*nowhere.* cannot be had .*; give models:/NAME@champion"):
+        with pytest.raises(UserError, match=r"The model .*nowhere.* cannot be fetched .*; give models:/NAME@champion"):
             tracking.model_checkpoint(address)
 
 
@@ -337,7 +337,7 @@ def test_mlflow_models_serve_tells_what_is_wrong_in_a_sentence_and_goes_on(ask, 
         assert "Traceback" not in answer
     as_csv = f"image\n{tmp_path / 'own.png'}\n".encode()
     status, answer = ask(as_csv, "text/csv")
-    assert (status, "a path is read where" in answer) == (400, True)
+    assert (status, "a path is read if" in answer) == (400, True)
     assert ask(request_of(good))[0] == 200
 
 

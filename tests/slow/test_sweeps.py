@@ -1,4 +1,4 @@
-"""A sweep with workers on a real PostgreSQL, some of them killed with -9, and gone on with."""
+"""A sweep with workers on a real PostgreSQL, some of them killed with -9, and resumed."""
 
 import os
 import signal
@@ -25,17 +25,17 @@ LONGER = ["--fine_tune.cycles", "3", "--sweep.pruner", "none", "--sweep.name", "
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     made = Workplace(tmp_path_factory.mktemp("sweep"))
     copy_cells(made.pictures, 40)
     made.client.create_experiment("cells", artifact_location=str(made.folder / "artifacts"))
     return made
 
 
-def start(place: Workplace, url: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stages.sweep", *RECIPE, "--data", str(place.pictures), "--storage", url]
+def start(workplace: Workplace, url: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stages", "sweep", *RECIPE, "--data", str(workplace.pictures), "--storage", url]
     return subprocess.Popen(
-        [*command, *arguments], cwd=PROJECT, env=place.environment() | {"OMP_NUM_THREADS": "1"}, text=True,
+        [*command, *arguments], cwd=PROJECT, env=workplace.environment() | {"OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -67,26 +67,26 @@ def in_state(study: optuna.Study, *states: TrialState) -> list[optuna.trial.Froz
     return study.get_trials(deepcopy=False, states=states)
 
 
-def at_work(place: Workplace, study: optuna.Study) -> dict[int, int]:
+def training(workplace: Workplace, study: optuna.Study) -> dict[int, int]:
     """The process that trains each running trial that is past its first epoch, by number."""
     found = {}
     for trial in in_state(study, TrialState.RUNNING):
         if trial.intermediate_values and "run_id" in trial.user_attrs:
-            process = place.client.get_run(trial.user_attrs["run_id"]).data.tags["thaw.process"]
+            process = workplace.client.get_run(trial.user_attrs["run_id"]).data.tags["thaw.process"]
             found[trial.number] = int(process.split(":")[1])
     return found
 
 
-def test_four_workers_two_of_them_killed_and_every_trial_is_accounted_for(place: Workplace, tmp_path: Path) -> None:
+def test_four_workers_two_of_them_killed_and_every_trial_is_accounted_for(workplace: Workplace, tmp_path: Path) -> None:
     with postgres_server(tmp_path) as url:
-        command = start(place, url, *LONGER, "--workers", "4", "--trials", str(TRIALS))
+        command = start(workplace, url, *LONGER, "--workers", "4", "--trials", str(TRIALS))
         try:
             wait_for(lambda: study_names(url))
             study = study_at(url)
             killed: dict[int, int] = {}
             for number_of_kills in (1, 2):
-                wait_for(lambda: set(at_work(place, study)) - set(killed))
-                number, process = next(item for item in at_work(place, study).items() if item[0] not in killed)
+                wait_for(lambda: set(training(workplace, study)) - set(killed))
+                number, process = next(item for item in training(workplace, study).items() if item[0] not in killed)
                 os.kill(process, signal.SIGKILL)
                 killed[number] = process
                 assert len(killed) == number_of_kills
@@ -109,7 +109,7 @@ def test_four_workers_two_of_them_killed_and_every_trial_is_accounted_for(place:
         assert len({tuple(trial.params.items()) for trial in complete}) == TRIALS
         assert all(retries[trial.number].params == trial.params for trial in dead)
 
-        runs = place.runs()
+        runs = workplace.runs()
         assert not [run for run in runs if run.info.status == "RUNNING"]
         status = {run.info.run_id: run.info.status for run in runs}
         assert all(status[trial.user_attrs["run_id"]] == "FINISHED" for trial in complete)
@@ -118,34 +118,34 @@ def test_four_workers_two_of_them_killed_and_every_trial_is_accounted_for(place:
         print(printed)
 
 
-def test_a_sweep_that_is_stopped_goes_on_with_the_trial_in_hand(place: Workplace, tmp_path: Path) -> None:
+def test_a_sweep_that_is_stopped_resumes_its_trial(workplace: Workplace, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/sweeps.db"
     for stop in (signal.SIGINT, signal.SIGKILL):
-        command = start(place, url, "--trials", "3", "--fine_tune.cycles", "3")
+        command = start(workplace, url, "--trials", "3", "--fine_tune.cycles", "3")
         try:
             wait_for(lambda: study_names(url))
             study = study_at(url)
-            wait_for(lambda s=study: at_work(place, s))
+            wait_for(lambda s=study: training(workplace, s))
             workers = psutil.Process(command.pid).children(recursive=True)
             command.send_signal(stop)
             command.wait(60)
             wait_for(lambda w=workers: not [one for one in w if one.is_running() and one.status() != "zombie"], 90)
         finally:
             _end(command)
-    command = start(place, url, "--trials", "3", "--fine_tune.cycles", "3")
+    command = start(workplace, url, "--trials", "3", "--fine_tune.cycles", "3")
     printed, _ = command.communicate(timeout=400)
     assert command.returncode == 0, printed
     study = study_at(url)
     finished = in_state(study, TrialState.COMPLETE, TrialState.PRUNED)
     assert len(finished) == 3
     assert not in_state(study, TrialState.RUNNING, TrialState.WAITING)
-    assert not [run for run in place.runs() if run.info.status == "RUNNING"]
-    assert len([run for run in place.runs(stage="sweep") if "thaw.reused" not in run.data.tags]) == 1
+    assert not [run for run in workplace.runs() if run.info.status == "RUNNING"]
+    assert len([run for run in workplace.runs(stage="sweep") if "thaw.reused" not in run.data.tags]) == 1
 
 
-def test_a_second_command_joins_the_study_of_the_first(place: Workplace, tmp_path: Path) -> None:
+def test_a_second_command_joins_the_study_of_the_first(workplace: Workplace, tmp_path: Path) -> None:
     with postgres_server(tmp_path) as url:
-        commands = [start(place, url, "--trials", "5", "--sweep.pruner", "none") for _ in range(2)]
+        commands = [start(workplace, url, "--trials", "5", "--sweep.pruner", "none") for _ in range(2)]
         try:
             printed = [command.communicate(timeout=500)[0] for command in commands]
         finally:
@@ -157,8 +157,8 @@ def test_a_second_command_joins_the_study_of_the_first(place: Workplace, tmp_pat
         assert [trial.state for trial in study.trials if not trial.user_attrs.get("surplus")] == [
             TrialState.COMPLETE
         ] * 5
-        assert len([run for run in place.runs(stage="sweep") if "thaw.reused" not in run.data.tags]) == 1
-        assert len({run.data.tags["thaw.process"] for run in place.runs(stage="trial")}) >= 2
+        assert len([run for run in workplace.runs(stage="sweep") if "thaw.reused" not in run.data.tags]) == 1
+        assert len({run.data.tags["thaw.process"] for run in workplace.runs(stage="trial")}) >= 2
 
 
 def _end(command: subprocess.Popen[str]) -> None:

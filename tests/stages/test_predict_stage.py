@@ -62,6 +62,6 @@ def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
 def test_a_model_that_is_not_there_is_told_in_a_sentence(workplace, folder):
     output = workplace.folder / "none.csv"
     printed = predict(workplace, folder[0], output, expect=1, model="models:/nowhere@champion")
-    assert "The model models:/nowhere@champion cannot be had" in printed
+    assert "The model models:/nowhere@champion cannot be fetched" in printed
     assert "Traceback" not in printed
     assert not output.exists()

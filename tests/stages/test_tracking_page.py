@@ -118,6 +118,7 @@ def test_the_page_of_a_sweep_shows_its_trials_and_the_best_so_far(browser, swept
     shutil.copy(swept.artifact("sweep.html"), report)
     page = Browser("file://", browser.folder).look("sweep_report", f"{report}", "1280,2400")
     assert "fine_tune.cycle_len" in page
+    assert page.count('class="main-svg"') >= 4, "the figures are drawn without a network"
 
 
 def test_the_reports_read_by_themselves(browser, first, workplace):

@@ -94,7 +94,7 @@ def test_a_store_does_not_exist_while_it_is_built(cache):
     assert built(store)
 
 
-def test_whoever_looks_at_any_moment_sees_all_of_a_store_or_none(cache):
+def test_at_any_moment_all_of_a_store_is_visible_or_nothing(cache):
     store = cache / "kind" / content_key(KEY_PARTS)
     seen = []
     sys.setprofile(lambda *_: seen.append(not store.exists() or is_whole(store)))  # at every call and return
@@ -188,11 +188,11 @@ def test_a_damaged_store_is_reported_and_built_again(kind, damage, capsys):
     damage(store)
     assert capsys.readouterr().out == ""
     assert open_or_build(kind, KEY_PARTS, build) == (store, False)
-    said = capsys.readouterr().out
-    assert said.startswith("Damaged: ")
-    assert f"{store} (" in said
-    assert said.endswith("); it is removed and built again.\n")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().out
+    assert message.startswith("Damaged: ")
+    assert f"{store} (" in message
+    assert message.endswith("); it is removed and built again.\n")
+    assert message.count("\n") == 1
     assert built(store)
     assert half_done(store) == []
     assert open_or_build(kind, KEY_PARTS, never) == (store, True)
@@ -353,11 +353,11 @@ def test_a_file_whose_checksum_its_builder_knows_is_not_read_for_it(tmp_path, mo
         "pipeline.cache.store.file_checksum", lambda path: checksums.append(path.name) or file_checksum(path)
     )
 
-    def build_and_say(folder):
+    def build_with_checksum(folder):
         build(folder)
         return {"text.txt": file_checksum(folder / "text.txt")}
 
-    publish(tmp_path / "store", {}, build_and_say)
+    publish(tmp_path / "store", {}, build_with_checksum)
     assert checksums == ["numbers.bin"]
     assert is_whole(tmp_path / "store", contents=True)
 
@@ -391,9 +391,9 @@ def test_four_processes_that_want_the_same_store_build_it_once(tmp_path, damaged
         store, _ = open_or_build("kind", KEY_PARTS, build)
         truncate(store)
     processes = [process(SLOW_BUILDER, tmp_path / "log") for _ in range(4)]
-    said = [one.communicate(timeout=60)[0].splitlines() for one in processes]
-    assert sorted(lines[-1] for lines in said) == ["False", "True", "True", "True"]
-    assert sum("Damaged: the kind store" in line for lines in said for line in lines) == damaged
+    outputs = [one.communicate(timeout=60)[0].splitlines() for one in processes]
+    assert sorted(lines[-1] for lines in outputs) == ["False", "True", "True", "True"]
+    assert sum("Damaged: the kind store" in line for lines in outputs for line in lines) == damaged
     assert (tmp_path / "log").read_text() == "built\n"
 
 
@@ -457,7 +457,9 @@ def test_a_file_that_cannot_be_written_keeps_its_old_content_and_leaves_nothing_
 
 def test_a_key_depends_on_every_part_and_not_on_their_order():
     assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
-    keys = {content_key(parts) for parts in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": "é"}, {})}
+    keys = {
+        content_key(key_parts) for key_parts in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": "é"}, {})
+    }
     assert len(keys) == 7
 
 

@@ -443,7 +443,8 @@ def decode_slowly(*arguments):
     os.write(1, b"decoded\n")  # whole, whichever thread it is
     return decode(*arguments)
 decoded_pixels.decode_square = decode_slowly
-print(stored_pixels.open_pixels(load_manifest(Path(sys.argv[1])), 8, "crop")[:].mean(axis=(1, 2, 3)).tolist(), flush=True)
+pixels = stored_pixels.open_pixels(load_manifest(Path(sys.argv[1])), 8, "crop")
+print(pixels[:].mean(axis=(1, 2, 3)).tolist(), flush=True)
 """
 
 

@@ -172,7 +172,7 @@ def test_a_class_with_few_training_pictures_is_named():
 
 def test_a_wide_interval_is_told_and_more_pictures_are_to_be_held_out():
     found = diagnose_size(COUNTS, "test", 56, (0.518, 0.768), 0.25)
-    assert "56 test pictures know the accuracy to no better than 51.8% to 76.8%" in found.words
+    assert "With 56 test pictures the accuracy is known no better than 51.8% to 76.8%" in found.words
     assert found.changes == {"data.test_fraction": 0.4}
     assert diagnose_size(COUNTS, "valid", 56, (0.518, 0.768), 0.25).changes == {}
 

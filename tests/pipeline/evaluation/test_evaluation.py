@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.data.augment import view_matrices
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.calibration import apply_temperature, fit_temperature
 from pipeline.evaluation.evaluation import Evaluation, evaluate
 from pipeline.evaluation.metrics import all_metrics, probabilities_of, split_metrics, targets_of
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
+from pipeline.recipe.recipe_file import override_recipe
+from pipeline.recipe.schema import Augment, Evaluate, Recipe
 from pipeline.system.errors import UserError
 
 CPU = torch.device("cpu")
@@ -49,56 +50,56 @@ EPOCHS = pd.DataFrame(
     {"run_id": "r", "stage": "resize", "phase": "", "rate": 0.03, "epoch": [1, 2, 3],
      "train_loss": [0.5, 0.7, 0.9], "valid_loss": [0.5, 0.7, 0.9], "valid_accuracy": 0.5}
 )  # fmt: skip
+NO_EPOCHS = EPOCHS.head(0)
 ACTIVATIONS = np.random.default_rng(1).normal(size=(13, 64)).astype(np.float16)
 
 
-def look(network: Network, manifest: Manifest, **changed: object) -> Evaluation:
-    given = {
-        "positive": "",
-        "stored": ACTIVATIONS,
-        "duplicate_similarity": 0.97,
-        "epochs": EPOCHS.head(0),
-        "fine_tune_cycles": 2,
-        "head_dropout": 0.5,
-        "test_fraction": 0.25,
-        "seed": 0,
-    }
-    return evaluate(network, manifest, PIXELS, view_matrices("sideways", 0.9, 3), 4, CPU, **(given | changed))
+RECIPE = Recipe(augment=Augment(flip="sideways", crop=0.9), evaluate=Evaluate(batch_size=4, tta_views=3))
+
+
+def evaluation_of(
+    network: Network,
+    manifest: Manifest,
+    stored: np.ndarray = ACTIVATIONS,
+    epochs: pd.DataFrame = NO_EPOCHS,
+    **changed: str,
+) -> Evaluation:
+    """The evaluation by RECIPE with the keys `changed`, in which "__" stands for a dot."""
+    recipe = override_recipe(RECIPE, {key.replace("__", "."): value for key, value in changed.items()})
+    return evaluate(recipe, network, manifest, PIXELS, stored, epochs, CPU)
 
 
 @pytest.fixture(scope="module")
 def tested(network: Network) -> Evaluation:
-    return look(network, manifest_of(WITH_TEST))
+    return evaluation_of(network, manifest_of(WITH_TEST))
 
 
 @pytest.fixture(scope="module")
 def validated(network: Network) -> Evaluation:
-    return look(network, manifest_of(["train"] * 8 + ["valid"] * 5))
+    return evaluation_of(network, manifest_of(["train"] * 8 + ["valid"] * 5))
 
 
 def test_the_model_is_evaluated_on_the_test_split_where_there_is_one(tested):
     assert tested.split == "test"
-    assert len(tested.evaluated) == 4
-    assert set(tested.evaluated["split"]) == {"test"}
+    assert len(tested.predictions.evaluated) == 4
+    assert set(tested.predictions.evaluated["split"]) == {"test"}
     assert "on 4 test pictures" in tested.headline()
-    assert "no test split" not in tested.summary()
 
 
-def test_without_a_test_split_the_model_is_evaluated_on_validation_pictures_and_this_is_said(validated):
+def test_without_a_test_split_the_model_is_evaluated_on_validation_pictures(validated):
     assert validated.split == "valid"
-    assert len(validated.evaluated) == 5
+    assert len(validated.predictions.evaluated) == 5
     assert "on 5 valid pictures" in validated.headline()
-    assert "There is no test split: the model is evaluated on validation pictures." in validated.summary()
     assert not any(name.startswith("test/") for name in validated.metrics)
 
 
 def test_every_picture_is_predicted_once_and_only_those_evaluated_with_tta(tested):
-    assert sorted(tested.table["row"]) == list(range(13))
-    assert tested.table["loss"].notna().all()
-    assert (tested.table["tta_loss"].notna() == (tested.table["split"] == "test")).all()
-    listed = manifest_of(WITH_TEST).table.loc[tested.table["row"]]
-    assert listed["label"].tolist() == tested.table["label"].tolist()
-    assert listed["split"].tolist() == tested.table["split"].tolist()
+    assert sorted(tested.predictions.table["row"]) == list(range(13))
+    assert tested.predictions.table["loss"].notna().all()
+    assert (tested.predictions.table["tta_loss"].notna() == (tested.predictions.table["split"] == "test")).all()
+    listed = manifest_of(WITH_TEST).table.loc[tested.predictions.table["row"]]
+    assert listed["label"].tolist() == tested.predictions.table["label"].tolist()
+    assert listed["split"].tolist() == tested.predictions.table["split"].tolist()
 
 
 def test_the_metrics_have_these_names(tested, validated):
@@ -115,13 +116,13 @@ def test_the_metrics_have_these_names(tested, validated):
 
 
 def test_the_metrics_are_read_from_the_table(tested):
-    for split, place in (("train", "train/plain_"), ("valid", "valid/"), ("test", "test/")):
-        part = tested.table[tested.table["split"] == split]
+    for split, prefix in (("train", "train/plain_"), ("valid", "valid/"), ("test", "test/")):
+        part = tested.predictions.table[tested.predictions.table["split"] == split]
         for name, value in split_metrics(part, CLASSES).items():
-            assert tested.metrics[f"{place}{name}"] == value
+            assert tested.metrics[f"{prefix}{name}"] == value
         if split != "train":
-            assert tested.metrics[f"{place}roc_auc"] == all_metrics(part, CLASSES)["roc_auc"]
-    assert tested.metrics["test/tta_loss"] == tested.evaluated["tta_loss"].mean()
+            assert tested.metrics[f"{prefix}roc_auc"] == all_metrics(part, CLASSES)["roc_auc"]
+    assert tested.metrics["test/tta_loss"] == tested.predictions.evaluated["tta_loss"].mean()
     assert tested.metrics["test/tta_loss"] != tested.metrics["test/loss"]
     gap = tested.metrics["valid/loss"] - tested.metrics["train/plain_loss"]
     assert tested.metrics["overfit/plain_gap"] == pytest.approx(gap)
@@ -138,38 +139,30 @@ def test_the_verdict_compares_with_guessing_by_the_class_shares_of_the_training_
     others = [chance(part) for part in (manifest.table, manifest.table.iloc[manifest.rows("valid")])]
     assert all(abs(wanted - other) > 0.01 for other in [*others, np.log(3)]), "else they could not be told apart"
     blank = build_network(Checkpoint("test_resnet", CLASSES, 0, 0.0, 32, "crop", False))
-    found = look(blank, manifest)
+    found = evaluation_of(blank, manifest)
     assert found.verdict.name == "under-fitting"
     assert f"guessing alone gives {wanted:.3f}" in found.verdict.words
 
 
 def test_the_table_of_splits_has_a_row_for_each_and_one_for_tta(tested):
-    table = tested.splits_table()
+    table = tested.splits_table
     assert table["split"].tolist() == ["train", "valid", "test", "test, with TTA"]
     assert table["pictures"].tolist() == [6, 3, 4, 4]
     assert table["accuracy"].iloc[3] == tested.metrics["test/tta_accuracy"]
     assert table["loss"].iloc[2] == tested.metrics["test/loss"]
 
 
-def test_the_summary_holds_the_headline_every_verdict_and_both_tables(tested):
-    summary = tested.summary()
-    assert summary.startswith(tested.headline())
-    assert all(one.words in summary for one in (tested.verdict, *tested.verdicts))
-    assert "| test, with TTA |" in summary
-    assert "| zebra |" in summary
-
-
 def test_the_temperature_is_fitted_on_validation_pictures_alone(tested):
-    valid = tested.table[tested.table["split"] == "valid"]
+    valid = tested.predictions.table[tested.predictions.table["split"] == "valid"]
     wanted = fit_temperature(probabilities_of(valid, CLASSES), targets_of(valid, CLASSES))
-    assert tested.temperature == tested.metrics["calibration/temperature"] == wanted
-    calibrated = apply_temperature(probabilities_of(tested.evaluated, CLASSES), wanted)
-    of_label = calibrated[np.arange(4), targets_of(tested.evaluated, CLASSES)]
+    assert tested.predictions.temperature == tested.metrics["calibration/temperature"] == wanted
+    calibrated = apply_temperature(probabilities_of(tested.predictions.evaluated, CLASSES), wanted)
+    of_label = calibrated[np.arange(4), targets_of(tested.predictions.evaluated, CLASSES)]
     assert tested.metrics["test/calibrated_loss"] == pytest.approx(-np.log(of_label).mean())
 
 
 def test_the_activations_kept_are_those_of_the_validation_pictures_in_the_tables_order(tested, network):
-    rows = tested.table.loc[tested.table["split"] == "valid", "row"]
+    rows = tested.predictions.table.loc[tested.predictions.table["split"] == "valid", "row"]
     images = torch.from_numpy(PIXELS[rows]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         wanted = network.eval().activations(images).numpy()
@@ -177,7 +170,7 @@ def test_the_activations_kept_are_those_of_the_validation_pictures_in_the_tables
 
 
 def test_tta_stands_beside_plain_for_every_metric(tested):
-    table = tested.tta_table().set_index("metric")
+    table = tested.tta_table.set_index("metric")
     assert table.loc["macro f1"].tolist() == [tested.metrics["test/macro_f1"], tested.metrics["test/tta_macro_f1"]]
     assert {"accuracy", "loss", "roc auc", "kappa", "top 2 accuracy"} <= set(table.index)
 
@@ -187,10 +180,10 @@ def test_a_rate_that_was_too_high_and_a_twin_in_training_join_the_verdicts(netwo
     stored = ACTIVATIONS.copy()
     test_row, train_row = manifest.rows("test")[0], manifest.rows("train")[0]
     stored[test_row] = stored[train_row]
-    found = look(network, manifest, stored=stored, epochs=EPOCHS)
+    found = evaluation_of(network, manifest, stored=stored, epochs=EPOCHS)
     assert {"leakage", "too high a rate", "too few pictures"} <= {one.name for one in found.verdicts}
     assert found.near_duplicates[["row", "twin_row"]].to_numpy().tolist() == [[test_row, train_row]]
-    rest = found.evaluated[found.evaluated["row"] != test_row]
+    rest = found.predictions.evaluated[found.predictions.evaluated["row"] != test_row]
     without = (rest["label"] == rest["predicted"]).mean()
     (leakage,) = [one for one in found.verdicts if one.name == "leakage"]
     assert leakage.words.startswith("1 of 4 test pictures (25.0%)")
@@ -201,27 +194,27 @@ def test_a_twin_that_was_not_trained_on_is_no_leakage(network):
     manifest = manifest_of(WITH_TEST)
     stored = ACTIVATIONS.copy()
     stored[manifest.rows("test")[0]] = stored[manifest.rows("valid")[0]]
-    found = look(network, manifest, stored=stored)
+    found = evaluation_of(network, manifest, stored=stored)
     assert len(found.near_duplicates) == 1
     assert "leakage" not in {one.name for one in found.verdicts}
 
 
-def test_what_is_in_order_is_not_told(tested):
+def test_what_is_in_order_is_not_reported(tested):
     assert {one.name for one in tested.verdicts} == {"too few pictures"}
     assert tested.near_duplicates.empty
 
 
 def test_operating_points_are_those_of_the_positive_class_on_calibrated_probabilities(network, tested):
-    assert tested.operating_table().empty
-    found = look(network, manifest_of(WITH_TEST), positive="zebra")
+    assert tested.predictions.operating_points.empty
+    found = evaluation_of(network, manifest_of(WITH_TEST), evaluate__positive_class="zebra").predictions
     calibrated = apply_temperature(probabilities_of(found.evaluated, CLASSES), found.temperature)[:, 2]
-    for point in found.operating_table().to_dict("records"):
+    for point in found.operating_points.to_dict("records"):
         assert point["flagged"] == (calibrated >= point["threshold"]).mean()
 
 
-def test_a_positive_class_that_is_none_is_told_before_anything_is_predicted():
+def test_a_positive_class_that_is_none_is_reported_before_anything_is_predicted():
     with pytest.raises(UserError, match=r"evaluate\.positive_class is cow"):
-        look(None, manifest_of(WITH_TEST), positive="cow")
+        evaluation_of(None, manifest_of(WITH_TEST), evaluate__positive_class="cow")
 
 
 def test_label_errors_are_held_out_pictures(tested):

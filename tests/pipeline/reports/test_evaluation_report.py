@@ -20,6 +20,7 @@ from pipeline.reports.evaluation_report import (
     first_parts,
     overfitting_parts,
     picture_parts,
+    summarize,
     threshold_parts,
     write_evaluation,
 )
@@ -28,22 +29,17 @@ from pipeline.reports.pictures import top_losses
 from tests.pipeline.small_evaluations import CPU, ODD, small_evaluation, small_network
 
 SPLITS = ["train"] * 10 + ["valid"] * 10 + ["test"] * 15
-
-
 FIGURES = {
     "confusion", "confusion_shares", "top_losses", "confidently_wrong", "most_uncertain", "some_right", "learning",
     "reliability", "label_errors", "near_duplicates", "curves", "embedding",
 }  # fmt: skip
-
-
-TABLES = {"predictions", "confusion", "confusion_shares", "confused_pairs", "classes", "label_errors"}
-
-
-TABLES |= {"near_duplicates"}
+TABLES = {
+    "predictions", "confusion", "confusion_shares", "confused_pairs", "classes", "label_errors", "near_duplicates",
+}  # fmt: skip
 
 
 def write(evaluation: Evaluation, network, pixels: np.ndarray, folder: Path, shown: int = 3) -> Path:
-    write_evaluation(evaluation, network, pixels, shown, CPU, 0, partial(command_line, Recipe()), folder)
+    write_evaluation(evaluation, network, pixels, shown, partial(command_line, Recipe()), CPU, folder)
     return folder
 
 
@@ -67,7 +63,7 @@ def test_these_files_are_written(odd):
 
 def test_the_written_predictions_are_the_table(odd):
     evaluation, _, folder = odd
-    table = evaluation.table.reset_index(drop=True).rename_axis(None)
+    table = evaluation.predictions.table.reset_index(drop=True).rename_axis(None)
     pd.testing.assert_frame_equal(pd.read_csv(folder / "predictions.csv"), table, check_dtype=False)
 
 
@@ -75,11 +71,12 @@ def test_the_written_confusion_and_classes_count_the_pictures_evaluated(odd):
     evaluation, _, folder = odd
     counts = pd.read_csv(folder / "confusion.csv", index_col=0)
     assert counts.index.tolist() == counts.columns.tolist() == ODD
-    assert counts.to_numpy().sum() == len(evaluation.evaluated)
-    assert np.trace(counts.to_numpy()) == (evaluation.evaluated["label"] == evaluation.evaluated["predicted"]).sum()
+    evaluated = evaluation.predictions.evaluated
+    assert counts.to_numpy().sum() == len(evaluated)
+    assert np.trace(counts.to_numpy()) == (evaluated["label"] == evaluated["predicted"]).sum()
     classes = pd.read_csv(folder / "classes.csv")
     assert classes["class"].tolist() == ODD
-    assert classes["pictures"].sum() == len(evaluation.evaluated)
+    assert classes["pictures"].sum() == len(evaluated)
 
 
 def test_the_figures_are_pictures(odd):
@@ -133,7 +130,7 @@ def test_one_class_alone_in_the_test_split_is_no_error(tmp_path):
     network = small_network(ODD[:2])
     splits = ["train"] * 4 + ["valid"] * 4 + ["test", "train"] * 3
     evaluation, pixels = small_evaluation(network, ODD[:2], splits)
-    assert set(evaluation.evaluated["label"]) == {ODD[0]}
+    assert set(evaluation.predictions.evaluated["label"]) == {ODD[0]}
     page = (write(evaluation, network, pixels, tmp_path) / "report.html").read_text(encoding="utf-8")
     assert "holds one class alone" in page
     assert "nan" not in without_images(page).lower()
@@ -141,16 +138,14 @@ def test_one_class_alone_in_the_test_split_is_no_error(tmp_path):
 
 
 def test_a_backbone_without_a_feature_map_has_no_heat(odd):
-    evaluation, _, _ = odd
     pixels = np.zeros((len(SPLITS), 160, 160, 3), np.uint8)
-    assert (
-        explain_predictions(small_network(ODD, "test_vit", 160), pixels, evaluation.evaluated.head(2), ODD, CPU) is None
-    )
+    rows = odd[0].predictions.evaluated.head(2)
+    assert explain_predictions(small_network(ODD, "test_vit", 160), pixels, rows, ODD, CPU) is None
 
 
 def test_the_heat_of_each_top_loss_is_for_the_class_predicted(odd):
     evaluation, pixels, _ = odd
-    rows = top_losses(evaluation.evaluated, 4)
+    rows = top_losses(evaluation.predictions.evaluated, 4)
     network = small_network(ODD)
     heats = explain_predictions(network, pixels, rows, ODD, CPU)
     assert list(heats) == rows["row"].tolist()
@@ -159,14 +154,12 @@ def test_the_heat_of_each_top_loss_is_for_the_class_predicted(odd):
 
 
 CLASSES = ["ant", "bee", "cow"]
-
-
-SPLITS_OF_EVALUATION_SECTIONS = ["train"] * 9 + ["valid"] * 6 + ["test"] * 9
+EVEN_SPLITS = ["train"] * 9 + ["valid"] * 6 + ["test"] * 9
 
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    return small_evaluation(small_network(CLASSES), CLASSES, SPLITS_OF_EVALUATION_SECTIONS)[0]
+    return small_evaluation(small_network(CLASSES), CLASSES, EVEN_SPLITS)[0]
 
 
 @pytest.fixture
@@ -207,9 +200,8 @@ def test_the_lowest_f1_comes_first(evaluation, folder):
 
 def test_names_that_figures_show_otherwise_are_told_in_the_table(folder):
     classes = ["ant", "bee", "猫"]
-    table = failure_parts(small_evaluation(small_network(classes), classes, SPLITS_OF_EVALUATION_SECTIONS)[0], folder)[
-        1
-    ]
+    evaluation, _ = small_evaluation(small_network(classes), classes, EVEN_SPLITS)
+    table = failure_parts(evaluation, folder)[1]
     assert dict(zip(table["class"], table["in figures"], strict=True)) == {"ant": "", "bee": "", "猫": "no. 3"}
 
 
@@ -231,9 +223,24 @@ def test_without_a_test_split_the_reader_is_told_on_what_the_model_was_evaluated
 
 
 def test_without_heat_the_reader_is_told_why_and_asking_for_too_many_pictures_is_no_error(folder):
-    evaluation, pixels = small_evaluation(small_network(CLASSES), CLASSES, SPLITS_OF_EVALUATION_SECTIONS)
-    top, wrong, uncertain, right = picture_parts(evaluation, pixels, evaluation.evaluated, None, 0, folder)
+    evaluation, pixels = small_evaluation(small_network(CLASSES), CLASSES, EVEN_SPLITS)
+    evaluated = evaluation.predictions.evaluated
+    top, wrong, uncertain, right = picture_parts(evaluation, pixels, evaluated, None, folder)
     assert top.note == NO_MAP
-    assert len(top.shown) == len(evaluation.evaluated)
-    assert len(wrong.shown) == (evaluation.evaluated["label"] != evaluation.evaluated["predicted"]).sum()
+    assert len(top.shown) == len(evaluated)
+    assert len(wrong.shown) == (evaluated["label"] != evaluated["predicted"]).sum()
     assert all(part.path.is_file() for part in (top, wrong, uncertain, right))
+
+
+def test_the_summary_holds_the_headline_every_verdict_and_both_tables(evaluation):
+    summary = summarize(evaluation)
+    assert summary.startswith(evaluation.headline())
+    assert all(one.words in summary for one in (evaluation.verdict, *evaluation.verdicts))
+    assert "| test, with TTA |" in summary
+    assert "| cow |" in summary
+    assert "no test split" not in summary
+
+
+def test_without_a_test_split_the_summary_says_on_what_the_model_was_evaluated():
+    evaluation, _ = small_evaluation(small_network(CLASSES), CLASSES, ["train"] * 9 + ["valid"] * 9)
+    assert "There is no test split: the model is evaluated on validation pictures." in summarize(evaluation)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from tests.pipeline.training.heads.test_head_settings import heads
 
 from pipeline.reports.heads_report import (
     BEST_COLUMNS,
@@ -20,6 +19,7 @@ from pipeline.reports.lr_finder_figures import band_figure
 from pipeline.training.heads.head_settings import compare_settings
 from pipeline.training.heads.lr_band import Band
 from pipeline.training.lr_finder import Curve
+from tests.pipeline.training.heads.test_head_settings import heads
 
 RATES = np.geomspace(1e-5, 10, 50)
 

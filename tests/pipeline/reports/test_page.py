@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.reports.page import (
     Advice,
     Figures,
+    Html,
     KeyFigures,
     Paragraph,
     Pictures,
@@ -39,7 +40,8 @@ def sections(tmp_path: Path) -> list[Section]:
                           Advice("well", "Good.", is_good=True)]),
         Section("C", [table, Figures([dot], f"alt {NASTY}"), Figures([dot, dot], "two")]),
         Section("D", [Pictures(f"of {NASTY}", [CaptionedPictures([PICTURE], [f"is {NASTY}", "a.png"])], dot, "A note."),
-                      Pictures("pairs", [CaptionedPictures([PICTURE, PICTURE], ["x", "y"])], dot), Pictures("empty", [], dot)]),
+                      Pictures("pairs", [CaptionedPictures([PICTURE, PICTURE], ["x", "y"])], dot),
+                      Pictures("empty", [], dot)]),
     ]  # fmt: skip
 
 
@@ -50,13 +52,19 @@ def page(sections: list[Section]) -> str:
 
 def test_names_cannot_break_out_into_html(page):
     assert page.count("<b>") == 3, "the number's, and one for each caption"
-    for place in ("Set", "First", "accuracy of", "bad", "Too", "run", "alt", "of", "is"):
-        assert f"{place} &lt;b&gt;a&amp;b&lt;/b&gt;" in page
+    for before in ("Set", "First", "accuracy of", "bad", "Too", "run", "alt", "of", "is"):
+        assert f"{before} &lt;b&gt;a&amp;b&lt;/b&gt;" in page
     assert '<h2 id="1">A &amp; B</h2>' in page
 
 
 def test_the_page_refers_to_nothing_outside_it(page):
     assert not re.search(r"https?:|//|@import|<script|<link|url\(", re.sub(r"base64,[\w+/=]+", "", page))
+
+
+def test_ready_made_html_is_shown_as_it_is_and_left_out_of_markdown(tmp_path):
+    sections = [Section("", [Html("<div id='plot'><b>live</b></div>"), Paragraph("after")])]
+    assert "<div id='plot'><b>live</b></div>" in html_report("Title", sections)
+    assert markdown_report("Title", sections, tmp_path) == "# Title\n\nafter\n"
 
 
 def test_the_figure_in_the_page_is_the_file(page, tmp_path):

@@ -54,7 +54,7 @@ def test_of_no_pictures_there_are_none_to_show(choose):
 
 def test_each_picture_is_shown_with_its_labels_probabilities_loss_and_path():
     right, wrong = caption_predictions(TABLE.iloc[[0, 1]], PIXELS)
-    assert right.caption == ["cat, rightly (90.0%)", "loss 0.11", "a.png"]
+    assert right.caption == ["cat, correct (90.0%)", "loss 0.11", "a.png"]
     assert wrong.caption == ["true: cat (40.0%)", "predicted: dog (60.0%)", "loss 0.92", "b.png"]
     np.testing.assert_array_equal(right.pictures[0], PIXELS[3])
 

@@ -5,48 +5,41 @@ from pipeline import tracking
 from pipeline.runs.summary import CURVES, log_summary
 from pipeline.tracking.runs import RunRef
 
-pytestmark = pytest.mark.usefixtures("tracking_server")
-
-DONE = {
-    "precompute": RunRef("a" * 32, "precompute", "", None, {}, 1.0, reused=True),
-    "train_head": RunRef(
-        "b" * 32,
-        "train_head",
-        "",
-        "a" * 32,
-        {"best/valid_accuracy": 0.91, "best/valid_loss": 0.4, "valid/accuracy": 0.9},
-        61.0,
-        reused=True,
-    ),
-    "resize": RunRef(
-        "c" * 32,
-        "resize",
-        "",
-        "b" * 32,
-        {"best/valid_accuracy": 0.88, "best/valid_loss": 0.3, "valid/accuracy": 0.875},
-        3.0,
-    ),
+STAGES = {
+    "precompute": ({}, 1.0, True),
+    "train_head": ({"best/valid_accuracy": 0.91, "best/valid_loss": 0.4, "valid/accuracy": 0.9}, 61.0, True),
+    "resize": ({"best/valid_accuracy": 0.88, "best/valid_loss": 0.3, "valid/accuracy": 0.875}, 3.0, False),
 }
 
 
-def test_the_parent_run_gets_the_best_figures_of_all_stages_and_names_their_runs():
+@pytest.fixture
+def done(tracking_server) -> dict[str, RunRef]:
+    """Finished runs of three stages."""
+    refs = {}
+    for name, (metrics, seconds, reused) in STAGES.items():
+        with tracking.open_run(name, {}, {}) as run_id:
+            refs[name] = RunRef(run_id, name, "", None, metrics, seconds, reused=reused)
+    return refs
+
+
+def test_the_parent_run_gets_the_best_figures_of_all_stages_and_names_their_runs(done):
     with tracking.open_run("main", {}, {}) as run_id:
-        log_summary(run_id, "cells", DONE)
+        log_summary(run_id, "cells", done)
     data = MlflowClient().get_run(run_id).data
     assert data.metrics == {"best/valid_accuracy": 0.91, "best/valid_loss": 0.3}
-    assert {name: data.tags[f"thaw.stage.{name}"] for name in DONE} == {n: ref.run_id for n, ref in DONE.items()}
+    assert {name: data.tags[f"thaw.stage.{name}"] for name in done} == {n: ref.run_id for n, ref in done.items()}
     assert data.tags["thaw.reused_stages"] == "precompute, train_head"
 
 
-def test_the_page_of_the_parent_run_is_named_after_its_result_and_leads_to_every_stage():
+def test_the_page_of_the_parent_run_is_named_after_its_result_and_leads_to_every_stage(done):
     with tracking.open_run("main", {tracking.STAGE: "main"}, {}) as run_id:
         tracking.describe_run(run_id, "Accuracy 0.9.")
-        log_summary(run_id, "cells", DONE)
+        log_summary(run_id, "cells", done)
     run = MlflowClient().get_run(run_id)
     assert run.info.run_name == "cells, valid accuracy 0.875"
     text = run.data.tags[tracking.DESCRIPTION]
     assert text.startswith("Accuracy 0.9.")
-    for name, ref in DONE.items():
+    for name, ref in done.items():
         link = f"[{name}](#/experiments/{run.info.experiment_id}/runs/{ref.run_id})"
         assert f"{link} (reused)" in text if ref.reused else link in text
 
@@ -54,27 +47,27 @@ def test_the_page_of_the_parent_run_is_named_after_its_result_and_leads_to_every
 @pytest.mark.parametrize(
     ("name", "kept"), [("silent-shad-796", False), ("main", False), ("mine", True), ("my-best-run", True)]
 )
-def test_a_name_that_the_user_gave_stays(name, kept):
+def test_a_name_that_the_user_gave_stays(done, name, kept):
     with tracking.open_run(name, {tracking.STAGE: "main"}, {}) as run_id:
-        log_summary(run_id, "cells", DONE)
+        log_summary(run_id, "cells", done)
     assert (MlflowClient().get_run(run_id).info.run_name == name) == kept
 
 
-def test_where_nothing_was_reused_this_is_said():
+def test_where_nothing_was_reused_this_is_said(done):
     with tracking.open_run("main", {}, {}) as run_id:
-        log_summary(run_id, "cells", {"resize": DONE["resize"]})
+        log_summary(run_id, "cells", {"resize": done["resize"]})
     assert MlflowClient().get_run(run_id).data.tags["thaw.reused_stages"] == "none"
 
 
-def test_the_console_shows_a_line_for_each_stage_and_where_to_look(capsys):
+def test_the_console_shows_a_line_for_each_stage_and_where_to_look(done, capsys):
     with tracking.open_run("main", {}, {}) as run_id:
-        log_summary(run_id, "cells", DONE)
+        log_summary(run_id, "cells", done)
     lines = capsys.readouterr().out.splitlines()
     (precompute,) = (line for line in lines if "precompute" in line)
     (train_head,) = (line for line in lines if "train_head" in line)
     (resize,) = (line for line in lines if "resize" in line)
     assert "1.0 s" in precompute
-    assert "run aaaaaaaa" in precompute
+    assert f"run {done['precompute'].run_id[:8]}" in precompute
     assert "1 min 01 s" in train_head
     assert "0.9000" in train_head
     assert "0.8750" in resize

@@ -1,4 +1,4 @@
-"""Studies made of given trials, in memory, as the tests of tables, figures and the report look at them."""
+"""Studies made of given trials, in memory, for the tests of tables, figures and the report."""
 
 import math
 import random

@@ -55,7 +55,7 @@ def test_a_lead_that_is_kept_is_renewed_before_it_lapses_and_given_up_at_the_end
     assert leadership.take()
     known = [study.user_attrs[LEADER]["until"]]
     with leadership.kept():
-        while len(known) < 3:  # whatever this process does
+        while len(known) < 3:  # renewed while this process does something else
             time.sleep(0.05)
             until = study.user_attrs[LEADER]["until"]
             known += [until] if until > known[-1] else []

@@ -68,7 +68,7 @@ def test_any_key_of_any_stage_can_vary() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_space_is_told(key: str, values: dict[str, object], said: str) -> None:
+def test_what_is_wrong_with_a_space_is_reported(key: str, values: dict[str, object], said: str) -> None:
     assert said in complaint({key: values})
 
 

@@ -47,7 +47,7 @@ def test_items_come_through_unchanged_and_one_at_a_time():
         assert len(taken) == count
 
 
-def test_a_log_file_gets_a_line_now_and_then_but_none_at_the_end(monkeypatch, capsys):
+def test_a_log_file_gets_lines_in_between_but_none_at_the_end(monkeypatch, capsys):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0)
     assert list(track(range(3), "decoding", 5, "images", per_item=2)) == [0, 1, 2]
     lines = capsys.readouterr().out.splitlines()
@@ -100,6 +100,6 @@ def test_a_wide_table_is_not_cut_in_a_log_file(capsys):
 
 
 @pytest.mark.parametrize("cell", ["x[/y]", "[bold]cat[/bold]", ":cat:"])
-def test_a_cell_is_shown_as_it_is_whatever_it_looks_like(capsys, cell):
+def test_a_cell_with_markup_is_shown_as_it_is(capsys, cell):
     table("t", ("class", "note"), [(cell, cell)])
     assert capsys.readouterr().out.count(cell) == 2

@@ -10,7 +10,6 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import tracking
-from pipeline.runs.stage import Stage
 from pipeline.system.errors import UserError
 from pipeline.tracking.outbox import Entry, Outbox
 
@@ -57,7 +56,7 @@ def test_what_a_killed_process_had_done_but_not_told_is_sent_at_the_next_start_a
         outbox.write(Entry(1, "text", {"text": "seed: 0", "place": "recipe.yaml"}))
         outbox.write(Entry(2, "values", {"tags": tags}))
         outbox.write(Entry(3, "status", {"status": "FINISHED", "end_time_ms": 3000}))
-    found = tracking.find_done("f", Stage("resize", ("resize",), artifacts=("recipe.yaml",)))
+    found = tracking.find_done("f", ["recipe.yaml"])
     assert found is not None
     assert found.run_id == run_id
     assert not outbox.folder.exists()
@@ -78,4 +77,4 @@ def test_a_database_that_mlflow_cannot_use_is_told_in_a_sentence(tmp_path, empty
         database.execute("UPDATE alembic_version SET version_num = 'of a later MLflow'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/newer.db")
     with pytest.raises(UserError, match=r"cannot be used \(.*; mend that, or set MLFLOW_TRACKING_URI to another"):
-        tracking.find_done("f", Stage("resize", ("resize",)))
+        tracking.find_done("f", ())

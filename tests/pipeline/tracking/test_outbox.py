@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import Timeout
 from mlflow import MlflowClient
 
-from pipeline.tracking.outbox import Entry, Outbox, first_group, is_alive, outbox_folder
+from pipeline.system.processes import identity
+from pipeline.tracking.contact import send_leftovers
+from pipeline.tracking.outbox import Entry, Outbox, first_group, outbox_folder
 
 SQLITE = "sqlite:////somewhere/mlflow.db"
 
@@ -108,12 +111,12 @@ def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_are_read():
 def test_an_empty_outbox_disappears_and_one_with_entries_says_whose_it_is():
     outbox = Outbox("r")
     with outbox.lock(SQLITE):
-        assert is_alive(outbox.writer())
+        assert outbox.is_in_use()
     assert list(outbox_folder().iterdir()) == []
     with outbox.lock(SQLITE):
         outbox.write(Entry(1, "text", {}))
     assert outbox.writer() == {"uri": SQLITE, "host": socket.gethostname()}
-    assert not is_alive(outbox.writer())
+    assert not outbox.is_in_use()
 
 
 def test_an_outbox_is_held_by_one_process_at_a_time():
@@ -131,23 +134,38 @@ def test_the_outbox_of_a_process_that_was_killed_can_be_held_and_is_of_nobody_al
     project = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", program], cwd=project, env=os.environ.copy()).returncode == -9
     outbox = Outbox("r")
-    assert outbox.writer()["pid"] > 0
-    assert not is_alive(outbox.writer())
+    assert outbox.writer()["process"].startswith(f"{socket.gethostname()}:")
+    assert not outbox.is_in_use()
     with outbox.lock(SQLITE):
         assert [entry.content["text"] for entry in outbox.read()] == ["a"]
 
 
+HOST, PID, STARTED = identity().rsplit(":", 2)
+
+
 @pytest.mark.parametrize(
-    "change",
-    [{"pid": 2**22 + 1}, {"started": 0.0}, {"host": "elsewhere"}],
+    "process",
+    [f"{HOST}:{2**22 + 1}:{STARTED}", f"{HOST}:{PID}:0.00", f"elsewhere:{PID}:{STARTED}"],
     ids=["gone", "its number is another's", "far"],
 )
-def test_a_process_is_known_by_its_number_its_start_and_its_machine(change):
+def test_a_process_is_known_by_its_number_its_start_and_its_machine(process):
     outbox = Outbox("r")
     with outbox.lock(SQLITE):
+        assert outbox.is_in_use()
         facts = json.loads((outbox.folder / "writer.json").read_text())
-    assert is_alive(facts)
-    assert not is_alive(facts | change)
+        (outbox.folder / "writer.json").write_text(json.dumps(facts | {"process": process}))
+        assert not outbox.is_in_use()
+
+
+def test_an_outbox_that_an_earlier_version_left_is_not_in_use_and_is_sent(tracking_server):
+    run_id = MlflowClient().create_run(os.environ["MLFLOW_EXPERIMENT_ID"]).info.run_id
+    outbox = Outbox(run_id)
+    with outbox.lock(tracking_server):
+        outbox.write(Entry(1, "text", {"text": "hello", "place": "greeting.txt"}))
+    facts = {"uri": tracking_server, "host": HOST, "pid": os.getpid(), "started": psutil.Process().create_time()}
+    (outbox.folder / "writer.json").write_text(json.dumps(facts))
+    assert not outbox.is_in_use()
+    assert [(one.run_id, one.sent, one.left) for one in send_leftovers()] == [(run_id, 1, 0)]
 
 
 def test_values_that_wait_together_go_in_one_call():

@@ -8,14 +8,13 @@ from mlflow.entities import Run
 
 from pipeline import tracking
 from pipeline.cache.store import describe
-from pipeline.runs.stage import Stage
 from pipeline.system.errors import UserError
 from pipeline.tracking import artifacts, copy_curves, find_done, open_run, run_of
 from pipeline.tracking.values import LONGEST_TAG, METRICS_PER_CALL, PARAMS_PER_CALL
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
 
-RESIZE = Stage("resize", ("resize",), artifacts=("checkpoint", "recipe.yaml"))
+ARTIFACTS = ("checkpoint", "recipe.yaml")
 
 
 def look_up(run_id: str) -> Run:
@@ -31,14 +30,14 @@ def history(run_id: str, name: str) -> list[tuple[int, float]]:
 
 
 def make_run(
-    print_: str = "f",
+    fingerprint: str = "f",
     *,
     done: bool = True,
-    artifacts: tuple[str, ...] = RESIZE.artifacts,
+    artifacts: tuple[str, ...] = ARTIFACTS,
     error: BaseException | None = None,
 ) -> str:
     """A run of resize that is over, with these artifacts, broken off by `error` as its very last act."""
-    with open_run("resize", {tracking.STAGE: "resize", tracking.FINGERPRINT: print_}, {}) as run_id:
+    with open_run("resize", {tracking.STAGE: "resize", tracking.FINGERPRINT: fingerprint}, {}) as run_id:
         for place in artifacts:
             tracking.log_text(run_id, "{}", f"{place}/facts.json" if place == "checkpoint" else place)
         if done:
@@ -183,13 +182,13 @@ def test_a_finished_run_that_was_marked_done_is_found_with_all_that_is_known_of_
     with open_run(
         "resize", {tracking.STAGE: "resize", tracking.FINGERPRINT: "f", tracking.UPSTREAM: "u"}, {}
     ) as run_id:
-        for place in RESIZE.artifacts:
+        for place in ARTIFACTS:
             tracking.log_text(run_id, "{}", place)
         tracking.log_metrics(run_id, {"best/valid_loss": 0.25}, step=3)
         done = tracking.mark_done(run_id, 12.5)
     assert (done.run_id, done.stage, done.fingerprint, done.upstream) == (run_id, "resize", "f", "u")
     assert (done.seconds, done.reused, done.metrics["best/valid_loss"]) == (12.5, False, 0.25)
-    found = find_done("f", RESIZE)
+    found = find_done("f", ARTIFACTS)
     assert found.reused
     assert (found.run_id, found.seconds, found.upstream) == (run_id, 12.5, "u")
     assert found.metrics["best/valid_loss"] == 0.25
@@ -197,7 +196,7 @@ def test_a_finished_run_that_was_marked_done_is_found_with_all_that_is_known_of_
 
 def test_a_run_that_was_not_marked_done_is_never_reused():
     make_run(done=False)
-    assert find_done("f", RESIZE) is None
+    assert find_done("f", ARTIFACTS) is None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError()], ids=repr)
@@ -205,54 +204,54 @@ def test_a_run_that_was_marked_done_but_did_not_finish_is_never_reused(error):
     with pytest.raises(type(error)):
         make_run(error=error)
     assert [run.data.tags[tracking.DONE] for run in all_runs()] == ["true"]
-    assert find_done("f", RESIZE) is None
+    assert find_done("f", ARTIFACTS) is None
 
 
 def test_a_run_that_is_still_open_is_never_reused():
     with open_run("resize", {tracking.STAGE: "resize", tracking.FINGERPRINT: "f"}, {}) as run_id:
         tracking.mark_done(run_id, 1.0)
-        assert find_done("f", Stage("resize", ())) is None
+        assert find_done("f", ()) is None
 
 
 def test_a_run_with_another_fingerprint_is_never_reused():
     make_run("f")
-    assert find_done("g", RESIZE) is None
+    assert find_done("g", ARTIFACTS) is None
 
 
 def test_a_deleted_run_is_never_reused():
     MlflowClient().delete_run(make_run())
-    assert find_done("f", RESIZE) is None
+    assert find_done("f", ARTIFACTS) is None
 
 
 def test_a_run_whose_artifacts_are_gone_is_passed_over_for_an_older_one_that_has_them():
     older, newer = make_run(), make_run()
     shutil.rmtree(artifacts_of(newer) / "checkpoint")
-    assert find_done("f", RESIZE).run_id == older
+    assert find_done("f", ARTIFACTS).run_id == older
     shutil.rmtree(artifacts_of(older))
-    assert find_done("f", RESIZE) is None
+    assert find_done("f", ARTIFACTS) is None
 
 
 def test_of_several_runs_the_latest_is_taken():
     runs = [make_run() for _ in range(3)]
-    assert find_done("f", RESIZE).run_id == runs[-1]
+    assert find_done("f", ARTIFACTS).run_id == runs[-1]
 
 
 def test_within_a_run_only_itself_and_its_nested_runs_are_taken():
     with open_run("main", {}, {}) as parent:
         nested = make_run()
     alone = make_run()
-    assert find_done("f", RESIZE, within=parent).run_id == nested
-    assert find_done("f", RESIZE, within=nested).run_id == nested
-    assert find_done("f", RESIZE, within=alone).run_id == alone
+    assert find_done("f", ARTIFACTS, within=parent).run_id == nested
+    assert find_done("f", ARTIFACTS, within=nested).run_id == nested
+    assert find_done("f", ARTIFACTS, within=alone).run_id == alone
     with open_run("other", {}, {}) as other:
         pass
-    assert find_done("f", RESIZE, within=other) is None
+    assert find_done("f", ARTIFACTS, within=other) is None
 
 
 def test_runs_of_another_experiment_are_not_taken(monkeypatch):
     make_run()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", MlflowClient().create_experiment("another"))
-    assert find_done("f", RESIZE) is None
+    assert find_done("f", ARTIFACTS) is None
 
 
 def test_the_experiment_of_the_run_handed_over_is_searched(monkeypatch):
@@ -261,7 +260,7 @@ def test_the_experiment_of_the_run_handed_over_is_searched(monkeypatch):
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_RUN_ID", handed.info.run_id)
-    assert find_done("f", RESIZE).run_id == done
+    assert find_done("f", ARTIFACTS).run_id == done
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "nonsense", "../..", "a'b"])
@@ -322,7 +321,7 @@ def test_artifacts_elsewhere_are_fetched_once_and_kept(monkeypatch, cache):
 
 def test_an_artifact_that_is_gone_is_told_in_a_sentence_and_leaves_nothing_behind(cache):
     run_id = make_run(artifacts=())
-    with pytest.raises(UserError, match=f"The artifact checkpoint of run {run_id} cannot be had .*; run that stage"):
+    with pytest.raises(UserError, match=f"artifact checkpoint of run {run_id} cannot be fetched .*; run that stage"):
         tracking.artifact(run_id, "checkpoint")
     assert [path.suffix for path in (cache / "artifacts").rglob("*") if path.is_file()] in ([], [".lock"])
 
@@ -364,11 +363,10 @@ def test_a_run_whose_artifacts_are_damaged_is_not_taken_and_that_is_said(tmp_pat
     folder.mkdir()
     (folder / "weights").write_bytes(bytes(1000))
     describe(folder, {})
-    stage = Stage("resize", (), artifacts=("checkpoint",))
     with open_run("resize", {tracking.STAGE: "resize", tracking.FINGERPRINT: "f"}, {}) as run_id:
         tracking.log_folder(run_id, folder, "checkpoint")
         tracking.mark_done(run_id, 1.0)
-    found = find_done("f", stage)
+    found = find_done("f", ["checkpoint"])
     assert found is not None
     assert found.run_id == run_id
     weights = tracking.artifact(run_id, "checkpoint") / "weights"
@@ -376,8 +374,8 @@ def test_a_run_whose_artifacts_are_damaged_is_not_taken_and_that_is_said(tmp_pat
         weights.unlink()
     else:
         weights.write_bytes(bytes(999) + b"\1" if damage == "flipped" else bytes(999))
-    assert find_done("f", stage) is None
-    assert f"run {run_id} is not reused, since its checkpoint is damaged" in capsys.readouterr().out
+    assert find_done("f", ["checkpoint"]) is None
+    assert f"run {run_id} is not reused: its checkpoint is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("place", ["checkpoint", "checkpoint/deep", "recipe.yaml"])

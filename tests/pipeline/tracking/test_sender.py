@@ -39,7 +39,7 @@ def gate(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     monkeypatch.setenv("THAW_TRACKING_PATIENCE_SECONDS", "30")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(sender, "SECONDS_BEFORE_SAYING", 0.0)
+    monkeypatch.setattr(sender, "SECONDS_BEFORE_REPORTING", 0.0)
     monkeypatch.setattr(runs, "SECONDS_TO_LEAVE", 0.5)
     yield gate
     gate.close()

@@ -182,7 +182,7 @@ def test_a_recipe_that_is_right_is_not_run_where_the_server_is_away(closed_port,
     """The command of a stage, as a user gives it: one sentence, exit code 2, before any picture is opened."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "stages.main", "--recipe", "recipes/elpv.yaml"],
+        [sys.executable, "-m", "stages", "main", "--recipe", "recipes/elpv.yaml"],
         cwd=Path(__file__).parents[3],
         env={**os.environ, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{closed_port}", "THAW_CACHE": str(tmp_path)},
         capture_output=True,

@@ -1,0 +1,126 @@
+"""The experiment of all runs of a command: the one that the user named, else one named after the data.
+
+`mlflow run` creates its run before this project starts, in Default unless the user named an experiment. The run of the
+command is then a new one in the experiment of the data, and the run in Default points to it.
+"""
+
+import os
+from collections.abc import Mapping
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pipeline.system.errors import UserError
+from pipeline.tracking.contact import connect
+from pipeline.tracking.names import DESCRIPTION, REUSED, STAGE, first_line, named_after
+from pipeline.tracking.sender import call_server
+from pipeline.tracking.server import shown
+
+DEFAULT = "0"
+ID, NAME, RUN_ID = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"
+PROJECT_TAGS = ("mlflow.source.", "mlflow.project.", "mlflow.git")
+
+
+def use_experiment(data: str) -> None:
+    """Have the runs of this process, and of those that it starts, go into the experiment named after the data, which
+    is created if there is none; unless the user named an experiment."""
+    connect()
+    if _is_named_by_user():
+        return
+    name = named_after(data)
+    os.environ.pop(ID, None)
+    os.environ[NAME] = name
+    connect()
+    del os.environ[NAME]
+    os.environ[ID] = call_server(lambda: MlflowClient().get_experiment_by_name(name)).experiment_id
+
+
+def use_experiment_of(run_id: str) -> None:
+    """Have the runs of this process, and of those that it starts, go into the experiment of this run; unless the user
+    named one. If there is no such run, nothing is changed."""
+    connect()
+    if _is_named_by_user():
+        return
+    try:
+        run = call_server(lambda: MlflowClient().get_run(run_id))
+        if REUSED in run.data.tags:
+            run = call_server(lambda: MlflowClient().get_run(run.data.tags[REUSED]))
+    except MlflowException:
+        return
+    os.environ[ID] = run.info.experiment_id
+
+
+def experiment_id(parent: str | None = None) -> str | None:
+    """The experiment of the open run, or of the run `parent`, or the one in use; None if that was not created yet."""
+    active = mlflow.active_run()
+    if active is not None:
+        return str(active.info.experiment_id)
+    if parent is None and os.environ.get(ID):
+        return os.environ[ID]
+    given = parent or os.environ.get(RUN_ID)
+    if given:
+        return str(given_run(given).info.experiment_id)
+    experiment = MlflowClient().get_experiment_by_name(os.environ.get(NAME, "Default"))
+    return str(experiment.experiment_id) if experiment is not None else None
+
+
+def given_run(run_id: str) -> Run:
+    """A run that the environment or another process names; UserError if the server has none."""
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise no_run(error) from None
+
+
+def no_run(error: MlflowException) -> UserError:
+    """The error of a server that gives no run."""
+    return UserError(
+        f"The tracking server at {shown(mlflow.get_tracking_uri())} gives no run ({first_line(error)}); "
+        "check MLFLOW_TRACKING_URI, which has to be absolute if the project lies in another folder."
+    )
+
+
+def run_in_default(run_id: str | None) -> Run | None:
+    """The run that `mlflow run` created, if runs of this process go into another experiment than that run's."""
+    in_use = os.environ.get(ID)
+    if run_id is None or in_use is None:
+        return None
+    run = call_server(lambda: given_run(run_id))
+    return run if run.info.experiment_id != in_use else None
+
+
+def project_tags(run: Run) -> dict[str, str]:
+    """The tags of a run of `mlflow run` that say which project it runs."""
+    return {key: value for key, value in run.data.tags.items() if key.startswith(PROJECT_TAGS)}
+
+
+def pointer_tags(run_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a run that points to the run `run_id`, which has these `tags`."""
+    page = page_of(run_id)
+    stage = {STAGE: tags[STAGE]} if STAGE in tags else {}
+    return {**stage, REUSED: run_id, DESCRIPTION: f"This is [run {run_id}]({page}) in the experiment of its data."}
+
+
+def page_of(run_id: str) -> str:
+    """The address of a run's page, as a link on any other page of the server."""
+    run = call_server(lambda: MlflowClient().get_run(run_id))
+    return f"#/experiments/{run.info.experiment_id}/runs/{run_id}"
+
+
+def experiments_beside(run: Run) -> list[str]:
+    """The experiments in which a command like the one of this run leaves runs: the run's own, the one in use, and
+    Default if those are named after data."""
+    found = {str(run.info.experiment_id), os.environ.get(ID) or DEFAULT}
+    names = {MlflowClient().get_experiment(one).name for one in found}
+    return sorted(found | {DEFAULT}) if any(name.startswith(named_after("")) for name in names) else sorted(found)
+
+
+def _is_named_by_user() -> bool:
+    """Whether an experiment is named in the environment, or was on the command line of `mlflow run`."""
+    if os.environ.get(NAME):
+        return True
+    if os.environ.get(RUN_ID):
+        return bool(call_server(lambda: given_run(os.environ[RUN_ID])).info.experiment_id != DEFAULT)
+    return bool(os.environ.get(ID))
