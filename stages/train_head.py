@@ -40,7 +40,7 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
     pixels, augmentation, split = up.pixels(job.run_id, checkpoint), up.augmentation, up.split(settings.fraction)
     with tracking.new_files(job.run_id, "figures") as folder:
         augmented_figure(up.manifest, pixels, augmentation, recipe.seed).savefig(folder / "augmented.png", dpi=110)
-    how_trained = {"label_smoothing": settings.label_smoothing, "fixed_statistics": settings.batchnorm == "fixed"}
+    smoothing, fixed = settings.label_smoothing, settings.batchnorm == "fixed"
     trained = " and ".join(rates)
 
     def on_activations() -> Phase:
@@ -50,13 +50,13 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         cut = recipe.precompute.cut, checkpoint.image_px
         above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay)
         cycles = [settings.stored_epochs]
-        return Phase(above, optimizer, *batches, cycles, **how_trained, description=f"{trained}, stored")
+        return Phase(above, optimizer, *batches, cycles, smoothing, fixed, f"{trained}, stored")
 
     def on_pixels() -> Phase:
         batches = pixel_batches(pixels, split, augmentation, settings.batch_size, device, recipe.seed)
         optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
-        return Phase(network, optimizer, *batches, cycles, **how_trained, description=f"{trained}, augmented")
+        return Phase(network, optimizer, *batches, cycles, smoothing, fixed, f"{trained}, augmented")
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)

@@ -37,8 +37,8 @@ TIMES_LOWER, TIMES_HIGHER = 3, 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name` is the finding in a word or two, `words` give the numbers behind it and what to try next; `changes` are the
-    keys of the recipe, with their values, to try it with, if a key of the recipe can help."""
+    """`name` is the finding in a word or two, `words` give the numbers behind it and what to try next; `changes` are
+    the keys of the recipe, with their values, to try it with, if a key can help."""
 
     name: str
     words: str

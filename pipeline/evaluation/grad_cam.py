@@ -23,8 +23,8 @@ NO_MAP = (
 
 
 def grad_cam(network: Network, images: Tensor, targets: Tensor) -> Heat | None:
-    """How much each position of `images` (N, channels, size, size) speaks for its class in `targets`, as (N, size, size)
-    from 0 to 1; None where the body's last features are no map.
+    """How much each position of `images` (N, channels, size, size) speaks for its class in `targets`, as (N, size,
+    size) from 0 to 1; None where the body's last features are no map.
 
     The body's last feature map is weighted, channel by channel, with the mean gradient of the class's logit.
     """

@@ -85,20 +85,20 @@ def confusion_differences(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFram
 
 def describe_tests(runs: Sequence[EvaluatedRun], tests: pd.DataFrame) -> str:
     """A sentence for each pair: which is right more often, and whether that is more than chance."""
-    said = []
+    sentences = []
     for run, other, only_run, only_other, p in tests.itertuples(index=False, name=None):
         if only_run == only_other:
-            said.append(f"{run} and {other} are right on as many pictures.")
+            sentences.append(f"{run} and {other} are right on equally many pictures.")
             continue
         better, worse = (run, other) if only_run > only_other else (other, run)
         chance = "which is more than chance" if p < SIGNIFICANT else "which may well be chance"
         more = abs(only_run - only_other)
-        said.append(
+        sentences.append(
             f"{better} is right on {more} more of {len(runs[0].evaluated)} than {worse}, {chance} (p = {p:.2g})."
         )
     if len(tests) > 1:
-        said.append(f"Of {len(tests)} tests, one in twenty falls below {SIGNIFICANT} by chance alone.")
-    return " ".join(said)
+        sentences.append(f"Of {len(tests)} tests, one in twenty falls below {SIGNIFICANT} by chance alone.")
+    return " ".join(sentences)
 
 
 def _contents(table: pd.DataFrame) -> list[tuple[str, str]]:

@@ -73,7 +73,10 @@ def class_curves_figure(curves: Sequence[ClassCurves], classes: Sequence[str], t
 
 
 def reliability_figure(before: pd.DataFrame, after: pd.DataFrame, eces: tuple[float, float], title: str) -> Figure:
-    """Accuracy against confidence, before and after calibration, above the number of pictures in each bin. `before` and `after` are the tables of `calibration.reliability`, `eces` their calibration errors."""
+    """Accuracy against confidence, before and after calibration, above the number of pictures in each bin.
+
+    `before` and `after` are the tables of `calibration.reliability`, `eces` their calibration errors.
+    """
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     figure.suptitle(title)
     upper, lower = figure.subplots(2, 2, sharex=True, height_ratios=[4, 1])

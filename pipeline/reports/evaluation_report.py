@@ -223,8 +223,8 @@ def calibration_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     of = {name: evaluation.metrics[f"{split}/{name}"] for name in ("ece", "calibrated_ece", "loss", "calibrated_loss")}
     confidence = "over-confident" if predictions.temperature > 1 else "under-confident"
     words = (
-        f"Temperature {predictions.temperature:.3f}, fitted on the validation split: the model was {confidence}. On the "
-        f"{evaluation.split} split it takes the expected calibration error from {of['ece']:.4f} to "
+        f"Temperature {predictions.temperature:.3f}, fitted on the validation split: the model was {confidence}. On "
+        f"the {split} split it takes the expected calibration error from {of['ece']:.4f} to "
         f"{of['calibrated_ece']:.4f}, and the log-loss from {of['loss']:.4f} to "
         f"{of['calibrated_loss']:.4f}. It changes no prediction."
     )

@@ -30,7 +30,7 @@ def train_unfrozen(
     frozen: Frozen = "none",
     image_px: int | None = None,
 ) -> None:
-    """Go on training the upstream network on augmented pictures, by a stage's section of the recipe, and log the result.
+    """Train the upstream network on with augmentation, by a stage's section of the recipe, and log the result.
 
     `rates` are by layer group. Without `image_px`, images keep the size that the network was trained on.
     """

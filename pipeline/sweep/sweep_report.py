@@ -32,7 +32,7 @@ ERRORS_FOR_MORE_THAN_CHANCE = 2
 FIGURES = {
     "history": ("Optimization history", "The value of each complete trial, and the best one so far."),
     "curves": ("Learning curves", "The objective by epoch; pruned trials end early."),
-    "pareto": ("Pareto front", "No trial beats the red ones in both objectives."),
+    "pareto": ("One objective against the other", "No trial beats the red ones in both."),
     "importances": ("Which keys matter", "How much the values of the best 30 % of the trials differ from those of all, "
                     "by key (PED-ANOVA, Watanabe et al. 2023). With few trials the order is but a hint."),
     "slice": ("Each key alone", "If the dots rise to one side, or the best lies at an end of its range, a wider range "

@@ -34,7 +34,9 @@ def use_experiment(data: str) -> None:
     os.environ[NAME] = name
     connect()
     del os.environ[NAME]
-    os.environ[ID] = call_server(lambda: MlflowClient().get_experiment_by_name(name)).experiment_id
+    experiment = call_server(lambda: MlflowClient().get_experiment_by_name(name))
+    assert experiment is not None, "created by connect"
+    os.environ[ID] = experiment.experiment_id
 
 
 def use_experiment_of(run_id: str) -> None:

@@ -146,9 +146,9 @@ def test_two_senders_at_once_send_each_entry_once(server, capsys):
 
 
 def test_a_whole_recipe_goes_on_without_its_server(server, tmp_path):
-    """`python -m stages.main` with the server killed while a stage trains, and started again in its last third."""
+    """`python -m stages main` with the server killed while a stage trains, and started again in its last third."""
     recipe = ["--recipe", "recipes/smoke.yaml", "--lr_find.iterations", "60", "--seed", "1"]
-    process = start(server, ["-m", "stages.main", *recipe], THAW_CACHE=str(tmp_path / "cache"))
+    process = start(server, ["-m", "stages", "main", *recipe], THAW_CACHE=str(tmp_path / "cache"))
     lines: list[str] = []
 
     def go_away() -> None:
@@ -167,7 +167,7 @@ def test_a_whole_recipe_goes_on_without_its_server(server, tmp_path):
     assert outage is not None
     outage.join()
     client = MlflowClient(server.uri)
-    runs = client.search_runs(["0"])
+    runs = client.search_runs([client.get_experiment_by_name("thaw-elpv").experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
     (parent,) = (run.info.run_id for run in runs if run.data.tags["thaw.stage"] == "main")
     for name in ("train/loss", "valid/loss", "lr/head", "test/accuracy"):

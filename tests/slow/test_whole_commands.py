@@ -31,7 +31,7 @@ def place(tmp_path: Path) -> Workplace:
 
 def command(place: Workplace, stage: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}", *arguments], cwd=PROJECT, env=place.environment() | variables,
+        [sys.executable, "-m", "stages", stage, *arguments], cwd=PROJECT, env=place.environment() | variables,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_a_rate_that_is_absurd_stops_the_stage_and_keeps_the_last_good_checkpoin
     failed = place.runs(stage="fine_tune")[-1]
     assert failed.info.status == "FAILED"
     assert "lower the stage's lr" in failed.data.tags["thaw.reason"]
-    for kept in (place.folder / "cache" / "checkpoints").glob("*/0*/position.json"):
+    for kept in (place.folder / "cache" / "checkpoints").glob("*/0*/progress.json"):
         assert json.loads(kept.read_text())["run_id"] == failed.info.run_id
 
 
@@ -195,6 +195,6 @@ def test_ctrl_c_and_sigterm_end_a_run_as_killed_and_the_same_command_goes_on(pla
         statuses = {run.data.tags["thaw.stage"]: run.info.status for run in place.runs()}
         assert statuses["main"] == "KILLED"
         assert "RUNNING" not in statuses.values()
-    assert "going on after" in place.mlflow_run(
+    assert "resumed after" in place.mlflow_run(
         "-P", "recipe=recipes/smoke.yaml", "-P", f"data={place.pictures}", "-P", "fine_tune.cycles=6"
     )

@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import mlflow
 import optuna
 import pytest
 
+from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.data.readers.sources import list_source
+from pipeline.recipe.schema import Recipe
+from stages import evaluate, fine_tune, lr_find, precompute, resize, train_head
+from tests.stages.wiring import Seen, draw_pictures, recipe_on, run_watched
 
 PROJECT = Path(__file__).parents[2]
 
@@ -143,3 +148,58 @@ def swept(workplace, smoke, first) -> Swept:
     printed = [smoke(*arguments, "-P", f"trials={trials}") for trials in (2, 3)]
     (name,) = optuna.get_all_study_names(url)
     return Swept(workplace, printed, optuna.load_study(study_name=name, storage=url))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the stages of a recipe did, one after the other."""
+
+    recipe: Recipe
+    manifest: Manifest
+    precompute: Seen
+    lr_find: Seen
+    train_head: Seen
+    lr_find_unfrozen: Seen
+    fine_tune: Seen
+    resize: Seen
+    evaluate: Seen
+
+
+@pytest.fixture(scope="session")
+def own_server(tmp_path_factory, empty_database) -> Callable[[], AbstractContextManager[Path]]:
+    """A cache and a tracking database for stages that run in this process, within a block."""
+
+    @contextmanager
+    def serve() -> Iterator[Path]:
+        folder = tmp_path_factory.mktemp("in process")
+        shutil.copy(empty_database, folder / "mlflow.db")
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        experiment = mlflow.MlflowClient(uri).create_experiment("test", artifact_location=str(folder / "artifacts"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("MLFLOW_RUN_ID", raising=False)
+            patch.setenv("THAW_CACHE", str(folder / "cache"))
+            patch.setenv("MLFLOW_TRACKING_URI", uri)
+            patch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
+            patch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+            patch.chdir(folder)
+            yield folder
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def chain(own_server) -> Chain:
+    """Every stage, watched, on small pictures, by a recipe whose values differ from the defaults."""
+    with own_server() as folder:
+        recipe = recipe_on(draw_pictures(folder / "pictures"))
+        first = run_watched(precompute.run, recipe)
+        found = run_watched(lr_find.run, recipe, first)
+        head = run_watched(train_head.run, recipe, first)
+        head.before = first.network()
+        unfrozen = run_watched(lr_find.run, recipe, head)
+        tuned = run_watched(fine_tune.run, recipe, head)
+        tuned.before = head.network()
+        larger = run_watched(resize.run, recipe, tuned)
+        larger.before = tuned.network()
+        last = run_watched(evaluate.run, recipe, larger)
+        return Chain(recipe, load_manifest(first.files / "manifest"), first, found, head, unfrozen, tuned, larger, last)

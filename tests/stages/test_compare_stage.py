@@ -12,13 +12,13 @@ def test_two_runs_are_compared_in_one_report(workplace, first, second):
     run = workplace.runs(stage="compare")[-1]
     assert f"comparison.html of run {run.info.run_id}" in printed
     assert run.info.status == "FINISHED"
-    place = run.info.artifact_uri
-    metrics, settings = pd.read_csv(f"{place}/metrics.csv"), pd.read_csv(f"{place}/settings.csv")
+    artifacts = run.info.artifact_uri
+    metrics, settings = pd.read_csv(f"{artifacts}/metrics.csv"), pd.read_csv(f"{artifacts}/settings.csv")
     for column, parent in zip(metrics.columns[1:], (first.parent, second.parent), strict=True):
         accuracy = metrics.loc[metrics["metric"] == "test/accuracy", column].item()
         assert accuracy == parent.data.metrics["test/accuracy"]
     assert settings["key"].tolist() == ["fine_tune.weight_decay"]
-    with open(f"{place}/comparison.html", encoding="utf-8") as file:
+    with open(f"{artifacts}/comparison.html", encoding="utf-8") as file:
         page = file.read()
     assert page.count("data:image/png;base64,") == 2
     assert not re.search(r'(?:src|href)="(?!data:|#)', page), "the page has to stand by itself"

@@ -14,18 +14,18 @@ def folder(workplace, first):
     """Nested pictures, two of them broken, beside what is none; and the predictions that evaluate made of them."""
     known = pd.read_csv(f"{first.nested[-1].info.artifact_uri}/predictions.csv")
     evaluated = known[known["split"] == "test"].reset_index(drop=True)
-    place = workplace.folder / "new pictures"
+    folder = workplace.folder / "new pictures"
     for index, path in enumerate(evaluated["path"]):
-        inner = place / ("a/b" if index % 2 else "")
+        inner = folder / ("a/b" if index % 2 else "")
         inner.mkdir(parents=True, exist_ok=True)
         shutil.copy(workplace.pictures / path, inner / f"{index:03}.png")
     file = io.BytesIO()
     Image.fromarray(np.zeros((50, 50), np.uint8)).save(file, "PNG")
-    (place / "cut.png").write_bytes(file.getvalue()[:60])
-    (place / "a" / "none.jpg").write_text("no picture")
-    (place / "notes.txt").write_text("no picture")
-    (place / ".hidden.png").write_bytes(b"")
-    return place, evaluated
+    (folder / "cut.png").write_bytes(file.getvalue()[:60])
+    (folder / "a" / "none.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder, evaluated
 
 
 def predict(workplace, data, output, expect=0, model="models:/thaw-smoke@champion"):
@@ -35,9 +35,9 @@ def predict(workplace, data, output, expect=0, model="models:/thaw-smoke@champio
 
 
 def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
-    place, evaluated = folder
+    pictures, evaluated = folder
     output = workplace.folder / "answers.parquet"
-    printed = predict(workplace, place, output, model="models:/thaw-smoke/1")
+    printed = predict(workplace, pictures, output, model="models:/thaw-smoke/1")
     table = pd.read_parquet(output)
     assert list(table) == ["path", "label", "confidence", "probability/defective", "probability/functional", "error"]
     table = table.set_index("path")
@@ -59,7 +59,7 @@ def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
 
 
 @pytest.mark.slow
-def test_a_model_that_is_not_there_is_told_in_a_sentence(workplace, folder):
+def test_a_model_that_is_not_there_is_reported_in_a_sentence(workplace, folder):
     output = workplace.folder / "none.csv"
     printed = predict(workplace, folder[0], output, expect=1, model="models:/nowhere@champion")
     assert "The model models:/nowhere@champion cannot be fetched" in printed

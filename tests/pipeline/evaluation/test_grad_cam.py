@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from pipeline.evaluation.grad_cam import grad_cam
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
-from pipeline.reports.pictures import overlay
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 
@@ -87,16 +86,3 @@ def test_the_network_is_left_as_it_was():
     grad_cam(network, images(), torch.tensor([0, 1]))
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_where_there_is_no_heat_the_picture_is_seen_in_grey(channels):
-    picture = np.random.default_rng(0).integers(0, 256, (8, 8, channels), dtype=np.uint8)
-    heat = np.zeros((8, 8))
-    heat[0] = 1
-    blended = overlay(picture, heat)
-    assert blended.shape == (8, 8, 3)
-    assert blended.dtype == np.uint8
-    grey = np.broadcast_to(picture.mean(-1, keepdims=True), (8, 8, 3))
-    np.testing.assert_allclose(blended[1:], grey[1:], atol=0.5)
-    assert np.ptp(blended[0], axis=-1).min() > 30

@@ -12,7 +12,7 @@ def table_of(labels: list[int], probabilities: np.ndarray, splits: list[str]) ->
     table = pd.DataFrame(
         {
             "row": np.arange(len(labels)) + 100,
-            "path": [f"{place}.png" for place in range(len(labels))],
+            "path": [f"{row}.png" for row in range(len(labels))],
             "split": splits,
             "label": names[labels],
             "predicted": names[probabilities.argmax(1)],

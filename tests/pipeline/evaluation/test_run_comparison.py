@@ -83,7 +83,7 @@ def test_words_say_who_is_better_and_whether_it_may_be_chance():
     said = describe_tests(runs, mcnemar_table(runs, align(runs)))
     assert "a is right on 9 more of 20 than b, which is more than chance (p = 0.0039)." in said
     assert "a is right on 1 more of 20 than c, which may well be chance (p = 1)." in said
-    assert "c and d are right on as many pictures." in said
+    assert "c and d are right on equally many pictures." in said
     assert "Of 6 tests, one in twenty" in said
 
 

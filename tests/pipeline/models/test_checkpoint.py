@@ -149,7 +149,7 @@ def test_a_checkpoint_of_another_network_does_not_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "checkpoint.json"])
-def test_a_checkpoint_in_which_a_bit_has_flipped_is_told_and_not_loaded(tmp_path, name):
+def test_a_checkpoint_in_which_a_bit_has_flipped_is_reported_and_not_loaded(tmp_path, name):
     checkpoint = Checkpoint("tf_efficientnet_lite0", ["a", "b"], 0, 0.0, 32, "crop", grey=False)
     save_checkpoint(build_network(checkpoint), checkpoint, tmp_path)
     content = bytearray((tmp_path / name).read_bytes())

@@ -2,8 +2,7 @@ import hashlib
 
 import pytest
 
-from pipeline.models import weights as backbones
-from pipeline.models.weights import Weights, backbone_names, check_backbone, find_weights
+from pipeline.models.weights import PACKAGES, Weights, backbone_names, check_backbone, find_weights
 from pipeline.system.errors import UserError
 
 
@@ -27,24 +26,24 @@ def test_a_backbone_of_timm_s_is_taken_with_or_without_a_tag(name):
         ("ResNet50", "resnet50"),
     ],
 )
-def test_an_unknown_backbone_is_told_with_the_nearest_names(name, nearest):
+def test_an_unknown_backbone_is_reported_with_the_nearest_names(name, nearest):
     with pytest.raises(UserError) as caught:
         check_backbone(name)
-    said, _, names = str(caught.value).partition("; the nearest are ")
-    assert said == f"model.backbone is {name}, which timm does not have"
+    message, _, names = str(caught.value).partition("; the nearest are ")
+    assert message == f"model.backbone is {name}, which timm does not have"
     assert nearest in names.rstrip(".").split(", ")
 
 
-def test_a_name_like_no_other_is_told_where_names_are_listed():
+def test_a_name_like_no_other_is_reported_with_where_names_are_listed():
     with pytest.raises(UserError, match=r"which timm does not have; see timm\.list_models\(\)"):
         check_backbone("???")
 
 
 def test_auto_takes_the_package_that_is_installed():
-    weights = find_weights("tf_efficientnet_lite0", "auto", 0)
-    assert weights.kind == "package"
-    assert weights.path.is_file()
-    assert weights.identity == f"sha256:{hashlib.sha256(weights.path.read_bytes()).hexdigest()}"
+    found = find_weights("tf_efficientnet_lite0", "auto", 0)
+    assert found.kind == "package"
+    assert found.path.is_file()
+    assert found.identity == f"sha256:{hashlib.sha256(found.path.read_bytes()).hexdigest()}"
 
 
 def test_auto_takes_the_hub_for_other_backbones():
@@ -52,7 +51,7 @@ def test_auto_takes_the_hub_for_other_backbones():
 
 
 def test_auto_takes_the_hub_where_the_package_is_not_installed(monkeypatch):
-    monkeypatch.setitem(backbones.PACKAGES, "tf_efficientnet_lite0", "no_such_package_is_installed")
+    monkeypatch.setitem(PACKAGES, "tf_efficientnet_lite0", "no_such_package_is_installed")
     assert find_weights("tf_efficientnet_lite0", "auto", 0).kind == "hub"
 
 
@@ -66,10 +65,10 @@ def test_two_backbones_or_two_tags_have_other_weights_from_the_hub():
 
 
 def test_random_weights_depend_on_the_seed():
-    weights = find_weights("resnet18", "random", 0)
-    assert (weights.kind, weights.path) == ("random", None)
-    assert weights == find_weights("resnet18", "random", 0)
-    assert weights.identity != find_weights("resnet18", "random", 1).identity
+    found = find_weights("resnet18", "random", 0)
+    assert (found.kind, found.path) == ("random", None)
+    assert found == find_weights("resnet18", "random", 0)
+    assert found.identity != find_weights("resnet18", "random", 1).identity
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
@@ -77,19 +76,19 @@ def test_a_file_of_weights_is_known_by_its_content(tmp_path, ending):
     first, same, other = (tmp_path / f"{name}{ending}" for name in ("first", "same", "other"))
     for path, content in ((first, b"weights"), (same, b"weights"), (other, b"others")):
         path.write_bytes(content)
-    weights = find_weights("resnet18", str(first), 0)
-    assert (weights.kind, weights.path) == ("file", first)
-    assert weights.identity == find_weights("resnet34", str(same), 1).identity
-    assert weights.identity != find_weights("resnet18", str(other), 0).identity
+    found = find_weights("resnet18", str(first), 0)
+    assert (found.kind, found.path) == ("file", first)
+    assert found.identity == find_weights("resnet34", str(same), 1).identity
+    assert found.identity != find_weights("resnet18", str(other), 0).identity
 
 
 @pytest.mark.parametrize("source", ["nowhere.pth", "nowhere.bin", "imagenet"])
-def test_a_file_of_weights_that_does_not_exist_is_told(source):
+def test_a_file_of_weights_that_does_not_exist_is_reported(source):
     with pytest.raises(UserError, match=f"model.weights is {source}, which does not exist; give auto, hub, random or"):
         find_weights("resnet18", source, 0)
 
 
-def test_a_file_of_weights_with_another_ending_is_told(tmp_path):
+def test_a_file_of_weights_with_another_ending_is_reported(tmp_path):
     (tmp_path / "weights.bin").touch()
     with pytest.raises(UserError, match=r"weights\.bin, which does not end in \.safetensors, \.pth or \.pt"):
         find_weights("resnet18", str(tmp_path / "weights.bin"), 0)

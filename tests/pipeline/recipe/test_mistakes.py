@@ -9,7 +9,7 @@ from pipeline.system.errors import UserError
 
 
 def complaint(content, **overrides):
-    """What is said of a recipe, as YAML text or as it is read, with these overrides typed over it."""
+    """The error for a recipe, as YAML text or as it is read, with these overrides typed over it."""
     if isinstance(content, str):
         content = yaml.safe_load(content)
     typed = {key.replace("__", "."): value for key, value in overrides.items()}
@@ -50,12 +50,12 @@ def complaint(content, **overrides):
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_its_place_and_what_would_do(text, key, value, takes):
-    said = complaint(text)
-    assert said.startswith(f"In mine.yaml: {key} is ")
-    assert value in said
-    assert takes in said.split("; it takes ")[1]
-    assert len(said.splitlines()) == 1
-    assert said.endswith(".")
+    message = complaint(text)
+    assert message.startswith(f"In mine.yaml: {key} is ")
+    assert value in message
+    assert takes in message.split("; it takes ")[1]
+    assert len(message.splitlines()) == 1
+    assert message.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_an_unknown_key_is_named_with_the_nearest(text, key, nearest):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said_of_it"),
+    ("key", "value", "sentence"),
     [
         ("fine_tune.cycle_length", "2", "fine_tune.cycle_length is not a key of a recipe; the nearest is"),
         ("fine_tune.cycle_len", "two", "fine_tune.cycle_len is 'two'; it takes a whole number from 1 up"),
@@ -91,24 +91,24 @@ def test_an_unknown_key_is_named_with_the_nearest(text, key, nearest):
     ],
     ids=lambda text: text[:25],
 )
-def test_a_mistake_on_the_command_line_is_said_to_be_there(key, value, said_of_it):
-    said = complaint("seed: 1", **{key: value})
-    assert said.startswith(f"On the command line: {said_of_it}")
-    assert len(said.splitlines()) == 1
+def test_a_mistake_on_the_command_line_is_reported_to_be_there(key, value, sentence):
+    message = complaint("seed: 1", **{key: value})
+    assert message.startswith(f"On the command line: {sentence}")
+    assert len(message.splitlines()) == 1
 
 
 def test_each_mistake_has_a_sentence_with_its_own_place():
-    said = complaint("seed: -1\nhead: {hiden: 3}", fine_tune__cycles="0").splitlines()
-    assert len(said) == 3
-    assert any(line.startswith("In ") and "seed is -1" in line for line in said)
-    assert any(line.startswith("In ") and "the nearest is head.hidden" in line for line in said)
-    assert any(line.startswith("On the command line: fine_tune.cycles is 0") for line in said)
+    message = complaint("seed: -1\nhead: {hiden: 3}", fine_tune__cycles="0").splitlines()
+    assert len(message) == 3
+    assert any(line.startswith("In ") and "seed is -1" in line for line in message)
+    assert any(line.startswith("In ") and "the nearest is head.hidden" in line for line in message)
+    assert any(line.startswith("On the command line: fine_tune.cycles is 0") for line in message)
 
 
 @pytest.mark.parametrize("key", [1, True, None])
 def test_a_key_that_is_no_word_is_named_as_it_stands_and_not_as_its_section(key):
-    said = f"In mine.yaml: {key!r} is not a key of a recipe; keys are words, such as seed."
-    assert complaint({key: 2}) == complaint({"fine_tune": {key: 2}}) == said
+    message = f"In mine.yaml: {key!r} is not a key of a recipe; keys are words, such as seed."
+    assert complaint({key: 2}) == complaint({"fine_tune": {key: 2}}) == message
 
 
 WRONG_TOGETHER = [
@@ -131,24 +131,24 @@ WRONG_TOGETHER = [
 
 
 @pytest.mark.parametrize(("text", "names"), WRONG_TOGETHER)
-def test_keys_that_do_not_go_together_are_told(text, names):
-    said = complaint(text)
-    assert said.startswith("In mine.yaml: ")
-    assert all(name in said for name in names)
-    assert complaint(text, seed="3") == said
+def test_keys_that_do_not_go_together_are_reported(text, names):
+    message = complaint(text)
+    assert message.startswith("In mine.yaml: ")
+    assert all(name in message for name in names)
+    assert complaint(text, seed="3") == message
 
 
 @pytest.mark.parametrize(("text", "names"), WRONG_TOGETHER)
-def test_keys_that_do_not_go_together_are_said_to_stand_where_one_of_them_was_typed(text, names):
+def test_keys_that_do_not_go_together_are_reported_to_stand_where_one_of_them_was_typed(text, names):
     ((section, keys),) = yaml.safe_load(text).items()
     *in_the_file, typed = keys
     content = {section: {key: keys[key] for key in in_the_file}}
-    said = complaint(content, **{f"{section}.{typed}": str(keys[typed])})
-    assert said.startswith("On the command line: ")
-    assert all(name in said for name in names)
+    message = complaint(content, **{f"{section}.{typed}": str(keys[typed])})
+    assert message.startswith("On the command line: ")
+    assert all(name in message for name in names)
 
 
-def test_of_keys_that_go_together_nothing_is_said():
+def test_keys_that_go_together_are_not_complained_of():
     assert wrong_together(Recipe(), set(), "mine.yaml") is None
     assert wrong_together(Recipe(), set(flatten(Recipe())), "mine.yaml") is None
 

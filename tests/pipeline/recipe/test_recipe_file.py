@@ -65,13 +65,13 @@ def test_data_is_short_for_its_source(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["2024", "1e3", "true", "null", "no", "[a]", "2024-05-01", "2024-13-01", "~", "a: b"])
-def test_a_folder_stays_text_whatever_it_looks_like(tmp_path, name):
+def test_a_folder_stays_text_though_it_looks_like_a_value(tmp_path, name):
     assert read(tmp_path, "", data=name).data.source == name
     assert read(tmp_path, "", data__source=name).data.source == name
 
 
 @pytest.mark.parametrize("name", ["", "2024", "no", "1e3", "null", "[a]"])
-def test_a_name_stays_text_whatever_it_looks_like(tmp_path, name):
+def test_a_name_stays_text_though_it_looks_like_a_value(tmp_path, name):
     assert read(tmp_path, "", evaluate__register_as=name).evaluate.register_as == name
 
 
@@ -80,7 +80,7 @@ def test_the_id_of_a_run_stays_text_though_it_may_be_a_number(tmp_path, run_id):
     assert read(tmp_path, "", reuse=run_id).reuse == run_id
 
 
-def test_a_mistake_is_said_to_stand_in_the_file_that_was_read(tmp_path):
+def test_a_mistake_is_reported_to_stand_in_the_file_that_was_read(tmp_path):
     assert complaint(tmp_path, "seed: -1").startswith(f"In {tmp_path / 'mine.yaml'}: seed is -1; ")
     start_above_end = complaint(tmp_path, "lr_find: {start_lr: 10}", seed="3")
     assert start_above_end.startswith(f"In {tmp_path / 'mine.yaml'}: lr_find.start_lr is 10, ")
@@ -93,7 +93,7 @@ def test_overrides_are_checked_one_by_one_where_the_recipe_below_them_is_not_kno
         check_overrides({"lr_find.start_lr": "-1"})
 
 
-def test_a_missing_recipe_is_told(tmp_path):
+def test_a_missing_recipe_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
         read_recipe(tmp_path / "nowhere.yaml")
 
@@ -111,13 +111,13 @@ def test_a_missing_recipe_is_told(tmp_path):
     ],
     ids=lambda text: text[:20],
 )
-def test_what_is_no_safe_yaml_is_told_in_one_line(tmp_path, text):
-    said = complaint(tmp_path, text)
-    assert "mine.yaml cannot be read as YAML" in said
-    assert len(said.splitlines()) == 1
+def test_what_is_no_safe_yaml_is_reported_in_one_line(tmp_path, text):
+    message = complaint(tmp_path, text)
+    assert "mine.yaml cannot be read as YAML" in message
+    assert len(message.splitlines()) == 1
 
 
-def test_bytes_that_are_no_text_are_told(tmp_path):
+def test_bytes_that_are_no_text_are_reported(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"seed: \xff\xfe")
     with pytest.raises(UserError, match="cannot be read as YAML"):
         read_recipe(tmp_path / "mine.yaml")

@@ -15,16 +15,16 @@ from pipeline.reports.data_figures import (
 )
 
 SPLITS = ["test", "valid", "train", "train", "train"]
-HOW = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 1.0)
+AUGMENTATION = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 1.0)
 
 
 def manifest_of(per_class, classes=("cat", "dog")):
     """Pictures of two sizes; of every five of a class one is for the test and one for validation."""
     rows = []
-    for place, label in enumerate(classes):
+    for index, label in enumerate(classes):
         for number in range(per_class):
             width, mode = 640 if number % 2 else 480, "RGB" if number % 3 else "L"
-            names = (f"{label}/{number}.png", label, SPLITS[number % 5], f"{place}{number:03}")
+            names = (f"{label}/{number}.png", label, SPLITS[number % 5], f"{index}{number:03}")
             rows.append((*names, width, 480, mode, "", 1.0))
     columns = ["path", "label", "split", "hash", "width_px", "height_px", "mode", "group", "weight"]
     table = pd.DataFrame(rows, columns=columns)
@@ -84,7 +84,7 @@ def test_a_class_of_few_pictures_shows_those():
 def test_augmented_pictures_stand_beside_the_plain_one():
     manifest = manifest_of(10)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    figure = augmented_figure(manifest, pixels, HOW, 0)
+    figure = augmented_figure(manifest, pixels, AUGMENTATION, 0)
     pictures = shown(figure)
     assert len(pictures) == 2 * 6
     for line in (pictures[:6], pictures[6:]):
@@ -95,7 +95,7 @@ def test_augmented_pictures_stand_beside_the_plain_one():
 
 def test_augmented_pictures_are_those_of_the_seed():
     manifest, pixels = manifest_of(10), np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    first, again, other = (shown(augmented_figure(manifest, pixels, HOW, seed))[1] for seed in (0, 0, 1))
+    first, again, other = (shown(augmented_figure(manifest, pixels, AUGMENTATION, seed))[1] for seed in (0, 0, 1))
     assert (first == again).all()
     assert (first != other).any()
 

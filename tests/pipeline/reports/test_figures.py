@@ -16,7 +16,7 @@ def test_a_long_name_keeps_its_beginning_and_its_end():
     assert "…" in shown
 
 
-def test_names_that_would_look_the_same_or_cannot_be_drawn_are_numbered_by_their_place():
+def test_names_that_would_look_the_same_or_cannot_be_drawn_are_numbered_by_their_position():
     long = "a very long name of which the middle differs {} but the end does not"
     assert plot_labels(["ant", long.format("here"), long.format("there"), "猫"]) == ["ant", "no. 2", "no. 3", "no. 4"]
 

@@ -1,5 +1,3 @@
-"""What a comparison of heads leaves behind."""
-
 import math
 
 import numpy as np
@@ -15,9 +13,7 @@ from pipeline.reports.heads_report import (
     write_band,
     write_heads_comparison,
 )
-from pipeline.reports.lr_finder_figures import band_figure
 from pipeline.training.heads.head_settings import compare_settings
-from pipeline.training.heads.lr_band import Band
 from pipeline.training.lr_finder import Curve
 from tests.pipeline.training.heads.test_head_settings import heads
 
@@ -49,7 +45,7 @@ def test_the_tables_and_figures_are_written(tmp_path):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"rates.png", "seed_noise.png"}
 
 
-def test_the_metrics_are_those_of_the_best_and_of_the_recipes_own_without_what_is_no_number():
+def test_the_metrics_are_those_of_the_best_and_of_the_recipes_own_without_what_is_not_finite():
     table = heads([0.8, math.nan], [0.9, 0.88], [0.7, 0.7])
     metrics = comparison_metrics(table, compare_settings(table, own=0), seconds=2.0)
     assert metrics["best/valid_accuracy"] == pytest.approx(0.89)
@@ -58,7 +54,7 @@ def test_the_metrics_are_those_of_the_best_and_of_the_recipes_own_without_what_i
     assert (metrics["heads/trained"], metrics["heads/diverged"], metrics["throughput/heads_per_second"]) == (6, 1, 3)
 
 
-def test_the_best_five_are_shown_and_the_recipes_own_whatever_its_place():
+def test_the_best_five_are_shown_and_the_recipes_own_whatever_its_rank():
     compared = compare_settings(heads(*[[0.9 - number / 100, 0.91 - number / 100] for number in range(9)]), own=7)
     rows = best_rows(compared)
     assert [row[0] for row in rows] == ["1", "2", "3", "4", "5", "8 (the recipe's own)"]
@@ -66,25 +62,8 @@ def test_the_best_five_are_shown_and_the_recipes_own_whatever_its_place():
     assert {len(row) for row in rows} == {len(BEST_COLUMNS)}
 
 
-BAND = Band(np.geomspace(1e-4, 1, 20), np.linspace(0.6, 0.1, 20), np.linspace(0.7, 0.3, 20), np.full(20, np.inf))
-
-
 def labels(figure):
     return figure.axes[0].get_legend_handles_labels()[1]
-
-
-def test_the_band_shows_the_median_the_suggestions_and_what_each_seed_suggests():
-    figure = band_figure(BAND, {"valley": 1e-2, "steep": None}, "valley", [5e-3, 2e-2], seeds=12)
-    figure.canvas.draw()
-    shown = labels(figure)
-    assert "median of 12 seeds" in shown
-    assert "valley: 0.01 (taken)" in shown
-    assert "valley of each seed: 0.005 to 0.02" in shown
-    assert not any("steep" in label for label in shown)
-
-
-def test_a_band_of_which_no_seed_suggests_anything_is_drawn():
-    band_figure(BAND, {"valley": None}, "valley", [], seeds=1).canvas.draw()
 
 
 def test_every_setting_is_a_dot_over_its_rate_and_the_recipes_own_is_marked():

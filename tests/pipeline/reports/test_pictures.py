@@ -10,6 +10,7 @@ from pipeline.reports.pictures import (
     confidently_wrong,
     in_colour,
     most_uncertain,
+    overlay,
     pictures_figure,
     some_right,
     top_losses,
@@ -17,8 +18,6 @@ from pipeline.reports.pictures import (
 from tests.pipeline.drawing import check
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
-
-
 TABLE = pd.DataFrame(
     {
         "row": [3, 5, 7, 9, 11],
@@ -130,3 +129,16 @@ def test_a_grey_picture_gets_three_equal_channels():
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
     assert in_colour(grey).shape == (3, 4, 3)
     assert (in_colour(grey) == grey).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_where_there_is_no_heat_the_picture_is_seen_in_grey(channels):
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, channels), dtype=np.uint8)
+    heat = np.zeros((8, 8))
+    heat[0] = 1
+    blended = overlay(picture, heat)
+    assert blended.shape == (8, 8, 3)
+    assert blended.dtype == np.uint8
+    grey = np.broadcast_to(picture.mean(-1, keepdims=True), (8, 8, 3))
+    np.testing.assert_allclose(blended[1:], grey[1:], atol=0.5)
+    assert np.ptp(blended[0], axis=-1).min() > 30

@@ -2,46 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.reports.lr_finder_figures import lr_find_figure
 from pipeline.reports.training_figures import learning_figure, training_figure
-from pipeline.training.lr_finder import Curve, suggestions
 from tests.pipeline.drawing import check, in_legend
-
-
-def curve(points: int, shape: str = "falls, then explodes") -> Curve:
-    rates = np.geomspace(1e-6, 10, points)
-    places = np.linspace(0, 1, points)
-    smoothed = {
-        "falls, then explodes": 0.7 - 0.5 * places + 20 * np.maximum(places - 0.8, 0),
-        "flat": np.full(points, 0.7),
-        "rises": 0.7 + places,
-    }[shape]
-    return Curve(rates, smoothed + 0.05 * np.sin(40 * places), smoothed)
-
-
-@pytest.mark.parametrize(
-    ("points", "shape"),
-    [(1, "flat"), (2, "rises"), (12, "falls, then explodes"), (100, "falls, then explodes"), (100, "flat")],
-)
-def test_any_range_test_can_be_drawn(points, shape):
-    drawn = curve(points, shape)
-    check(lr_find_figure(drawn, suggestions(drawn.rates, drawn.smoothed), "valley"))
-
-
-def test_the_suggestion_taken_is_marked_and_one_that_is_none_is_left_out():
-    found = {"valley": 2e-3, "steep": None, "slide": 1e-1, "minimum": 5e-2}
-    figure = lr_find_figure(curve(100), found, "valley")
-    check(figure)
-    marks = [text for text in in_legend(figure.axes[0]) if ":" in text]
-    assert marks == ["valley: 0.002 (taken)", "slide: 0.1", "minimum: 0.05"]
-
-
-def test_a_suggestion_is_marked_where_it_lies_on_the_smoothed_curve():
-    drawn = curve(100)
-    figure = lr_find_figure(drawn, {"valley": float(drawn.rates[30])}, "valley")
-    ((rate, loss),) = figure.axes[0].collections[0].get_offsets()
-    assert rate == pytest.approx(drawn.rates[30])
-    assert loss == pytest.approx(drawn.smoothed[30])
 
 
 def history(epochs: int, groups: list[str], steps_each: int = 6) -> tuple[pd.DataFrame, pd.DataFrame]:

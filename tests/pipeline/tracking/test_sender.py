@@ -152,6 +152,21 @@ def test_a_run_that_is_stopped_while_the_server_is_away_ends_at_once_and_is_kill
     assert (run.info.status, run.data.tags[tracking.REASON]) == ("KILLED", "stopped by Ctrl-C or SIGTERM")
 
 
+def test_a_run_of_mlflow_run_is_killed_with_the_run_that_it_points_to_once_both_are_sent(server, gate, monkeypatch):
+    handed = MlflowClient(server.uri).create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", handed)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    tracking.use_experiment("farm")
+    with pytest.raises(KeyboardInterrupt), tracking.open_run("resize", TAGS, {}) as run_id:  # noqa: PT012
+        wait_until_sent()
+        gate.mode = "shut"
+        raise KeyboardInterrupt
+    gate.mode = "open"
+    assert {one.run_id for one in send_leftovers(gate.uri) if one.left == 0} == {run_id, handed}
+    for run in (look_up(server, run_id), look_up(server, handed)):
+        assert (run.info.status, run.data.tags[tracking.REASON]) == ("KILLED", "stopped by Ctrl-C or SIGTERM")
+
+
 def test_what_the_server_refuses_is_said_once_set_aside_and_holds_nothing_up(server, gate, capsys):
     with tracking.open_run("resize", TAGS, {}) as run_id:
         gate.mode = "shut"  # so that all wait together
