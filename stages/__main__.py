@@ -82,9 +82,7 @@ def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         warn(f"{name} was stopped; its run is marked KILLED. The same command resumes from the last backup.")
-        if "MLFLOW_RUN_ID" in os.environ:  # its run was not opened yet, and `mlflow run` marks it FAILED
-            _tag_reason("stopped by Ctrl-C or SIGTERM")
-        elif by_mlflow_run:
+        if by_mlflow_run and "MLFLOW_RUN_ID" not in os.environ:  # else no run was opened, and it marks its own FAILED
             end_mlflow_run()
         sys.exit(130)
     sys.exit(0)

@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 class MlflowServer:
-    """`mlflow server` on a database and an artifact folder in `folder`; started and stopped at will."""
+    """`mlflow server` on a database and an artifact folder in `folder`; which can be started and stopped."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,9 +59,9 @@ class MlflowServer:
 
 
 class Gate:
-    """Stands before a server and hands requests on; `mode` says what else it does with them.
+    """Forwards requests to a server, as `mode` says:
 
-    `open`; `shut`: the connection is closed at once; `lost`: the server takes what is said, and its answer is lost;
+    `open`; `shut`: the connection is closed at once; `lost`: the server takes the request, and its answer is lost;
     `503`: a proxy's page; `hanging`: no answer.
     """
 
@@ -89,7 +89,7 @@ class Gate:
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
                 self.send_header("Content-Length", str(len(content)))
-                self.send_header("Connection", "close")  # said, or a client may send its next words into it
+                self.send_header("Connection", "close")  # otherwise a client may send its next request into it
                 self.end_headers()
                 self.wfile.write(content)
 
