@@ -32,12 +32,20 @@ ONE_AFTER_THE_OTHER = (
 )  # fmt: skip
 
 
+# Of the folder of whole commands, those that start no `mlflow run`; the first two share a trained chain of stages.
+IN_PROCESS = ("tests/stages/test_wiring.py", "tests/stages/test_recipe_keys.py")
+BY_THEMSELVES = ("tests/stages/test_command_line.py", "tests/stages/test_registry.py")
+
+
 class ByFile(LoadScopeScheduling):
     """With several workers, all tests of a file run in one of them, since they share expensive fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "one after the other" if file.startswith(ONE_AFTER_THE_OTHER) else file
+        if file.startswith(IN_PROCESS):
+            return "in process"
+        is_alone = file.startswith(ONE_AFTER_THE_OTHER) and not file.startswith(BY_THEMSELVES)
+        return "one after the other" if is_alone else file
 
 
 @pytest.hookimpl(optionalhook=True)
