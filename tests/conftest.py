@@ -33,7 +33,7 @@ ONE_AFTER_THE_OTHER = (
 
 
 # Of the folder of whole commands, those that start no `mlflow run`; the first two share a trained chain of stages.
-IN_PROCESS = ("tests/stages/test_wiring.py", "tests/stages/test_recipe_keys.py")
+IN_PROCESS = ("tests/stages/test_wiring", "tests/stages/test_recipe_keys.py")
 BY_THEMSELVES = ("tests/stages/test_command_line.py", "tests/stages/test_registry.py")
 
 

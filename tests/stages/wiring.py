@@ -1,5 +1,6 @@
 """What the stages really do, seen from within: every batch that they read and every step that they take."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from pipeline.recipe.schema import Recipe
 from pipeline.tracking import RunRef
 from pipeline.training import fit, lr_finder
 
+ONE_PIXEL = io.BytesIO()
+Image.new("L", (1, 1)).save(ONE_PIXEL, "PNG")
 CLASSES = ("circle", "cross", "dot")
 PICTURES_PER_CLASS = 24
 
@@ -29,7 +33,8 @@ PICTURES_PER_CLASS = 24
 @dataclass(frozen=True)
 class Step:
     """An optimizer step: by layer group its rate and the decay of its matrices, whether BatchNorm in the body learned
-    new statistics, the smoothing of labels, the weights of pictures, and the shape of what was trained on."""
+    new statistics, the smoothing of labels, the weights of pictures, the shape of what was trained on, and the shares
+    that were dropped, layer by layer."""
 
     rates: dict[str, float]
     decays: dict[str, float]
@@ -37,6 +42,7 @@ class Step:
     label_smoothing: float
     weights: list[float] | None
     shape: tuple[int, ...]
+    dropouts: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Seen:
     steps: list[Step] = field(default_factory=list)
     predicted: list[dict[str, Any]] = field(default_factory=list)
     diagnosed: list[tuple[float, float]] = field(default_factory=list)
+    advised_from: list[tuple[float, ...]] = field(default_factory=list)
     first_state: dict[str, Tensor] = field(default_factory=dict)
     before: dict[str, Tensor] = field(default_factory=dict)
     run: mlflow.entities.Run | None = None
@@ -95,7 +102,7 @@ class Seen:
 
 @contextmanager
 def watched() -> Iterator[Seen]:
-    """Notes what is read, trained and predicted within the block."""
+    """Notes what is read, trained and predicted within the block; no figure is rendered, which takes long."""
     seen = Seen()
     epoch, step = Batches.weighted_epoch, fit.train_step
 
@@ -123,6 +130,7 @@ def watched() -> Iterator[Seen]:
                 label_smoothing,
                 None if weights is None else weights.tolist(),
                 tuple(inputs.shape),
+                tuple(inner.p for inner in module.modules() if isinstance(inner, nn.Dropout) and inner.training),
             )
         )
         return step(module, optimizer, inputs, targets, label_smoothing, weights)
@@ -139,9 +147,17 @@ def watched() -> Iterator[Seen]:
 
     def note_diagnosis(train_loss: float, valid_loss: float, *more: Any) -> Any:
         seen.diagnosed.append((train_loss, valid_loss))
+        seen.advised_from.append(more)
         return diagnose(train_loss, valid_loss, *more)
 
+    def save_one_pixel(self: Figure, target: Any, **settings: Any) -> None:
+        if isinstance(target, str | Path):
+            Path(target).write_bytes(ONE_PIXEL.getvalue())
+        else:
+            target.write(ONE_PIXEL.getvalue())
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save_one_pixel)
         patch.setattr(evaluation, "diagnose_overfitting", note_diagnosis)
         patch.setattr(Batches, "weighted_epoch", note_epoch)
         for module in (fit, lr_finder):
