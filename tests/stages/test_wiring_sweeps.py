@@ -56,7 +56,7 @@ class Bench:
             tracking.log_text(run_id, "how good", "report.html")
         return RunRef(run_id, "evaluate", "", None, {"test/accuracy": 0.79})
 
-    def __call__(self, count: int, target: Callable[..., bool], arguments: Sequence[Any], folder: Path) -> "Bench":
+    def __call__(self, count: int, target: Any, arguments: Sequence[Any], folder: Path, gpus: int) -> "Bench":
         self.workers.append(count)
         folder.mkdir(parents=True, exist_ok=True)
         self._work = lambda: target(0, *arguments)

@@ -1,0 +1,141 @@
+"""Worker processes: started with a GPU and a share of the cores each, replaced when they end, stopped together.
+
+Loads nothing heavy, so that a process is started within a fraction of a second.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.system.console import warn
+from pipeline.system.errors import UserError
+from pipeline.system.processes import end_with_parent, raise_on_signals
+
+SECONDS_TO_STOP = 60.0
+# A worker that is killed now and then is replaced; so many that crash one after the other end the sweep.
+MOST_CRASHES = 4
+HAS_GIVEN_UP = 3  # the exit code of a worker whose last trials all failed
+
+
+class Workers:
+    """Up to `count` processes that run `target(index, *arguments)`, the index counted from 0; what they print goes to
+    files in `folder`. Each gets one of the `gpus` of this machine.
+
+    `target` returns False to give up, since all that it tried failed.
+    """
+
+    def __init__(
+        self, count: int, target: Callable[..., bool], arguments: Sequence[Any], folder: Path, gpus: int = 0
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._gpus = gpus
+        self._target = target
+        self._arguments = tuple(arguments)
+        self._folder = folder
+        self._processes: list[BaseProcess | None] = [None] * count
+        self._crashes = 0
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop them all, with time for each to save its trial."""
+        alive = [process for process in self._processes if process is not None and process.is_alive()]
+        for process in alive:
+            process.terminate()
+        until = time.monotonic() + SECONDS_TO_STOP
+        for process in alive:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+
+    def start_missing(self) -> None:
+        """Start a process for each index that has none."""
+        for index, process in enumerate(self._processes):
+            if process is None:
+                self._processes[index] = self._start(index)
+
+    def clear_ended(self) -> bool:
+        """Forget the processes that have ended; False if one gave up. UserError if they crash one after the other."""
+        goes_on = True
+        for index, process in enumerate(self._processes):
+            if process is not None and process.exitcode is not None:
+                self._processes[index] = None
+                goes_on = goes_on and process.exitcode != HAS_GIVEN_UP
+                self._crashes = self._crashes + 1 if process.exitcode not in (0, HAS_GIVEN_UP) else 0
+                if self._crashes >= MOST_CRASHES:
+                    raise UserError(f"The last {self._crashes} workers crashed; {self.log(index)} says why.")
+        return goes_on
+
+    def log(self, index: int) -> Path:
+        """The file with what the worker of this index prints."""
+        return self._folder / f"worker-{index + 1}.log"
+
+    def _start(self, index: int) -> BaseProcess:
+        # A fresh interpreter: a forked one could use neither a GPU nor the threads of its parent's libraries.
+        process = multiprocessing.get_context("spawn").Process(
+            target=_run_process,
+            args=(self.log(index), self._target, (index, *self._arguments), os.getpid()),
+            name=f"worker {index + 1}",
+        )
+        # The child loads torch before its first statement here, to unpickle what it is to do.
+        with _environment(environment_of(index, len(self._processes), self._gpus)):
+            process.start()
+        return process
+
+
+def environment_of(index: int, count: int, gpus: int) -> dict[str, str]:
+    """What a worker's libraries read when they are loaded: one of the `gpus`, if there are any, and its share of the
+    cores."""
+    threads = max(1, len(os.sched_getaffinity(0)) // count) if sys.platform == "linux" else 1
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(number) for number in range(gpus)]
+    if names:
+        environment["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
+    return environment
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block; a process that starts in it inherits them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _run_process(log: Path, target: Callable[..., bool], arguments: Sequence[Any], parent: int) -> None:
+    """The main function of a worker process."""
+    with log.open("a", encoding="utf-8") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    raise_on_signals()
+    end_with_parent()
+    if os.getppid() != parent:  # the parent ended before it could be watched
+        sys.exit(1)
+    try:
+        sys.exit(0 if target(*arguments) else HAS_GIVEN_UP)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UserError as error:
+        warn(str(error))
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
