@@ -166,6 +166,7 @@ def commands(monkeypatch):
     monkeypatch.setattr(door, "STAGES", {**STAGES, **{one.name: one for one in (FIRST, LATER, FINDER)}})
     monkeypatch.setattr(door, "OPTIONS", {**OPTIONS, "use": USE})
     monkeypatch.setattr(door, "_doc", lambda name: f"{name}: does something.")
+    monkeypatch.setattr(door, "_use_experiment", lambda data, upstream: None)  # which would reach a server
 
 
 def start(*words, name="first", run=None):

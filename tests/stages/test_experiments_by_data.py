@@ -61,6 +61,7 @@ def test_the_run_lies_in_the_experiment_of_its_data_and_the_run_of_mlflow_run_po
     assert pointer.info.run_name == "precompute"
 
 
+@pytest.mark.slow
 def test_a_second_run_is_reused_from_there_and_a_later_stage_follows_the_id_that_mlflow_run_printed(done):
     before = len(done.runs_in("thaw-cells"))
     (first,) = [run.info.run_id for run in done.runs_in("thaw-cells") if run.data.tags["thaw.stage"] == "precompute"]
