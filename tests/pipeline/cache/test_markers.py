@@ -28,10 +28,11 @@ from pipeline.cache.markers import (
 PROJECT = Path(__file__).resolve().parents[3]
 
 OPENER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from pipeline.cache.markers import note_open
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where tests run in the background
 note_open(Path(sys.argv[1]), sys.argv[2])
 print(os.getpid(), flush=True)
 time.sleep(float(sys.argv[3]))
