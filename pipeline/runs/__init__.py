@@ -1,1 +1,6 @@
-"""."""
+"""What makes a stage's run: what it depends on, whether a finished run is reused, and what it logs.
+
+In reading order: `stage` (what a stage is), `fingerprint` (what its result depends on), `upstream` (what earlier runs
+give), `runner` (runs or reuses a stage), `pixels` (pixels among a run's files), `train` (training that logs), `publish`
+(a model that is logged and registered), `summary` (the end of a recipe), `evaluated_runs` (runs to be compared).
+"""
