@@ -21,6 +21,7 @@ from pipeline.models.onnx import export_onnx
 from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.reports.model_card import model_card
 from pipeline.runs.fingerprint import PROJECT
+from pipeline.runs.served_code import copy_served_code
 from pipeline.system.console import say
 
 SERVED_MODEL = PROJECT / "pipeline" / "serving.py"
@@ -57,7 +58,9 @@ def publish(
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         tracking.log_text(run_id, card, "model_card.md")
         model_uri = tracking.log_classifier(
-            tracking.ModelFiles(SERVED_MODEL, folder / "checkpoint", folder / "model_card.md", pinned()),
+            tracking.ModelFiles(
+                copy_served_code(SERVED_MODEL, folder), folder / "checkpoint", folder / "model_card.md", pinned()
+            ),
             manifest.classes,
             TOP_K,
             _example(pixels[manifest.rows("train")[0]]),

@@ -1,7 +1,9 @@
 """Data sets as inputs of runs; logged and registered models, and which is the champion."""
 
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +41,7 @@ def log_dataset(name: str, folder: Path, digest: str, context: str) -> MetaDatas
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a logged model consists of: the file that MLflow runs to load it, with the code in its folder; the
+    """What a logged model consists of: the file that MLflow runs to load it, in the package that it imports; the
     checkpoint (no pickle); its card; and the `requirements` that it needs, pinned."""
 
     loader: Path
@@ -80,9 +82,25 @@ def log_classifier(
         ),
         input_example=pd.DataFrame({"image": [example]}),
     )
-    info = call_server(log_model)
+    with _importable(files.loader.parent):  # MLflow runs the loader to see whether it can
+        info = call_server(log_model)
     call_server(lambda: mlflow.log_metrics(dict(metrics), step=step, model_id=info.model_id, dataset=dataset))
     return f"models:/{info.model_id}"
+
+
+@contextmanager
+def _importable(package: Path) -> Iterator[None]:
+    """Within the block the package can be imported; what was imported of it is forgotten afterwards, since its files
+    may go."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(package.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(package.parent))
+        for name in set(sys.modules) - before:
+            if name.split(".")[0] == package.name:
+                del sys.modules[name]
 
 
 def model_checkpoint(model_uri: str) -> Path:

@@ -31,6 +31,7 @@ from pipeline.evaluation.predict import predict
 from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from pipeline.models.classifier import save_classifier
 from pipeline.runs.publish import SERVED_MODEL, pinned
+from pipeline.runs.served_code import copy_served_code
 from pipeline.system.errors import UserError
 
 CLASSES = ["cat", "dog", "hen"]
@@ -90,9 +91,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, pictu
         save_checkpoint(network, checkpoint, folder / "checkpoint")
         save_classifier(folder / "checkpoint", TEMPERATURE, folder / "served")
         (folder / "card.md").write_text("# Pets")
+        loader = copy_served_code(SERVED_MODEL, folder / "copied")
         with tracking.open_run("evaluate", {}, {}) as run_id:
             uri = tracking.log_classifier(
-                tracking.ModelFiles(SERVED_MODEL, folder / "served", folder / "card.md", pinned()), CLASSES, 2,
+                tracking.ModelFiles(loader, folder / "served", folder / "card.md", pinned()), CLASSES, 2,
                 pictures[1], {"test/accuracy": 0.75}, STEP, tracking.log_dataset("pets", folder, "d" * 64, "test"),
             )  # fmt: skip
         model = mlflow.pyfunc.load_model(uri)
@@ -234,7 +236,9 @@ def test_the_model_holds_no_pickle_and_no_weights_but_safetensors(served):
 
 
 def test_the_model_brings_its_code_its_card_and_its_exact_requirements(served):
-    assert (served.copy / "code" / "pipeline" / "data" / "decode.py").is_file()
+    (package,) = (served.copy / "code").iterdir()
+    assert package.name.startswith("thaw_model_")
+    assert (package / "data" / "decode.py").is_file()
     assert not list(served.copy.rglob("*.pyc"))
     assert (served.copy / "artifacts" / "card.md").read_text() == "# Pets"
     assert (served.copy / "requirements.txt").read_text(encoding="utf-8").split() == pinned()
