@@ -114,7 +114,7 @@ def write_activations(
     """Write the body's last activations of these rows, in eval mode, into `stored` (rows, activations); each batch of
     images is passed through `vary` before. With `below`, the activations are those that it computes.
 
-    Raises UserError if one is too large for float16.
+    Raises UserError if one is too large for float16, or is no number.
     """
     network.eval()
     batch_size, device = settings.batch_size, settings.device
@@ -130,8 +130,12 @@ def _write(stored: Activations, compute: Callable[[Tensor], Tensor], batches: It
     """Write the result of `compute` for all batches, one after the other."""
     done = written_bytes = 0
     for computed in _computed(compute, batches, torch.float16 if stored.dtype == np.float16 else torch.float32):
-        if computed.dtype == np.float16 and not np.isfinite(computed).all():
-            raise UserError("Some activations are too large for float16; set precompute.dtype to float32.")
+        if not np.isfinite(computed).all():
+            if computed.dtype == np.float16 and not np.isnan(computed).any():
+                raise UserError("Some activations are too large for float16; set precompute.dtype to float32.")
+            raise UserError(
+                "Some activations are NaN or infinite, by the body's weights; give others in model.weights."
+            )
         stored[done : done + len(computed)] = computed
         done, written_bytes = done + len(computed), written_bytes + computed.nbytes
         if written_bytes > MAPPED_BYTES:

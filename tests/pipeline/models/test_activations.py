@@ -293,6 +293,17 @@ def test_written_pages_are_released_on_the_way_and_everything_is_stored(monkeypa
     np.testing.assert_allclose(stored, found, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_no_numbers_are_not_blamed_on_their_type(dtype: Dtype, value: float, cache: Path) -> None:
+    network = shaken()
+    nn.init.constant_(network.body.layer4[-1].bn2.bias, value)  # type: ignore[index, union-attr]
+    at_fault = r"precompute\.dtype" if (dtype, value) == ("float16", float("inf")) else r"model\.weights"
+    with pytest.raises(UserError, match=at_fault):
+        open_activations(network, pictures(), key_parts(dtype=dtype), StoreSettings(4, dtype, CPU))
+    assert not list(cache.glob("activations/*/activations.npy"))
+
+
 def test_activations_that_are_too_large_for_half_precision_are_reported_and_not_stored(cache: Path) -> None:
     network = shaken()
     nn.init.constant_(network.body.layer4[-1].bn2.bias, 1e5)  # type: ignore[index, union-attr]

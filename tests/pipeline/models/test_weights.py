@@ -71,7 +71,7 @@ def test_random_weights_depend_on_the_seed():
     assert found.identity != find_weights("resnet18", "random", 1).identity
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
+@pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".PTH", ".SafeTensors"])
 def test_a_file_of_weights_is_known_by_its_content(tmp_path, ending):
     first, same, other = (tmp_path / f"{name}{ending}" for name in ("first", "same", "other"))
     for path, content in ((first, b"weights"), (same, b"weights"), (other, b"others")):
@@ -89,9 +89,9 @@ def test_a_file_of_weights_that_does_not_exist_is_reported(source):
 
 
 def test_a_file_of_weights_with_another_ending_is_reported(tmp_path):
-    (tmp_path / "weights.bin").touch()
-    with pytest.raises(UserError, match=r"weights\.bin, which does not end in \.safetensors, \.pth or \.pt"):
-        find_weights("resnet18", str(tmp_path / "weights.bin"), 0)
+    (tmp_path / "weights.onnx").touch()
+    with pytest.raises(UserError, match=r"weights\.onnx, which ends in none of \.safetensors, \.pth, \.pt, \.bin"):
+        find_weights("resnet18", str(tmp_path / "weights.onnx"), 0)
 
 
 def test_a_folder_is_no_file_of_weights(tmp_path):
