@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from pipeline.data.readers.listing import SPLITS, Listing
+from pipeline.data.readers.listing import Listing
+from pipeline.data.readers.split_names import WORDS as SPLITS
 from pipeline.system.errors import UserError
 
 # Files that are left out: (path, reason).

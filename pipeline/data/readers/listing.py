@@ -5,9 +5,6 @@ from pathlib import Path
 
 from pipeline.system.errors import UserError
 
-# The names of splits in folders and tables.
-SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
-
 
 @dataclass(frozen=True)
 class Listing:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.data.readers.folder import list_folder
 from pipeline.data.readers.listing import Listing, check_listing
-from pipeline.data.readers.table import ENDINGS, list_table
+from pipeline.data.readers.paths import as_written, without_scheme
+from pipeline.data.readers.table import ENDINGS, ending_of, list_table
 from pipeline.system.errors import UserError
 
 
@@ -48,8 +49,9 @@ def _list_elpv() -> Listing:
 
 def _existing_source(source: str) -> Path:
     try:
-        path = Path(source).expanduser().resolve()
-        if path.is_dir() or (path.is_file() and path.suffix.lower() in ENDINGS):
+        path = as_written(Path(without_scheme(source)))
+        path.resolve()  # raises an error for what no file can be called, and for loops of links
+        if path.is_dir() or (path.is_file() and ending_of(path)):
             return path
         what = "is a file, not a folder, and no table" if path.exists() else "does not exist"
     except (OSError, RuntimeError, ValueError) as error:

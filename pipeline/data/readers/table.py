@@ -1,21 +1,23 @@
 """Lists the pictures of a table, CSV or Parquet, with their labels and optional splits, groups and weights."""
 
-import csv
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-from pipeline.data.readers.listing import SPLITS, Listing
+from pipeline.data.readers.csv_file import read_csv, unreadable
+from pipeline.data.readers.junk import is_junk
+from pipeline.data.readers.listing import Listing
+from pipeline.data.readers.paths import picture_below
+from pipeline.data.readers.split_names import split_of
 from pipeline.system.errors import UserError
+from pipeline.system.text import plain_name
 
 ENDINGS = (".csv", ".tsv", ".parquet")
-SEPARATORS = (",", ";", "\t", "|")
 NEEDED = ("path", "label")
 OPTIONAL = ("split", "group", "weight")
-# The first bytes of text files that are not plain UTF-8, as spreadsheets write them.
-BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def list_table(table: Path) -> Listing:
@@ -25,21 +27,23 @@ def list_table(table: Path) -> Listing:
     optional and may have empty cells; others are ignored. Labels and groups are always text. A row that repeats an
     earlier one is set aside. Raises UserError, naming the row, for any mistake.
     """
-    header, rows = _read_parquet(table) if table.suffix.lower() == ".parquet" else _read_csv(table)
+    header, rows = read_csv(table, NEEDED) if ending_of(table) != ".parquet" else _read_parquet(table)
     indices = _columns(header, table)
+    filled = ((number, cells) for number, cells in enumerate(rows, start=1) if any(cells))
+    first = next(filled, (1, list[str]()))
+    folder = _folder(table, first[1], indices["path"])
+    # R writes the rows' numbers in front, and no name for them.
+    has_row_names = len(first[1]) == len(header) + 1 and _is_shifted(folder, first[1], indices["path"])
     columns: dict[str, list[str]] = {name: [] for name in indices}
     seen: dict[str, int] = {}
     set_aside = []
-    for number, cells in enumerate(rows, start=1):
-        if not any(cells):
-            continue
+    for number, cells in chain([first], filled) if first[1] else ():
         where = f"{table}, row {number}"
-        if len(cells) != len(header):
-            raise UserError(
-                f"{where} has {len(cells)} cells and the header {len(header)}; put quotes around a cell that contains "
-                "the separator."
-            )
-        row = _checked({name: cells[index].strip() for name, index in indices.items()}, table.parent, where)
+        cells = _trimmed(cells[1:] if has_row_names else cells, len(header), where)
+        row = _checked({name: cells[index].strip() for name, index in indices.items()}, folder, where)
+        if is_junk(row["path"]):
+            set_aside.append((row["path"], "is no picture but a file that a system leaves behind"))
+            continue
         earlier = seen.setdefault(row["path"], len(columns["path"]))
         if earlier == len(columns["path"]):
             for name, values in columns.items():
@@ -54,7 +58,36 @@ def list_table(table: Path) -> Listing:
         set_aside.append((row["path"], f"is named again in row {number}, which adds nothing"))
     splits, groups = (columns[name] if any(columns.get(name, ())) else None for name in ("split", "group"))
     weights = [float(text or 1) for text in columns["weight"]] if any(columns.get("weight", ())) else None
-    return Listing(table.stem, table.parent, columns["path"], columns["label"], splits, set_aside, groups, weights)
+    return Listing(table.stem, folder, columns["path"], columns["label"], splits, set_aside, groups, weights)
+
+
+def ending_of(table: Path) -> str:
+    """The one of ENDINGS that the table has, or the file that it is a link to; "" if it is no table."""
+    endings = (table.suffix.lower(), table.resolve().suffix.lower())
+    return next((ending for ending in endings if ending in ENDINGS), "")
+
+
+def _folder(table: Path, cells: Sequence[str], index: int) -> Path:
+    """The folder that paths are relative to: where the table is named, or, if the first picture lies there alone,
+    where the file that it is a link to is."""
+    name = cells[index].strip() if len(cells) > index else ""
+    folders = table.parent, table.resolve().parent
+    return next((folder for folder in folders if name and os.path.lexists(folder / name)), table.parent)
+
+
+def _is_shifted(folder: Path, cells: Sequence[str], index: int) -> bool:
+    at, after = (os.path.lexists(folder / cells[one].strip()) for one in (index, index + 1))
+    return after and not at
+
+
+def _trimmed(cells: list[str], count: int, where: str) -> list[str]:
+    """`cells` without empty ones after the header's last; UserError if there are not `count` of them."""
+    if len(cells) != count and (len(cells) < count or any(cells[count:])):
+        raise UserError(
+            f"{where} has {len(cells)} cells and the header {count}; put quotes around a cell that contains the "
+            "separator."
+        )
+    return cells[:count]
 
 
 def _columns(header: Sequence[str], table: Path) -> dict[str, int]:
@@ -72,21 +105,18 @@ def _columns(header: Sequence[str], table: Path) -> dict[str, int]:
 
 def _checked(row: Mapping[str, str], folder: Path, where: str) -> dict[str, str]:
     """A row with its path relative to `folder` and its split in our name for it; UserError for a mistake in it."""
+    names = {name: plain_name(row[name]) for name in ("label", "group") if name in row}
     for name in NEEDED:
-        if not row[name]:
+        if not names.get(name, row[name]):
             raise UserError(f"{where} has no {name}; fill it in, or remove the row.")
-    split = row.get("split", "")
-    if split and split.lower() not in SPLITS:
-        raise UserError(f"{where} has the split {split}; it takes train, valid, test, or nothing.")
+    split = split_of(row.get("split", ""))
+    if split is None:
+        raise UserError(f"{where} has the split {row['split']}; it takes train, valid, test, or nothing.")
     if row.get("weight"):
         _check_weight(row["weight"], where)
-    path = os.path.normpath(row["path"])
-    if os.path.isabs(path):
-        path = os.path.relpath(path, folder)
-    if path.startswith(".."):
-        raise UserError(f"{where} names {row['path']}, outside the table's folder {folder}; put the table above it.")
-    checked = {**row, "path": path, "label": sys.intern(row["label"])}
-    return checked | ({"split": SPLITS.get(split.lower(), "")} if "split" in row else {})
+    path = picture_below(folder, row["path"], where)
+    checked = {**row, **names, "path": path, "label": sys.intern(names["label"])}
+    return checked | ({"split": split} if "split" in row else {})
 
 
 def _check_weight(text: str, where: str) -> None:
@@ -96,33 +126,6 @@ def _check_weight(text: str, where: str) -> None:
         weight = math.nan
     if not 0 < weight < math.inf:
         raise UserError(f"{where} has the weight {text}; it takes a number above 0, or nothing for 1.")
-
-
-def _read_csv(table: Path) -> tuple[list[str], Iterator[list[str]]]:
-    """(header, rows) of a text table in UTF-8 or UTF-16, with the one of SEPARATORS that its header uses."""
-    try:
-        with table.open("rb") as file:
-            start = file.read(3)
-        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
-        with table.open(encoding=encoding, newline="") as file:
-            line = file.readline()
-    except UnicodeDecodeError:
-        raise _unreadable(table, "it is not UTF-8") from None
-    except OSError as error:
-        raise _unreadable(table, error.strerror or str(error)) from None
-    separator = max(SEPARATORS, key=lambda one: len(set(NEEDED) & {name.strip().lower() for name in line.split(one)}))
-    rows = _csv_rows(table, encoding, separator)
-    return next(rows, []), rows
-
-
-def _csv_rows(table: Path, encoding: str, separator: str) -> Iterator[list[str]]:
-    try:
-        with table.open(encoding=encoding, newline="") as file:
-            yield from csv.reader(file, delimiter=separator, skipinitialspace=True)
-    except UnicodeDecodeError:
-        raise _unreadable(table, "it is not UTF-8") from None
-    except csv.Error as error:
-        raise _unreadable(table, str(error)) from None
 
 
 def _read_parquet(table: Path) -> tuple[list[str], Iterable[list[str]]]:
@@ -137,9 +140,5 @@ def _read_parquet(table: Path) -> tuple[list[str], Iterable[list[str]]]:
         whole = file.read(columns=header)
         texts = [pc.fill_null(pc.cast(column, pa.string()), "").to_pylist() for column in whole.columns]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(table, " ".join(str(error).split())) from None
+        raise unreadable(table, " ".join(str(error).split())) from None
     return header, (list(cells) for cells in zip(*texts, strict=True))
-
-
-def _unreadable(table: Path, reason: str) -> UserError:
-    return UserError(f"{table} cannot be read as a table ({reason}); save it as CSV in UTF-8, or as Parquet.")

@@ -36,6 +36,20 @@ PLAIN = "path,label\na/1.jpg,cat\nb/2.jpg,dog\n"
         "Path, Label\na/1.jpg, cat \n./b//2.jpg, dog\n",
         "id,label,path,notes\n1,cat,a/1.jpg,\n2,dog,b/2.jpg,x\n",
         '"path","label"\n"a/1.jpg","cat"\n"b/2.jpg","dog"\n',
+        '"path";"label"\n"a/1.jpg";"cat"\n"b/2.jpg";"dog"\n',
+        '"label"\t"path"\n"cat"\t"a/1.jpg"\n"dog"\t"b/2.jpg"\n',
+        '"no, yes";"path";"label"\n"x;y";"a/1.jpg";"cat"\n"";"b/2.jpg";"dog"\n',
+        "'path','label'\n'a/1.jpg','cat'\n'b/2.jpg','dog'\n",
+        '"path" "label"\n"a/1.jpg" "cat"\n"b/2.jpg" "dog"\n',
+        ",path,label\n0,a/1.jpg,cat\n1,b/2.jpg,dog\n",
+        '"","path","label"\n"1","a/1.jpg","cat"\n"2","b/2.jpg","dog"\n',
+        "sep=;\n" + PLAIN.replace(",", ";"),
+        ("\ufeffsep=;\r\n" + PLAIN.replace(",", ";")).encode("utf-16-le"),
+        '"sep=^"\n' + PLAIN.replace(",", "^"),
+        "sep=,;;\n" + PLAIN,
+        "\n,\n" + PLAIN,
+        "path,label,\na/1.jpg,cat,\nb/2.jpg,dog,\n",
+        "path,label\na/1.jpg,cat,\nb/2.jpg,dog,,\n",
         {"path": ["a/1.jpg", "b/2.jpg"], "label": ["cat", "dog"]},
         {"path": ["a/1.jpg", "b/2.jpg"], "label": pa.array(["cat", "dog"]).dictionary_encode(), "other": [[1], [2]]},
     ],
@@ -103,6 +117,11 @@ def test_a_path_may_be_absolute_where_it_lies_below_the_tables_folder(tmp_path):
         ("path,label,split\n1,a,\n1,a,test\n", "gives 1 the split test, and an earlier row gave it an empty cell"),
         ("path,label\n../1,a\n", "row 1 names ../1, outside the table's folder"),
         ("path,label\n/etc/passwd,a\n", "row 1 names /etc/passwd, outside the table's folder"),
+        ("path,label\nhttps://a.org/1.jpg,a\n", "row 1 names https://a.org/1.jpg, which is on no disk; download it"),
+        (
+            "path,label\nC:\\\\me\\\\1.jpg,a\n",
+            "row 1 names C:\\\\me\\\\1.jpg, on a drive of Windows; give its path relative",
+        ),
         ("path,label\n1,caf\xe9\n".encode("latin-1"), "cannot be read as a table (it is not UTF-8); save it as CSV"),
     ],
 )
@@ -116,3 +135,39 @@ def test_a_mistake_is_reported_with_its_row(tmp_path, content, words):
 def test_a_parquet_file_that_is_none_is_named(tmp_path, content):
     with pytest.raises(UserError, match=r"pets\.parquet cannot be read as a table \("):
         list_table(table(tmp_path, content, "pets.parquet"))
+
+
+@pytest.mark.parametrize("separator", [",", ";", " ", "\t"])
+def test_numbers_of_rows_that_have_no_column_name_do_no_harm(tmp_path, separator):
+    for name in ("a 1.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    rows = '"path","label"\n"1","a 1.jpg","cat"\n"2","b.jpg","dog"\n'
+    listing = list_table(table(tmp_path, rows.replace(",", separator)))
+    assert (listing.paths, listing.labels) == (["a 1.jpg", "b.jpg"], ["cat", "dog"])
+
+
+def test_names_equal_to_the_eye_are_one_class_and_one_group(tmp_path):
+    content = "path,label,group\n1,caf\u00e9,A\u030a\n2,cafe\u0301,\u00c5\n3,\ufeffbar\u200b,\n4,\u00a0bar,\n"
+    rows = [row.split(",") for row in content.splitlines()]
+    columns = {name: list(cells) for name, *cells in zip(*rows, strict=True)}
+    for given in (content, columns):
+        listing = list_table(table(tmp_path, given))
+        assert listing.labels == ["caf\u00e9", "caf\u00e9", "bar", "bar"]
+        assert listing.groups == ["\u00c5", "\u00c5", "", ""]
+
+
+def test_a_label_of_characters_that_nobody_sees_is_none(tmp_path):
+    with pytest.raises(UserError, match="row 1 has no label"):
+        list_table(table(tmp_path, "path,label\n1,\u200b\n"))
+
+
+def test_splits_go_by_all_their_common_names(tmp_path):
+    listing = list_table(table(tmp_path, "path,label,split\n1,a,Training\n2,b,DEV\n3,a,test set\n4,b,validation\n"))
+    assert listing.splits == ["train", "valid", "test", "valid"]
+
+
+def test_what_a_system_left_behind_is_set_aside(tmp_path):
+    names = ["a/Thumbs.db", "__MACOSX/a/1.jpg", "a/._1.jpg", "a/.ipynb_checkpoints/1-checkpoint.jpg"]
+    listing = list_table(table(tmp_path, PLAIN + "".join(f"{name},cat\n" for name in names) + ".cache/3.jpg,cat\n"))
+    assert listing.paths == ["a/1.jpg", "b/2.jpg", ".cache/3.jpg"]
+    assert [path for path, _ in listing.set_aside] == names

@@ -1,0 +1,71 @@
+"""Paths as people and tables write them: through links, with backslashes, as file:// addresses."""
+
+import os
+import re
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import unquote
+
+from pipeline.system.errors import UserError
+
+_FILE = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_DRIVE = re.compile(r"/?[a-z]:/", re.IGNORECASE)
+
+
+def as_written(path: Path) -> Path:
+    """`path` made absolute, with the links in it kept: what lies beside a link is looked for beside the link."""
+    parts = path.expanduser().absolute().parts
+    last = max((index + 1 for index, part in enumerate(parts) if part == ".."), default=0)
+    # The folder above a link is that of its target, so that up to the last ".." links are followed.
+    return Path(*parts[:last]).resolve().joinpath(*parts[last:]) if last else Path(*parts)
+
+
+def without_scheme(text: str) -> str:
+    """The path in a file:// address; other text as it is."""
+    scheme = _FILE.match(text)
+    return unquote(text[scheme.end() :]) if scheme else text
+
+
+def picture_below(folder: Path, text: str, where: str) -> str:
+    """The path below `folder` of the picture that `text` names in a table at `where`; UserError if it is elsewhere."""
+    path = without_scheme(text)
+    if _ADDRESS.match(path):
+        raise UserError(f"{where} names {text}, which is on no disk; download it, and give its path.")
+    if "\\" in path and not os.path.lexists(folder / path):
+        path = path.replace("\\", "/")
+    if _DRIVE.match(path) and not os.path.lexists(folder / path):
+        raise UserError(f"{where} names {text}, on a drive of Windows; give its path relative to the table's folder.")
+    below = _below(os.path.normpath(folder / path), str(folder))
+    if below is None:
+        raise UserError(f"{where} names {text}, outside the table's folder {folder}; put the table above it.")
+    return below if below.isascii() else _as_on_disk(folder, below)
+
+
+def _below(path: str, folder: str) -> str | None:
+    """`path` relative to `folder`, by name or, if links lead there under another name, by what is there."""
+    start = folder.rstrip(os.sep) + os.sep
+    if path.startswith(start):
+        return path[len(start) :]
+    parent, name = os.path.split(path)
+    inner = _folder_below(parent, folder)
+    return None if inner is None else os.path.join(inner, name)
+
+
+@lru_cache(maxsize=4096)
+def _folder_below(parent: str, folder: str) -> str | None:
+    try:
+        if os.path.samefile(parent, folder):
+            return ""
+    except OSError:
+        pass
+    above, name = os.path.split(parent)
+    inner = None if above == parent else _folder_below(above, folder)
+    return None if inner is None else os.path.join(inner, name)
+
+
+def _as_on_disk(folder: Path, path: str) -> str:
+    """`path` in the Unicode form that the file's name has: macOS writes another one than most programs."""
+    forms = (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+    return next((form for form in forms if os.path.lexists(folder / form)), path)
