@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from pipeline.system.device import mixed_precision
 from pipeline.system.errors import UserError
 from pipeline.training.optim import rates_at, set_rates
 from pipeline.training.schedule import cosine_factor, position_in_cycle
+from pipeline.training.step import Step, steps_of
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def fit(
     train, cycle_epochs = phase.train, phase.cycle_epochs
     assert train.seed is not None, "training batches have to be shuffled"
     start = start or TrainingProgress()
+    step = steps_of(phase.module, phase.optimizer, phase.label_smoothing)
     for done in range(start.epochs, sum(cycle_epochs)):
         epoch, first_step = epochs_before + done, steps_before + done * len(train)
         factors = [cosine_factor(done * len(train) + index, cycle_epochs, len(train)) for index in range(len(train))]
@@ -122,7 +123,7 @@ def fit(
             "images",
             train.batch_size,
         )
-        finished = yield from _train_epoch(phase, batches, factors, first_step, progress, pauses)
+        finished = yield from _train_epoch(phase, step, batches, factors, first_step, progress, pauses)
         validated = validate(phase.module, phase.valid)
         yield EpochRecord(
             epoch=epoch + 1,
@@ -143,6 +144,7 @@ def fit(
 
 def _train_epoch(
     phase: Phase,
+    step: Step,
     batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
     factors: list[float],
     first_step: int,
@@ -156,7 +158,7 @@ def _train_epoch(
     began = time.perf_counter()
     for factor, (inputs, targets, weights) in zip(factors[len(losses) :], batches, strict=True):
         rates = set_rates(optimizer, factor)
-        losses.append(train_step(phase.module, optimizer, inputs, targets, phase.label_smoothing, weights).plain)
+        losses.append(step(inputs, targets, weights).plain)
         if len(losses) % _steps_between_checks(inputs) == 0:
             _check_finite(losses[-1], first_step + len(losses), rates)
         if pauses():
@@ -167,45 +169,6 @@ def _train_epoch(
     values = torch.stack(losses).tolist()
     _check_finite(losses[-1], first_step + len(losses), rates_at(optimizer, factors[-1]))
     return TrainingProgress(progress.epochs, values, seconds + time.perf_counter() - began)
-
-
-class StepLoss(NamedTuple):
-    """A batch's mean cross-entropy before a step, without label smoothing, still on the device: `plain`, with equal
-    weights for all pictures, and `weighted`, with those that they have in training."""
-
-    plain: Tensor
-    weighted: Tensor
-
-
-def train_step(
-    network: nn.Module,
-    optimizer: Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    label_smoothing: float = 0.0,
-    weights: Tensor | None = None,
-) -> StepLoss:
-    """One step of descent, on the mean cross-entropy or, with `weights` (N), on the weighted mean."""
-    with mixed_precision(inputs.device):
-        logits = network(inputs)
-    logits = logits.float()
-    loss = _cross_entropy(logits, targets, weights, label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    logits, loss = logits.detach(), loss.detach()
-    weighted = _cross_entropy(logits, targets, weights) if label_smoothing else loss
-    return StepLoss(weighted if weights is None else _cross_entropy(logits, targets), weighted)
-
-
-def _cross_entropy(
-    logits: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
-) -> Tensor:
-    """The mean over the batch; with `weights` (N), sum(weight x loss) / sum(weight), as torch does by class weights."""
-    if weights is None:
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
-    return (weights * losses).sum() / weights.sum()
 
 
 @torch.no_grad()

@@ -24,8 +24,8 @@ from pipeline.models.layer_groups import training_mode
 from pipeline.recipe.schema import LrFind
 from pipeline.system.console import track
 from pipeline.system.errors import UserError
-from pipeline.training.fit import train_step
 from pipeline.training.optim import set_rates
+from pipeline.training.step import steps_of
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 SMOOTHING = 0.98  # of the moving average of the losses
@@ -63,12 +63,13 @@ def range_test(network: nn.Module, optimizer: Optimizer, batches: Batches, setti
     with _restored(network, optimizer):
         training_mode(network, settings.batchnorm == "fixed")
         torch.manual_seed(seed_for(batches.seed or 0, 0))
-        steps = zip(growth, _endless(batches), strict=False)
+        step = steps_of(network, optimizer)
+        tests = zip(growth, _endless(batches), strict=False)
         for rate, (inputs, targets, weights) in track(
-            steps, "finding the learning rate", settings.iterations, "batches"
+            tests, "finding the learning rate", settings.iterations, "batches"
         ):
             set_rates(optimizer, rate / top)
-            loss = float(train_step(network, optimizer, inputs, targets, weights=weights).weighted)
+            loss = float(step(inputs, targets, weights).weighted)
             if not math.isfinite(loss):
                 break
             losses.append(loss)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from pipeline.models.cut import Cut, cut_network
@@ -57,7 +57,11 @@ def _undecayed(module: nn.Module) -> set[str]:
 def set_rates(optimizer: Optimizer, factor: float) -> dict[str, float]:
     """Set every rate to `initial_lr` × `factor`; gives the rates by layer group."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        rate = group["initial_lr"] * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)  # a captured step reads it there
+        else:
+            group["lr"] = rate
     return rates_at(optimizer, factor)
 
 

@@ -47,7 +47,8 @@ class Backup:
         for index, parameter in enumerate(_parameters(optimizer)):
             for key, tensor in _below(str(index), state).items():
                 # In the memory layout of the parameter: fused kernels walk both linearly.
-                target = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+                is_alike = tensor.shape == parameter.shape
+                target = torch.empty_like(parameter if is_alike else tensor, device=parameter.device)
                 optimizer.state[parameter][key] = target.copy_(tensor)
 
 

@@ -1,0 +1,150 @@
+"""One optimizer step: eager, or captured as a CUDA graph and replayed."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.system.console import say
+from pipeline.system.device import mixed_precision
+
+# Steps of a shape that run eagerly before it is captured: libraries choose their kernels and the optimizer builds its
+# state in them.
+EAGER_STEPS = 3
+# Shapes that are captured; further ones run eagerly, since each graph keeps memory of its own.
+MOST_GRAPHS = 4
+
+
+class StepLoss(NamedTuple):
+    """A batch's mean cross-entropy before a step, without label smoothing, still on the device: `plain`, with equal
+    weights for all pictures, and `weighted`, with those that they have in training."""
+
+    plain: Tensor
+    weighted: Tensor
+
+
+Step: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], StepLoss]
+
+
+def steps_of(module: nn.Module, optimizer: Optimizer, label_smoothing: float = 0.0) -> Step:
+    """A function that takes one step of descent on a batch: `step(inputs, targets, weights)`; see `train_step`.
+
+    On a GPU the step is captured once for each shape of batch and then replayed, which spares the processor the
+    launching of some thousand kernels. The module's modes and frozen parameters must stay as they are.
+    """
+    if next(module.parameters()).device.type == "cuda":
+        return CapturedStep(module, optimizer, label_smoothing)
+
+    def step(inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
+        return train_step(module, optimizer, inputs, targets, label_smoothing, weights)
+
+    return step
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> StepLoss:
+    """One step of descent, on the mean cross-entropy or, with `weights` (N), on the weighted mean."""
+    with mixed_precision(inputs.device):
+        logits = network(inputs)
+    logits = logits.float()
+    loss = _cross_entropy(logits, targets, weights, label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    logits, loss = logits.detach(), loss.detach()
+    weighted = _cross_entropy(logits, targets, weights) if label_smoothing else loss
+    return StepLoss(weighted if weights is None else _cross_entropy(logits, targets), weighted)
+
+
+class _Graph(NamedTuple):
+    """A captured step: what it reads, and the losses that it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: list[Tensor]
+    losses: Tensor
+
+
+class CapturedStep:
+    """`train_step` as CUDA graphs, one for each shape of batch; eager, with a sentence, where capturing fails.
+
+    The optimizer's rates become tensors on the device, which `set_rates` fills: a graph reads them anew at each replay.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer, label_smoothing: float) -> None:
+        self._module, self._optimizer, self._label_smoothing = module, optimizer, label_smoothing
+        device = next(module.parameters()).device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graphs: dict[tuple[object, ...], _Graph] = {}
+        self._eager_steps: dict[tuple[object, ...], int] = {}
+        self._can_capture = True
+        for group in optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
+            group["capturable"] = True
+
+    def __call__(self, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
+        batch = [inputs, targets] if weights is None else [inputs, targets, weights]
+        shape = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch)
+        if shape in self._graphs:
+            return self._replay(self._graphs[shape], batch)
+        eager_steps = self._eager_steps.get(shape, 0)
+        if self._can_capture and eager_steps >= EAGER_STEPS and len(self._graphs) < MOST_GRAPHS:
+            captured = self._capture(batch)
+            if captured is not None:
+                self._graphs[shape] = captured
+                return self._replay(captured, batch)
+        self._eager_steps[shape] = eager_steps + 1
+        return self._step_beside(batch)
+
+    def _step(self, batch: list[Tensor]) -> StepLoss:
+        weights = batch[2] if len(batch) > 2 else None
+        return train_step(self._module, self._optimizer, batch[0], batch[1], self._label_smoothing, weights)
+
+    def _step_beside(self, batch: list[Tensor]) -> StepLoss:
+        """An eager step on a stream of its own, as capturing demands of those before it."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            losses = self._step(batch)
+        current.wait_stream(self._stream)
+        return losses
+
+    def _capture(self, batch: list[Tensor]) -> _Graph | None:
+        """Record the step, which does not run; None where an operation in it cannot be recorded."""
+        held = [tensor.clone() for tensor in batch]
+        graph = torch.cuda.CUDAGraph()
+        self._optimizer.zero_grad(set_to_none=True)
+        try:
+            # Threads that fetch the next batches go on meanwhile, and must not spoil the recording.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):  # type: ignore[no-untyped-call]
+                losses = torch.stack(self._step(held))
+        except RuntimeError as error:
+            self._can_capture = False
+            reason = str(error).strip().splitlines()[0]
+            say(f"  training steps are launched one operation at a time: this network cannot be captured ({reason})")
+            return None
+        return _Graph(graph, held, losses)
+
+    def _replay(self, captured: _Graph, batch: list[Tensor]) -> StepLoss:
+        for held, given in zip(captured.batch, batch, strict=True):
+            held.copy_(given)
+        captured.graph.replay()
+        return StepLoss(*captured.losses.clone())
+
+
+def _cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """The mean over the batch; with `weights` (N), sum(weight x loss) / sum(weight), as torch does by class weights."""
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    return (weights * losses).sum() / weights.sum()
