@@ -44,9 +44,10 @@ from pipeline.models.cut import cut_network
 from pipeline.models.layer_groups import training_mode
 from pipeline.models.network import Network
 from pipeline.system.device import choose_device, mixed_precision
-from pipeline.training.fit import EpochRecord, Phase, fit, train_step
+from pipeline.training.fit import EpochRecord, Phase, fit
 from pipeline.training.optim import head_optimizer, thaw, thaw_above
 from pipeline.training.schedule import group_rates
+from pipeline.training.step import train_step
 
 HOW = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)
 CLASSES, VALID, JPEGS = 10, 64, 16_384
