@@ -23,6 +23,7 @@ from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.system.console import say, warn
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
+from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals
 from stages.registry import OPTIONS, STAGES, Option
 
@@ -67,6 +68,7 @@ def check_inputs(recipe: Recipe) -> str:
 
 def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
     raise_on_signals()
+    keep_freed_memory()
     # Read by OpenMP when torch is loaded. Threads that wait give up the core: where anything else runs on it, waiting
     # in a loop makes training on the CPU several times slower, and where nothing does it gains nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")

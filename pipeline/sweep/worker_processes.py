@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.system.console import warn
 from pipeline.system.errors import UserError
+from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_with_parent, raise_on_signals
 
 SECONDS_TO_STOP = 60.0
@@ -126,6 +127,7 @@ def _run_process(log: Path, target: Callable[..., bool], arguments: Sequence[Any
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
     raise_on_signals()
+    keep_freed_memory()
     end_with_parent()
     if os.getppid() != parent:  # the parent ended before it could be watched
         sys.exit(1)

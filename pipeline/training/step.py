@@ -91,6 +91,7 @@ class CapturedStep:
             group["capturable"] = True
 
     def __call__(self, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
+        """Take one step on a batch."""
         batch = [inputs, targets] if weights is None else [inputs, targets, weights]
         shape = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch)
         if shape in self._graphs:

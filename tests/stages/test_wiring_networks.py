@@ -17,7 +17,7 @@ from pipeline.models.network import build_head
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.runs import runner
 from pipeline.tracking import RunRef
-from pipeline.training import fit
+from pipeline.training import step
 from stages import evaluate, fine_tune, lr_find, main, precompute, resize, train_head
 from tests.stages.wiring import recipe_on
 
@@ -173,7 +173,7 @@ def test_an_automatic_rate_is_the_suggestion_of_the_finder_just_before(chain, on
     def stop(module: Any, optimizer: Any, *batch: Any) -> None:
         raise Stopped([group["lr"] for group in optimizer.param_groups if group["layer_group"] == "head"])
 
-    monkeypatch.setattr(fit, "train_step", stop)
+    monkeypatch.setattr(step, "train_step", stop)
     with pytest.raises(Stopped) as first:
         STAGES[name].run(recipe_of(chain, train_head__lr="auto"), id_of(getattr(chain, upstream)))
     assert set(first.value.args[0]) == {getattr(chain, upstream).metrics["suggestion/lr"]}

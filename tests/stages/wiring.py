@@ -22,7 +22,7 @@ from pipeline.evaluation import evaluation
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.tracking import RunRef
-from pipeline.training import fit, lr_finder
+from pipeline.training import step as steps
 
 ONE_PIXEL = io.BytesIO()
 Image.new("L", (1, 1)).save(ONE_PIXEL, "PNG")
@@ -104,7 +104,7 @@ class Seen:
 def watched() -> Iterator[Seen]:
     """Notes what is read, trained and predicted within the block; no figure is rendered, which takes long."""
     seen = Seen()
-    epoch, step = Batches.weighted_epoch, fit.train_step
+    epoch, step = Batches.weighted_epoch, steps.train_step
 
     def note_epoch(self: Batches, number: int, first: int = 0) -> Iterator[Any]:
         seen.reads.append(Read(tuple(self.rows.tolist()), self.augmentation, self.seed, self.batch_size))
@@ -160,8 +160,7 @@ def watched() -> Iterator[Seen]:
         patch.setattr(Figure, "savefig", save_one_pixel)
         patch.setattr(evaluation, "diagnose_overfitting", note_diagnosis)
         patch.setattr(Batches, "weighted_epoch", note_epoch)
-        for module in (fit, lr_finder):
-            patch.setattr(module, "train_step", note_step)
+        patch.setattr(steps, "train_step", note_step)
         for name in ("predict", "predict_with_activations"):
             patch.setattr(evaluation, name, note_predict(getattr(evaluation, name)))
         yield seen

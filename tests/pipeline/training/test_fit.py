@@ -18,7 +18,7 @@ from pipeline.models.body import build_body
 from pipeline.models.layer_groups import freeze, layer_groups, training_mode
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
-from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit, train_step, validate
+from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit, validate
 from pipeline.training.optim import build_optimizer
 from pipeline.training.schedule import cosine_factor
 
@@ -272,71 +272,6 @@ def test_training_batches_have_to_be_shuffled() -> None:
     network = toy_network()
     with pytest.raises(AssertionError, match="shuffled"):
         next(fit(Phase(network, toy_optimizer(network), valid, valid, [1])))
-
-
-def test_a_step_descends_along_the_gradient_of_its_own_batch_alone() -> None:
-    network, by_hand = nn.Linear(4, 2), nn.Linear(4, 2)
-    by_hand.load_state_dict(network.state_dict())
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    for inputs, targets in toy_batches()[0].epoch(0):
-        loss = F.cross_entropy(by_hand(inputs), targets)
-        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
-        assert float(train_step(network, optimizer, inputs, targets).plain) == pytest.approx(loss.item())
-        with torch.no_grad():
-            for parameter, gradient in zip(by_hand.parameters(), gradients, strict=True):
-                parameter -= 0.5 * gradient
-    for parameter, expected in zip(network.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(parameter, expected)
-
-
-def gradients_of_a_step(
-    inputs: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float = 0.0
-) -> list[Tensor]:
-    """By how much a step of descent moves the weights of a network that starts the same each time."""
-    network = toy_network()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    before = [parameter.detach().clone() for parameter in network.parameters()]
-    train_step(network, optimizer, inputs, targets, label_smoothing, weights)
-    return [old - new.detach() for old, new in zip(before, network.parameters(), strict=True)]
-
-
-def assert_close(one: list[Tensor], other: list[Tensor]) -> None:
-    for mine, yours in zip(one, other, strict=True):
-        torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-6)
-
-
-INPUTS, CLASSES = torch.from_numpy(POINTS[:6]), torch.from_numpy(TARGETS[:6])
-SHARES = torch.tensor([[0.3, 0.7], [1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.9, 0.1], [0.2, 0.8]])
-
-
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("targets", [CLASSES, SHARES], ids=["classes", "shares"])
-def test_a_weight_of_none_is_to_leave_a_picture_out_and_a_whole_number_to_have_it_so_often(
-    targets: Tensor, label_smoothing: float
-) -> None:
-    weighted = gradients_of_a_step(INPUTS, targets, torch.tensor([0.0, 1, 2, 3, 1, 0]), label_smoothing)
-    chosen = torch.tensor([1, 2, 2, 3, 3, 3, 4])
-    assert_close(weighted, gradients_of_a_step(INPUTS[chosen], targets[chosen], None, label_smoothing))
-
-
-@pytest.mark.parametrize("weight", [0.01, 1.0, 500.0])
-def test_equal_weights_of_any_size_are_no_weights(weight: float) -> None:
-    equal = gradients_of_a_step(INPUTS, CLASSES, torch.full((6,), weight))
-    assert_close(equal, gradients_of_a_step(INPUTS, CLASSES, None))
-    uneven = gradients_of_a_step(INPUTS, CLASSES, torch.tensor([weight, 1, 1, 1, 1, 2]))
-    assert not torch.allclose(uneven[0], equal[0], rtol=1e-2)
-
-
-def test_weights_by_class_are_those_of_torchs_weighted_cross_entropy() -> None:
-    network, by_class = toy_network(), torch.tensor([0.5, 4.0])
-    expected = F.cross_entropy(network(INPUTS), CLASSES, weight=by_class)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    loss = train_step(network, optimizer, INPUTS, CLASSES, weights=by_class[CLASSES])
-    torch.testing.assert_close(loss.weighted, expected.detach())
-    torch.testing.assert_close(loss.plain, F.cross_entropy(network(INPUTS), CLASSES).detach())
-    smoothed = train_step(network, optimizer, INPUTS, CLASSES, 0.2, by_class[CLASSES])
-    torch.testing.assert_close(smoothed.weighted, loss.weighted)
-    torch.testing.assert_close(smoothed.plain, loss.plain)
 
 
 def test_weights_count_in_training_and_neither_in_the_loss_that_is_reported_nor_in_validation() -> None:

@@ -21,7 +21,7 @@ from pipeline.models.layer_groups import Frozen, training_mode
 from pipeline.models.network import Network
 from pipeline.recipe.schema import LrFind
 from pipeline.system.errors import UserError
-from pipeline.training.fit import Phase, fit, train_step
+from pipeline.training.fit import Phase, fit
 from pipeline.training.lr_finder import (
     FEWEST_POINTS,
     RULES,
@@ -40,6 +40,7 @@ from pipeline.training.lr_finder import (
     valley,
 )
 from pipeline.training.optim import build_optimizer, set_rates, thaw
+from pipeline.training.step import train_step
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 
