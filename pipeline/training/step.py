@@ -125,7 +125,7 @@ class CapturedStep:
         self._optimizer.zero_grad(set_to_none=True)
         try:
             # Threads that fetch the next batches go on meanwhile, and must not spoil the recording.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):  # type: ignore[no-untyped-call]
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 losses = torch.stack(self._step(held))
         except RuntimeError as error:
             self._can_capture = False
