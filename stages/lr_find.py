@@ -14,6 +14,7 @@ from pipeline.reports.lr_finder_figures import lr_find_figure
 from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.upstream import SUGGESTED, Upstream
 from pipeline.system.console import say
+from pipeline.system.tables import write_table
 from pipeline.tracking import RunRef
 from pipeline.training.lr_finder import Curve, below_rise, curve_table, range_test, require_suggestion, suggestions
 from pipeline.training.optim import thaw, thaw_above
@@ -45,7 +46,7 @@ def work(up: Upstream, job: Job) -> None:
         found[chosen] = below_rise(curve.rates, curve.smoothed)
         say("  The curve is flat, as of a network that is nearly trained: the rate is taken well below where it rises.")
     with tracking.new_files(job.run_id) as folder:
-        curve_table(curve).to_csv(folder / "curve.csv", index=False)
+        write_table(curve_table(curve), folder / "curve.csv")
         (folder / "figures").mkdir()
         lr_find_figure(curve, found, chosen).savefig(folder / "figures" / "lr_find.png", dpi=120)
     points = [("lr_find/loss", float(loss), step) for step, loss in enumerate(curve.smoothed)]

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from pipeline import tracking
-from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_pictures, write_table
+from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_pictures
 from pipeline.models.classifier import load_classifier
 from pipeline.reports.page import markdown_table
 from pipeline.system.console import say, table
 from pipeline.system.device import choose_device
+from pipeline.system.tables import write_table
 
 
 def run(model: str, data: tuple[Path, list[Path]], output: Path, batch_size: int, device: str) -> None:

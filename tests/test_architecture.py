@@ -231,6 +231,18 @@ def test_the_tests_lie_in_the_same_tree_as_the_code(module):
     assert test.is_file() or module in TESTED_WITHIN_OTHERS
 
 
+def test_tables_are_written_and_read_in_one_module():
+    """A table of the user's own is read by readers/table.py."""
+    calls = {"to_csv", "to_parquet", "read_csv", "read_parquet", "read_table"}
+    found = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in calls and ast.unparse(node.value) != "pq"
+    }
+    assert found == {"pipeline.system.tables"}
+
+
 def test_names_of_test_files_are_unique_and_those_of_the_library_have_a_file_that_they_test():
     tests = list((PROJECT / "tests").rglob("test_*.py"))
     assert not [name for name, count in Counter(path.name for path in tests).items() if count > 1]

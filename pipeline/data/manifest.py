@@ -1,6 +1,5 @@
 """The manifest: the ordered table of a run's pictures, each with its label, split and content hash."""
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -18,10 +17,12 @@ from pipeline.data.inspection import Inspected, inspect_all
 from pipeline.data.readers.listing import Listing
 from pipeline.data.splits import MOVED_COLUMNS, SPLITS, assign_splits, contradictions
 from pipeline.system.errors import UserError
+from pipeline.system.tables import read_table, write_table
 
 Duplicates: TypeAlias = Literal["move", "stop"]
 
 COLUMNS = ["path", "label", "split", "hash", "width_px", "height_px", "mode", "group", "weight"]
+SET_ASIDE_COLUMNS = ["path", "reason"]
 TEXT_COLUMNS = ("path", "label", "split", "hash", "mode", "group")
 ROWS_AT_ONCE = 10_000
 # Files that `describe_manifest` names.
@@ -109,7 +110,7 @@ def build_manifest(
             first["path"], f"of {first['moved_from']} belongs with {first['same_as']}, of {first['moved_to']}"
         )
     _check_enough(good, sorted(set(listing.labels)), listing.root)
-    set_aside = pd.DataFrame(listing.set_aside, columns=["path", "reason"])
+    set_aside = pd.DataFrame(listing.set_aside, columns=SET_ASIDE_COLUMNS)
     set_aside = pd.concat([set_aside, bad], ignore_index=True) if len(bad) else set_aside
     _release_memory()
     return Manifest(listing.name, listing.root, sorted(set(good["label"])), good[COLUMNS], set_aside, moved)
@@ -120,27 +121,24 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"manifest": manifest.table, "set_aside": manifest.set_aside, "duplicates": manifest.moved}
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+        write_table(table, folder / f"{name}.csv")
     facts = {
         "name": manifest.name,
         "root": str(manifest.root),
         "classes": manifest.classes,
         "digest": manifest.digest,
     }
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / "manifest.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
 
 def load_manifest(folder: Path) -> Manifest:
     """The manifest that `save_manifest` wrote; UserError if it is damaged, changed, or names files outside its root."""
-    as_text = dict.fromkeys(TEXT_COLUMNS, str)
     try:
         facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        table = pd.read_csv(folder / "manifest.csv", dtype=as_text, keep_default_na=False)
-        others = [
-            pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
-            for name in ("set_aside", "duplicates")
-        ]
-        manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, *others)
+        table = read_table(folder / "manifest.csv", TEXT_COLUMNS)
+        set_aside = read_table(folder / "set_aside.csv", SET_ASIDE_COLUMNS)
+        moved = read_table(folder / "duplicates.csv", MOVED_COLUMNS)
+        manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, set_aside, moved)
         is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
         paths = (Path(path) for path in table["path"])
         escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)

@@ -43,14 +43,6 @@ def predict_pictures(classifier: Classifier, root: Path, pictures: Sequence[Path
     return table.assign(error=errors)
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write `table` as CSV or Parquet, by the ending of `path`."""
-    if path.suffix.lower() == ".parquet":
-        table.to_parquet(path, index=False)
-    else:
-        table.to_csv(path, index=False)
-
-
 def label_counts(table: pd.DataFrame) -> pd.DataFrame:
     """`label` and `pictures`: how many got each label, the most frequent first, and last how many got none."""
     counts = table["label"].value_counts().rename_axis("label").reset_index(name="pictures")
@@ -65,4 +57,4 @@ def count_metrics(counts: pd.DataFrame) -> dict[str, float]:
 
 
 def _below(root: Path, path: Path) -> str:
-    return str(path.relative_to(root)).encode(errors="surrogateescape").decode(errors="replace")
+    return str(path.relative_to(root)).encode(errors="surrogateescape").decode(errors="backslashreplace")

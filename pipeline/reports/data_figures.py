@@ -1,6 +1,5 @@
 """A set of pictures before training: tables, their figure, and samples of each class as the network will see them."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline.data.decode import Pixels
 from pipeline.data.manifest import Manifest, class_counts
 from pipeline.reports.pictures import in_colour
 from pipeline.system.arrays import Rows
+from pipeline.system.tables import write_table
 
 SPLIT_COLOURS = {"train": "#7a7a7a", "valid": "#d1495b", "test": "#2c7fb8"}
 MOST_CLASSES, MOST_SAMPLED_CLASSES, SAMPLES_PER_CLASS, VIEWS = 40, 12, 6, 5
@@ -25,8 +25,8 @@ def write_manifest_figures(manifest: Manifest, pixels: Pixels, folder: Path) -> 
     for name in ("manifest", "figures"):
         (folder / name).mkdir(exist_ok=True)
     counts, sizes = class_counts(manifest), size_table(manifest)
-    counts.to_csv(folder / "manifest" / "classes.csv", quoting=csv.QUOTE_NONNUMERIC)
-    sizes.to_csv(folder / "manifest" / "sizes.csv", index=False)
+    write_table(counts, folder / "manifest" / "classes.csv", with_index=True)
+    write_table(sizes, folder / "manifest" / "sizes.csv")
     manifest_figure(counts, sizes).savefig(folder / "figures" / "manifest.png", dpi=110)
     samples_figure(manifest, pixels).savefig(folder / "figures" / "samples.png", dpi=110)
 

@@ -45,6 +45,7 @@ from pipeline.reports.pictures import (
     top_losses,
 )
 from pipeline.reports.training_figures import learning_figure
+from pipeline.system.tables import write_table
 
 PICTURES_EACH = 8
 MOST_SUSPECTS = 24
@@ -110,15 +111,15 @@ def summarize(evaluation: Evaluation) -> str:
 
 def _write_tables(evaluation: Evaluation, folder: Path) -> None:
     predictions = evaluation.predictions
-    predictions.table.to_csv(folder / "predictions.csv", index=False)
-    predictions.confusion.to_csv(folder / "confusion.csv")
-    row_shares(predictions.confusion).to_csv(folder / "confusion_shares.csv")
-    predictions.confused_pairs.to_csv(folder / "confused_pairs.csv", index=False)
-    predictions.by_class.to_csv(folder / "classes.csv", index=False)
-    evaluation.label_errors.to_csv(folder / "label_errors.csv", index=False)
-    evaluation.near_duplicates.to_csv(folder / "near_duplicates.csv", index=False)
+    write_table(predictions.table, folder / "predictions.csv")
+    write_table(predictions.confusion, folder / "confusion.csv", with_index=True)
+    write_table(row_shares(predictions.confusion), folder / "confusion_shares.csv", with_index=True)
+    write_table(predictions.confused_pairs, folder / "confused_pairs.csv")
+    write_table(predictions.by_class, folder / "classes.csv")
+    write_table(evaluation.label_errors, folder / "label_errors.csv")
+    write_table(evaluation.near_duplicates, folder / "near_duplicates.csv")
     if predictions.positive is not None:
-        predictions.operating_points.to_csv(folder / "operating_points.csv", index=False)
+        write_table(predictions.operating_points, folder / "operating_points.csv")
 
 
 def first_parts(evaluation: Evaluation) -> list[Part]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.reports.figures import TRAIN, VALID, new_figure
 from pipeline.reports.lr_finder_figures import band_figure
+from pipeline.system.tables import write_table
 from pipeline.training.heads.head_settings import lead_of_best
 from pipeline.training.heads.lr_band import HIGH, LOW, band_of, band_table, suggested_by_seed
 from pipeline.training.lr_finder import Curve, suggestions
@@ -26,7 +27,7 @@ def write_band(folder: Path, curves: Sequence[Curve], chosen: str) -> dict[str, 
     found = suggestions(band.rates, band.middle)
     by_seed = suggested_by_seed(curves, chosen)
     (folder / "figures").mkdir(exist_ok=True)
-    band_table(band).to_csv(folder / "lr_band.csv", index=False)
+    write_table(band_table(band), folder / "lr_band.csv")
     band_figure(band, found, chosen, by_seed, len(curves)).savefig(folder / "figures" / "lr_band.png", dpi=120)
     points: dict[str, float] = {}
     rate = found[chosen]
@@ -41,8 +42,8 @@ def write_band(folder: Path, curves: Sequence[Curve], chosen: str) -> dict[str, 
 def write_heads_comparison(folder: Path, heads: pd.DataFrame, compared: pd.DataFrame, seeds: int) -> None:
     """The tables of `head_sweep` as `heads.csv` and `settings.csv`, and their figures, below `folder`."""
     (folder / "figures").mkdir(exist_ok=True)
-    heads.to_csv(folder / "heads.csv", index=False)
-    compared.to_csv(folder / "settings.csv", index=False)
+    write_table(heads, folder / "heads.csv")
+    write_table(compared, folder / "settings.csv")
     by_noise = lead_of_best(compared, seeds).by_noise
     rates_figure(compared).savefig(folder / "figures" / "rates.png", dpi=120)
     noise_figure(heads, compared, by_noise).savefig(folder / "figures" / "seed_noise.png", dpi=120)

@@ -20,6 +20,7 @@ from pipeline.evaluation.run_comparison import (
 )
 from pipeline.reports.figures import label_classes
 from pipeline.reports.page import Figures, Paragraph, Section, html_report, markdown_table
+from pipeline.system.tables import write_table
 
 MOST_WITH_NUMBERS = 30
 
@@ -32,7 +33,7 @@ def write_run_comparison(runs: Sequence[EvaluatedRun], folder: Path) -> str:
     tests = mcnemar_table(runs, align(runs))
     settings, metrics = differing_settings(runs), metrics_table(runs)
     for name, table in (("settings", settings), ("metrics", metrics), ("mcnemar", tests)):
-        table.to_csv(folder / f"{name}.csv", index=False)
+        write_table(table, folder / f"{name}.csv")
     figures = folder / "figures"
     figures.mkdir()
     drawn = [("Curves", figures / "curves.png")]

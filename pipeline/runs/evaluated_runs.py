@@ -1,6 +1,7 @@
 """Reads runs that are to be compared: the run, the runs before it, and the pictures that it was evaluated on."""
 
 import pandas as pd
+from pandas.api.types import is_integer_dtype
 
 from pipeline import tracking
 from pipeline.evaluation.run_comparison import EvaluatedRun
@@ -8,6 +9,8 @@ from pipeline.recipe.recipe_file import read_recipe
 from pipeline.recipe.schema import training_settings
 from pipeline.runs.stage import RECIPE_FILE
 from pipeline.runs.upstream import Upstream, chain_from
+from pipeline.system.errors import UserError
+from pipeline.system.tables import read_table
 
 CURVES = ("train/loss", "valid/loss", "valid/accuracy", "overfit/gap")
 SHORT_ID = 8
@@ -34,9 +37,12 @@ def read_evaluated_run(run_id: str) -> EvaluatedRun:
 
 
 def _evaluated(evaluate_id: str, hashes: "pd.Series[str]", split: str) -> pd.DataFrame:
-    kinds = {"row": int, "split": str, "label": str, "predicted": str}
-    path = tracking.artifact(evaluate_id, "predictions.csv")
-    table = pd.read_csv(path, usecols=list(kinds), dtype=kinds, keep_default_na=False)
+    text = ("split", "label", "predicted")
+    table = read_table(tracking.artifact(evaluate_id, "predictions.csv"), text, ("row", *text))
+    if not is_integer_dtype(table["row"]):
+        raise UserError(
+            f"predictions.csv of run {evaluate_id} is damaged, or a name in it was not quoted; run evaluate again."
+        )
     table = table[table["split"] == split]
     return pd.DataFrame(
         {"hash": hashes.iloc[table["row"]].to_numpy(), "label": table["label"], "predicted": table["predicted"]}

@@ -12,6 +12,7 @@ from pipeline.recipe.schema import Training as TrainingSettings
 from pipeline.reports.training_figures import training_figure
 from pipeline.runs.runner import Job
 from pipeline.runs.upstream import Upstream
+from pipeline.system.tables import write_table
 from pipeline.training.fit import EpochRecord, Phase
 from pipeline.training.history import best_metrics, epoch_points, epoch_table, step_table
 from pipeline.training.optim import thaw
@@ -82,6 +83,6 @@ def train_and_log(
     with tracking.new_files(job.run_id) as folder:
         (folder / "figures").mkdir()
         training_figure(epochs, steps).savefig(folder / "figures" / "training.png", dpi=120)
-        epochs.to_csv(folder / "epochs.csv", index=False)
-        steps.to_csv(folder / "steps.csv", index=False)
+        write_table(epochs, folder / "epochs.csv")
+        write_table(steps, folder / "steps.csv")
         save_checkpoint(network, replace(checkpoint, epochs=last.epoch, steps=last.step), folder / "checkpoint")

@@ -21,6 +21,7 @@ from pipeline.runs.pixels import open_run_pixels
 from pipeline.runs.stage import Stage
 from pipeline.system.device import choose_device
 from pipeline.system.errors import UserError
+from pipeline.system.tables import read_table
 from pipeline.tracking import RunRef
 
 SUGGESTED = "suggestion/lr"
@@ -113,7 +114,7 @@ class Upstream:
         stored_epochs = self.recipe.train_head.stored_epochs
         parts = []
         for ref in (ref for ref in reversed(self.chain) if ref.stage in stages):
-            part = pd.read_csv(tracking.artifact(ref.run_id, "epochs.csv"))
+            part = read_table(tracking.artifact(ref.run_id, "epochs.csv"))
             is_stored = [ref.stage == "train_head" and number < stored_epochs for number in range(len(part))]
             phase = ["stored" if one else "" for one in is_stored]
             rate = ref.metrics.get(TOP_RATE, math.nan)

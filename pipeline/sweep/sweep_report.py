@@ -26,6 +26,7 @@ from pipeline.sweep.trials import (
     values_of,
     verdict,
 )
+from pipeline.system.tables import write_table
 
 MOST_TRIALS = 20
 ERRORS_FOR_MORE_THAN_CHANCE = 2
@@ -69,7 +70,7 @@ def write_sweep_report(
     `recipe_settings` is the recipe by dotted key; `valid_pictures` is how many pictures an accuracy is measured on, if
     it is known.
     """
-    trial_table(study, objectives).to_csv(folder / "trials.csv", index=False)
+    write_table(trial_table(study, objectives), folder / "trials.csv")
     first = [
         Section("", _first_parts(study, objectives, found.sentences, valid_pictures)),
         *_best_section(study, objectives, recipe_settings, found.command),

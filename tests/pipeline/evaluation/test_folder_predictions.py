@@ -11,10 +11,10 @@ from pipeline.evaluation.folder_predictions import (
     count_metrics,
     label_counts,
     predict_pictures,
-    write_table,
 )
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.classifier import Classifier
+from pipeline.system.tables import write_table
 
 
 @pytest.fixture(scope="module")

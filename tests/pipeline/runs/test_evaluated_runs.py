@@ -8,6 +8,7 @@ from pipeline.data.manifest import COLUMNS, Manifest, save_manifest
 from pipeline.recipe.schema import Recipe, write_recipe
 from pipeline.runs.evaluated_runs import read_evaluated_run
 from pipeline.system.errors import UserError
+from pipeline.system.tables import write_table
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
 
@@ -17,7 +18,7 @@ def runs(tmp_path):
     """The ids of an evaluate run on precompute and resize, and of the run of main that it belongs to."""
     table = pd.DataFrame(
         {
-            "path": ["a.png", "b.png", "c.png", "d.png"],
+            "path": ["a\r,b.png", "b.png", "c\n.png", "d.png"],
             "label": ["cat", "NA", "cat", "NA"],
             "split": ["train", "test", "valid", "test"],
             "hash": ["h0", "h1", "h2", "h3"],
@@ -32,7 +33,7 @@ def runs(tmp_path):
     save_manifest(manifest, tmp_path / "manifest")
     predictions = table.assign(row=range(4), predicted=["cat", "NA", "cat", "cat"], tta_loss=[None, 1.0, None, 2.0])
     predictions = predictions.iloc[[0, 2, 3, 1]]
-    predictions.to_csv(tmp_path / "predictions.csv", index=False)
+    write_table(predictions, tmp_path / "predictions.csv")
 
     def run(stage, upstream, **tags):
         given = {tracking.STAGE: stage, **tags} | ({tracking.UPSTREAM: upstream} if upstream else {})
