@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from pipeline.recipe.fields import Section
 from pipeline.recipe.schema import Recipe, flatten
@@ -30,7 +31,10 @@ def wrong_keys(error: ValidationError, typed: Collection[str], origin: str) -> s
     sentences: dict[str, str] = {}
     for problem in error.errors():
         path = [str(part) for part in problem["loc"]]
-        if problem["type"] == "extra_forbidden":
+        parts = _parts_of_range(path)
+        if parts:
+            key, sentence = ".".join(path[:parts]), _wrong_range_entry(path[:parts], path[parts:], problem)
+        elif problem["type"] == "extra_forbidden":
             key = ".".join(path)
             sentence = f"{key} is not a key of a recipe; the nearest is {nearest_key(path)}."
         else:
@@ -41,6 +45,32 @@ def wrong_keys(error: ValidationError, typed: Collection[str], origin: str) -> s
             sentence = f"{key} is {problem['input']!r}; it takes {takes}."
         sentences.setdefault(key, f"{_where([key], typed, origin)}: {sentence}")
     return "\n".join(sentences.values())
+
+
+def _parts_of_range(path: Sequence[str]) -> int:
+    """How many leading parts of a path name a range: one of sweep.space, or a key of sweep_head; 0 if none do."""
+    if list(path[:2]) == ["sweep", "space"] and len(path) > 2:
+        return 3
+    return 2 if path[0] == "sweep_head" and len(path) > 1 and path[1] in HEAD_KEYS else 0
+
+
+def _wrong_range_entry(path: Sequence[str], inner: Sequence[str], problem: ErrorDetails) -> str:
+    """A sentence on the range at `path`; `inner` is its type, and what of it is wrong."""
+    entry = f"{path[2]} in sweep.space" if len(path) > 2 else ".".join(path)
+    field = field_of(path[:2])
+    if problem["type"] == "missing":
+        what = f"lacks {inner[-1]}"
+    elif problem["type"] == "extra_forbidden" and inner:
+        what = f"has {inner[-1]}, which a range of type {inner[0]} does not take"
+    elif problem["type"] == "union_tag_invalid":
+        what = f"has the type {problem['input']['type']!r}"
+    elif problem["type"] == "union_tag_not_found" and isinstance(problem["input"], dict):
+        what = "lacks type"
+    elif len(inner) > 1:
+        what = f"has {problem['input']!r} as {inner[1]}"
+    else:
+        what = f"is {problem['input']!r}"
+    return f"{entry} {what}; it takes {field and field.description}."
 
 
 def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str | None:

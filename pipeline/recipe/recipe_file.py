@@ -1,8 +1,7 @@
 """Reads recipes from YAML, overrides them by dotted keys, checks them, and gives the command that runs them."""
 
-import re
 import shlex
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,8 @@ from pydantic import ValidationError
 
 from pipeline.recipe.mistakes import field_of, wrong_keys, wrong_together
 from pipeline.recipe.schema import Recipe, flatten, training_settings
+from pipeline.recipe.yaml_rules import read_yaml, write_value
 from pipeline.system.errors import UserError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 1e-3 read as a number, as people write it (YAML 1.1 wants 1.0e-3), and with no key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.YAMLError(f"{twice} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
 
 
 def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
@@ -40,7 +22,7 @@ def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recip
     if not path.is_file():
         raise UserError(f"The recipe {path} does not exist; see recipes/ for those that come with the project.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = read_yaml(path.read_text(encoding="utf-8"), _is_text)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"The recipe {path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
     if content is None:
@@ -112,14 +94,19 @@ def _override(nested: dict[str, Any], key: str, text: str) -> None:
 
 def _typed_value(key: str, text: str) -> Any:
     """The text as YAML; unchanged if the key takes text, so that a folder may be called 2024."""
-    field = field_of(key.split("."))
-    if field is not None and field.annotation is str:
+    if _is_text(key.split(".")):
         return text
     try:
-        value = yaml.load(text, _Loader)
+        value = read_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
     return text if value is None else value
+
+
+def _is_text(path: Sequence[str]) -> bool:
+    """Whether the key at `path` takes text; `data` is short for its source."""
+    field = field_of(("data", "source") if tuple(path) == ("data",) else path)
+    return field is not None and field.annotation is str
 
 
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
@@ -129,5 +116,6 @@ def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
         changes
     )
     words = ["data" if key == "data.source" else key for key in settings]
-    pairs = [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, settings.values(), strict=True)]
+    values = [value if isinstance(value, str) else write_value(value) for value in settings.values()]
+    pairs = [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, values, strict=True)]
     return " ".join(["mlflow run . --env-manager local", *pairs])

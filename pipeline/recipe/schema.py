@@ -6,7 +6,6 @@ Reading and overriding are in `recipe_file`.
 
 from typing import Literal
 
-import yaml
 from pydantic import Field
 
 from pipeline.recipe.fields import (
@@ -26,6 +25,7 @@ from pipeline.recipe.fields import (
     WeightDecay,
 )
 from pipeline.recipe.sweep_sections import Sweep, SweepHead
+from pipeline.recipe.yaml_rules import write_yaml
 
 
 class Data(Section):
@@ -285,4 +285,4 @@ def training_settings(recipe: Recipe) -> dict[str, object]:
 
 def write_recipe(recipe: Recipe) -> str:
     """The whole recipe as YAML that `read_recipe` takes."""
-    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump())

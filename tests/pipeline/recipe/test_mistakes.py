@@ -38,12 +38,6 @@ def complaint(content, **overrides):
         ("fine_tune: {lr: [0.1, -1, x]}", "fine_tune.lr", "-1", "a list of three rates"),
         ("train_head: {lr: yes}", "train_head.lr", "True", "a rate above 0"),
         ("augment: {flip: up}", "augment.flip", "'up'", "none, sideways (left and right may be swapped), or all"),
-        (
-            "sweep: {space: {seed: {type: whole, low: 1}}}",
-            "sweep.space",
-            "{'type': 'whole', 'low': 1}",
-            "a range for each",
-        ),
         ("sweep: {objective: [valid/accuracy, speed]}", "sweep.objective", "'speed'", "a list of two of them"),
         ("fine_tune: 3", "fine_tune", "3", "a section with keys of its own"),
         ("fine_tune:", "fine_tune", "None", "a section with keys of its own"),
@@ -109,6 +103,34 @@ def test_each_mistake_has_a_sentence_with_its_own_place():
 def test_a_key_that_is_no_word_is_named_as_it_stands_and_not_as_its_section(key):
     message = f"In mine.yaml: {key!r} is not a key of a recipe; keys are words, such as seed."
     assert complaint({key: 2}) == complaint({"fine_tune": {key: 2}}) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (3, "is 3"),
+        ({"type": "int", "low": 1}, "lacks high"),
+        ({"low": 1, "high": 2}, "lacks type"),
+        ({"type": "log", "low": 1, "high": 2}, "has the type 'log'"),
+        ({"type": "log_uniform", "low": "a", "high": 2}, "has 'a' as low"),
+        ({"type": "int", "low": 1, "high": 2.5}, "has 2.5 as high"),
+        ({"type": "int", "low": 1, "high": 2, "step": 3}, "has step, which a range of type int does not take"),
+        ({"type": "choice", "of": []}, "has [] as of"),
+        ({"type": "choice", "of": [None]}, "has None as of"),
+    ],
+)
+def test_a_wrong_range_is_named_with_its_key_and_what_of_it_is_wrong(given, words):
+    good = {"type": "int", "low": 1, "high": 2}
+    message = complaint({"sweep": {"space": {"fine_tune.cycles": good, "fine_tune.lr": given}}})
+    assert message.startswith(f"In mine.yaml: fine_tune.lr in sweep.space {words}; it takes a range ")
+    assert len(message.splitlines()) == 1
+    of_head = complaint({"sweep_head": {"lr": given}})
+    assert of_head.startswith(f"In mine.yaml: sweep_head.lr {words}; it takes a range of rates")
+
+
+def test_every_wrong_range_has_a_sentence():
+    message = complaint({"sweep": {"space": {"fine_tune.lr": 3, "fine_tune.cycles": 4}}})
+    assert [line.split()[2] for line in message.splitlines()] == ["fine_tune.lr", "fine_tune.cycles"]
 
 
 WRONG_TOGETHER = [

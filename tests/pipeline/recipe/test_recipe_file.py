@@ -1,9 +1,18 @@
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from odd_text import ODD
 
-from pipeline.recipe.recipe_file import build_recipe, check_overrides, help_text, override_recipe, read_recipe
+from pipeline.recipe.recipe_file import (
+    build_recipe,
+    check_overrides,
+    command_line,
+    help_text,
+    override_recipe,
+    read_recipe,
+)
 from pipeline.recipe.schema import Recipe, flatten, write_recipe
 from pipeline.system.errors import UserError
 
@@ -68,6 +77,37 @@ def test_data_is_short_for_its_source(tmp_path):
 def test_a_folder_stays_text_though_it_looks_like_a_value(tmp_path, name):
     assert read(tmp_path, "", data=name).data.source == name
     assert read(tmp_path, "", data__source=name).data.source == name
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name.strip() == name != ""])
+def test_a_logged_recipe_is_read_as_it_was_whatever_its_classes_and_folders_are_called(tmp_path, name):
+    choice = {"type": "choice", "of": [name, "none"]}
+    content = {
+        "data": {"source": name, "extensions": [name]},
+        "model": {"backbone": name, "weights": name},
+        "evaluate": {"positive_class": name},
+        "sweep": {"name": name, "storage": name, "space": {"augment.flip": choice, name: choice}},
+    }
+    recipe = Recipe.model_validate(content)
+    (tmp_path / "recipe.yaml").write_bytes(write_recipe(recipe).encode("utf-8"))
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize("name", ["007", "1e3", "no", "null", "~", "2024-01-01", "12:30", "0x1F", "1_000", ".inf"])
+def test_a_class_or_a_folder_needs_no_quotes_in_a_recipe(tmp_path, name):
+    text = f"data: {name}\nmodel: {{weights: {name}}}\nevaluate:\n  positive_class: {name}"
+    recipe = read(tmp_path, text)
+    assert (recipe.data.source, recipe.model.weights, recipe.evaluate.positive_class) == (name, name, name)
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name])
+def test_a_shown_command_sets_what_the_recipe_has(name):
+    changes = {"data.source": name, "data.extensions": [name, ".jpg"], "fine_tune.lr": [1e-5, 1e-4, 0.5]}
+    words = shlex.split(command_line(Recipe(), {**changes, "evaluate.onnx": False}))
+    typed = dict(word.split("=", 1) for word in words[words.index("local") + 1 :] if word != "-P")
+    recipe = build_recipe({}, typed, "mine.yaml")
+    assert (recipe.data.source, recipe.data.extensions) == (name, [name, ".jpg"])
+    assert (recipe.fine_tune.lr, recipe.evaluate.onnx) == ([1e-5, 1e-4, 0.5], False)
 
 
 @pytest.mark.parametrize("name", ["", "2024", "no", "1e3", "null", "[a]"])
