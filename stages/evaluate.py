@@ -12,6 +12,7 @@ from pipeline.runs.fingerprint import source_digest
 from pipeline.runs.publish import pinned, publish
 from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.upstream import Upstream
+from pipeline.system.console import say
 from pipeline.tracking import RunRef
 from stages.registry import STAGES, TRAINING
 
@@ -32,6 +33,8 @@ def work(up: Upstream, job: Job) -> None:
     stores = up.folder("activations", "precompute"), up.folder("checkpoint", "precompute")
     stored = read_last_activations(*stores, recipe.precompute.cut, recipe.evaluate.batch_size, device)
     evaluation = evaluate(recipe, network, up.manifest, pixels, stored, up.epochs(*TRAINING), device)
+    if evaluation.predictions.uncalibrated:
+        say(f"  {evaluation.predictions.uncalibrated}")
     shown, command = recipe.evaluate.top_losses, partial(command_line, recipe)
     with tracking.new_files(job.run_id) as folder:
         write_evaluation(evaluation, network, pixels, shown, command, device, folder)

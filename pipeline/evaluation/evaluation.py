@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.data.augment import view_matrices
 from pipeline.data.decode import Pixels
 from pipeline.data.manifest import Manifest
-from pipeline.evaluation.calibration import apply_temperature, expected_calibration_error, fit_temperature
+from pipeline.evaluation.calibration import apply_temperature, choose_temperature, expected_calibration_error
 from pipeline.evaluation.diagnosis import (
     Verdict,
     diagnose_balance,
@@ -174,11 +174,11 @@ def _predict_all(
 
 
 def _calibrate(split: str, classes: list[str], table: pd.DataFrame, positive: str | None) -> Predictions:
-    """Fit the temperature on the validation rows, and add the column `calibrated_confidence`."""
+    """Choose the temperature by the validation rows, and add the column `calibrated_confidence`."""
     valid = table[table["split"] == "valid"]
-    temperature = fit_temperature(probabilities_of(valid, classes), targets_of(valid, classes))
+    temperature, uncalibrated = choose_temperature(probabilities_of(valid, classes), targets_of(valid, classes))
     table["calibrated_confidence"] = apply_temperature(probabilities_of(table, classes), temperature).max(1)
-    return Predictions(split, classes, table, temperature, positive)
+    return Predictions(split, classes, table, temperature, positive, uncalibrated)
 
 
 def _metrics(predictions: Predictions, seed: int) -> dict[str, float]:

@@ -25,14 +25,15 @@ from pipeline.evaluation.metrics import (
 @dataclass(frozen=True)
 class Predictions:
     """The predictions `table` of all splits. The model is evaluated on one, `split`: test, or valid where there is no
-    test split; all further tables are of it. `temperature` was fitted on the validation split, and `positive` is the
-    class that operating points are listed for, if any."""
+    test split; all further tables are of it. `temperature` was fitted on the validation split, or is 1
+    where `uncalibrated` says why; `positive` is the class that operating points are listed for, if any."""
 
     split: str
     classes: list[str]
     table: pd.DataFrame
     temperature: float
     positive: str | None
+    uncalibrated: str = ""
 
     def of(self, split: str) -> pd.DataFrame:
         """The rows of one split."""

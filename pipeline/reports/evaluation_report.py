@@ -223,13 +223,14 @@ def calibration_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     split = evaluation.split
     of = {name: evaluation.metrics[f"{split}/{name}"] for name in ("ece", "calibrated_ece", "loss", "calibrated_loss")}
     confidence = "over-confident" if predictions.temperature > 1 else "under-confident"
-    words = (
+    words = predictions.uncalibrated or (
         f"Temperature {predictions.temperature:.3f}, fitted on the validation split: the model was {confidence}. On "
         f"the {split} split it takes the expected calibration error from {of['ece']:.4f} to "
         f"{of['calibrated_ece']:.4f}, and the log-loss from {of['loss']:.4f} to "
         f"{of['calibrated_loss']:.4f}. It changes no prediction."
     )
-    note = " These are the same pictures, so that the gain looks larger than it is." if split == "valid" else ""
+    is_flattered = split == "valid" and not predictions.uncalibrated
+    note = " These are the same pictures, so that the gain looks larger than it is." if is_flattered else ""
     figure = reliability_figure(
         predictions.reliability,
         predictions.calibrated_reliability,

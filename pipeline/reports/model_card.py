@@ -52,8 +52,11 @@ def model_card(
         evaluation.verdict.words,
         "## Limits",
         "It knows the classes above and no other: a picture of anything else gets one of them too. The figures hold "
-        "for pictures taken as those above were; other cameras, light or framing have to be tested anew. Its "
-        "probabilities were calibrated on the validation pictures by one temperature.",
+        "for pictures taken as those above were; other cameras, light or framing have to be tested anew. "
+        + (
+            evaluation.predictions.uncalibrated
+            or "Its probabilities were calibrated on the validation pictures by one temperature."
+        ),
         "## Licence",
         *_licences(source, str(built["backbone"]), str(settings["model.weights"])),
     ]

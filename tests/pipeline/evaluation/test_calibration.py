@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 from sklearn.calibration import calibration_curve
 
-from pipeline.evaluation.calibration import apply_temperature, expected_calibration_error, fit_temperature, reliability
+from pipeline.evaluation.calibration import (
+    apply_temperature,
+    choose_temperature,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
 
 
 def drawn(count: int, classes: int, sharpness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,3 +95,45 @@ def test_a_confidence_of_one_falls_into_the_last_bin():
 def test_a_bin_holds_its_upper_edge_and_not_its_lower_one():
     bins = reliability(np.array([[0.8, 0.2]]), np.array([0]))
     assert bins.loc[bins["pictures"] == 1, ["low", "high"]].to_numpy() == pytest.approx(np.array([[11 / 15, 0.8]]))
+
+
+def test_on_many_pictures_the_fitted_temperature_is_chosen():
+    probabilities, targets = drawn(400, 3, 3.0)
+    assert choose_temperature(probabilities, targets) == (fit_temperature(probabilities, targets), "")
+
+
+@pytest.mark.parametrize("wrong", [0, 9, 31])
+def test_too_few_wrong_or_right_answers_choose_none(wrong):
+    probabilities = np.tile([0.8, 0.2], (40, 1))
+    targets = np.repeat([1, 0], [wrong, 40 - wrong])
+    temperature, why = choose_temperature(probabilities, targets)
+    assert temperature == 1.0
+    assert f"of 40 validation pictures {wrong} are answered wrong, and a temperature takes 10 wrong and 10 right" in why
+
+
+def test_without_pictures_none_is_chosen():
+    temperature, why = choose_temperature(np.empty((0, 2)), np.empty(0, np.int64))
+    assert temperature == 1.0
+    assert "of 0 validation pictures" in why
+
+
+def test_a_temperature_that_is_no_sure_gain_on_held_out_pictures_is_not_chosen():
+    probabilities, targets = drawn(100, 2, 1.0)
+    assert fit_temperature(probabilities, targets) != pytest.approx(1.0, abs=0.01)
+    temperature, why = choose_temperature(probabilities, targets)
+    assert temperature == 1.0
+    assert "100 validation pictures" in why
+    assert "which is no sure gain" in why
+
+
+@pytest.mark.parametrize("sharpness", [0.7, 1.0, 1.5])
+def test_what_is_chosen_on_few_pictures_hardly_ever_makes_others_worse(sharpness):
+    held_out, wanted = drawn(4000, 2, sharpness, seed=99)
+
+    def loss(temperature: float) -> float:
+        return float(F.nll_loss(torch.tensor(apply_temperature(held_out, temperature)).log(), torch.tensor(wanted)))
+
+    fits = [drawn(30, 2, sharpness, seed=seed) for seed in range(20)]
+    worse = [loss(choose_temperature(*fit)[0]) > loss(1.0) + 0.005 for fit in fits]
+    assert sum(worse) <= 2
+    assert sharpness != 1.0 or sum(loss(fit_temperature(*fit)) > loss(1.0) + 0.005 for fit in fits) > 10

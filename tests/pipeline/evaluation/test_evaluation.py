@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.data.manifest import Manifest
-from pipeline.evaluation.calibration import apply_temperature, fit_temperature
+from pipeline.evaluation.calibration import apply_temperature, choose_temperature
 from pipeline.evaluation.evaluation import Evaluation, evaluate
 from pipeline.evaluation.metrics import all_metrics, probabilities_of, split_metrics, targets_of
 from pipeline.models.checkpoint import Checkpoint, build_network
@@ -154,9 +154,10 @@ def test_the_table_of_splits_has_a_row_for_each_and_one_for_tta(tested):
 
 def test_the_temperature_is_fitted_on_validation_pictures_alone(tested):
     valid = tested.predictions.table[tested.predictions.table["split"] == "valid"]
-    wanted = fit_temperature(probabilities_of(valid, CLASSES), targets_of(valid, CLASSES))
-    assert tested.predictions.temperature == tested.metrics["calibration/temperature"] == wanted
-    calibrated = apply_temperature(probabilities_of(tested.predictions.evaluated, CLASSES), wanted)
+    wanted = choose_temperature(probabilities_of(valid, CLASSES), targets_of(valid, CLASSES))
+    assert (tested.predictions.temperature, tested.predictions.uncalibrated) == wanted
+    assert tested.metrics["calibration/temperature"] == wanted[0]
+    calibrated = apply_temperature(probabilities_of(tested.predictions.evaluated, CLASSES), wanted[0])
     of_label = calibrated[np.arange(4), targets_of(tested.predictions.evaluated, CLASSES)]
     assert tested.metrics["test/calibrated_loss"] == pytest.approx(-np.log(of_label).mean())
 

@@ -1,5 +1,6 @@
 import html
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -219,7 +220,13 @@ def test_without_a_positive_class_the_reader_is_told_how_to_name_one(evaluation,
 def test_without_a_test_split_the_reader_is_told_on_what_the_model_was_evaluated(folder):
     evaluation, _ = small_evaluation(small_network(CLASSES), CLASSES, ["train"] * 9 + ["valid"] * 9)
     assert first_parts(evaluation)[-1].text == "There is no test split: the model is evaluated on validation pictures."
-    assert "These are the same pictures" in calibration_parts(evaluation, folder)[0].text
+    calibrated = replace(evaluation, predictions=replace(evaluation.predictions, uncalibrated=""))
+    assert "These are the same pictures" in calibration_parts(calibrated, folder)[0].text
+
+
+def test_without_a_temperature_the_reader_is_told_why(evaluation, folder):
+    uncalibrated = replace(evaluation, predictions=replace(evaluation.predictions, uncalibrated="Too few pictures."))
+    assert calibration_parts(uncalibrated, folder)[0].text == "Too few pictures."
 
 
 def test_without_heat_the_reader_is_told_why_and_asking_for_too_many_pictures_is_no_error(folder):
