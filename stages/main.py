@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from pipeline import tracking
+from pipeline.data.readers.sources import source_name
 from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.runner import ignore_epoch
@@ -26,7 +26,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
         done["evaluate"] = evaluate.run(recipe, done["resize"].run_id)
         tracking.copy_curves(done["evaluate"].run_id, run_id, CURVES)
         tracking.show_result(done["evaluate"].run_id, run_id, ["report.html"])
-        log_summary(run_id, Path(recipe.data.source).stem, done)
+        log_summary(run_id, source_name(recipe.data.source), done)
         return tracking.mark_done(run_id, time.perf_counter() - started)
 
 

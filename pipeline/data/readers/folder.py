@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pipeline.data.readers.listing import Listing
+from pipeline.data.readers.paths import set_name
 from pipeline.data.readers.split_names import WORDS as SPLITS
 from pipeline.system.errors import UserError
 
@@ -43,7 +44,7 @@ def list_folder(root: Path, extensions: Collection[str]) -> Listing:
             paths += found
             labels += [label] * len(found)
             splits += [split] * len(found)
-    return Listing(root.name, root, paths, labels, splits if parents else None, set_aside)
+    return Listing(set_name(root), root, paths, labels, splits if parents else None, set_aside)
 
 
 def list_pictures(data: str, extensions: Sequence[str]) -> tuple[Path, list[Path]]:

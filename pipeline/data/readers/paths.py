@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 from pipeline.system.errors import UserError
 
+# The source, and the name, of the packaged data set; no other set is called so.
+PACKAGED = "elpv"
 _FILE = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _DRIVE = re.compile(r"/?[a-z]:/", re.IGNORECASE)
@@ -20,6 +22,15 @@ def as_written(path: Path) -> Path:
     last = max((index + 1 for index, part in enumerate(parts) if part == ".."), default=0)
     # The folder above a link is that of its target, so that up to the last ".." links are followed.
     return Path(*parts[:last]).resolve().joinpath(*parts[last:]) if last else Path(*parts)
+
+
+def set_name(source: Path) -> str:
+    """The name of the pictures at `source`: a folder's, or a table's after that of its folder, since many tables are
+    called alike. It is never the packaged set's."""
+    path = as_written(source)
+    names = (path.name,) if path.is_dir() else (path.parent.name, path.stem)
+    name = "-".join(dict.fromkeys(name for name in names if name))
+    return f"{name}-pictures" if name.lower() == PACKAGED else name
 
 
 def without_scheme(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.data.readers.folder import list_folder
 from pipeline.data.readers.listing import Listing, check_listing
-from pipeline.data.readers.paths import as_written, without_scheme
+from pipeline.data.readers.paths import PACKAGED, as_written, set_name, without_scheme
 from pipeline.data.readers.table import ENDINGS, ending_of, list_table
 from pipeline.system.errors import UserError
 
@@ -17,7 +17,7 @@ from pipeline.system.errors import UserError
 def list_source(source: str, extensions: Sequence[str]) -> Listing:
     """The pictures of `source`, "elpv", a folder (sorted by path) or a table; UserError if they cannot be trained on.
     `extensions` are the endings of a folder's pictures."""
-    if source == "elpv":
+    if source == PACKAGED:
         return _list_elpv()
     path = _existing_source(source)
     if path.is_dir():
@@ -29,6 +29,11 @@ def list_source(source: str, extensions: Sequence[str]) -> Listing:
         listing = list_table(path)
         check_listing(listing, source, "row; give each picture one, with its path and its label")
     return listing
+
+
+def source_name(source: str) -> str:
+    """The name of the pictures of `source`, as their listing has it."""
+    return source if source == PACKAGED else set_name(Path(without_scheme(source)))
 
 
 def _list_elpv() -> Listing:
@@ -44,7 +49,7 @@ def _list_elpv() -> Listing:
         rows = [line.split() for line in file if line.strip()]
     rows.sort()
     labels = ["defective" if float(row[1]) > 0.5 else "functional" for row in rows]
-    return Listing("elpv", root, [row[0] for row in rows], labels)
+    return Listing(PACKAGED, root, [row[0] for row in rows], labels)
 
 
 def _existing_source(source: str) -> Path:

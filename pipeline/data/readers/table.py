@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.data.readers.csv_file import read_csv, unreadable
 from pipeline.data.readers.junk import is_junk
 from pipeline.data.readers.listing import Listing
-from pipeline.data.readers.paths import picture_below
+from pipeline.data.readers.paths import picture_below, set_name
 from pipeline.data.readers.split_names import split_of
 from pipeline.system.errors import UserError
 from pipeline.system.text import plain_name
@@ -58,7 +58,7 @@ def list_table(table: Path) -> Listing:
         set_aside.append((row["path"], f"is named again in row {number}, which adds nothing"))
     splits, groups = (columns[name] if any(columns.get(name, ())) else None for name in ("split", "group"))
     weights = [float(text or 1) for text in columns["weight"]] if any(columns.get("weight", ())) else None
-    return Listing(table.stem, folder, columns["path"], columns["label"], splits, set_aside, groups, weights)
+    return Listing(set_name(table), folder, columns["path"], columns["label"], splits, set_aside, groups, weights)
 
 
 def ending_of(table: Path) -> str:

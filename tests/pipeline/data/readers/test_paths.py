@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.readers.paths import as_written, picture_below
-from pipeline.data.readers.sources import list_source
+from pipeline.data.readers.paths import as_written, picture_below, set_name
+from pipeline.data.readers.sources import list_source, source_name
 from pipeline.system.errors import UserError
 
 
@@ -35,7 +35,7 @@ def test_a_table_may_be_a_link_to_a_file_of_any_name(tmp_path, folder):
     (tmp_path / "cdef0123").write_text("path,label\ncat/1.jpg,cat\ndog/2.jpg,dog\n")
     (folder / "table.csv").symlink_to("../cdef0123")
     listing = list_source(str(folder / "table.csv"), [])
-    assert (listing.name, listing.root, listing.paths) == ("table", folder, ["cat/1.jpg", "dog/2.jpg"])
+    assert (listing.name, listing.root, listing.paths) == ("real-table", folder, ["cat/1.jpg", "dog/2.jpg"])
 
 
 def test_a_link_to_a_table_finds_the_pictures_beside_the_table_where_none_are_beside_the_link(tmp_path, folder):
@@ -96,3 +96,22 @@ def test_what_lies_outside_is_refused(folder, written):
 
 def test_a_file_address_names_a_source_too(folder):
     assert list_source(f"file://{folder}", [".jpg"]).root == Path(folder)
+
+
+def test_tables_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    names = {}
+    for folder in ("birds", "dogs", "train"):
+        (tmp_path / folder).mkdir()
+        names[folder] = set_name(tmp_path / folder / "train.csv")
+    assert names == {"birds": "birds-train", "dogs": "dogs-train", "train": "train"}
+    monkeypatch.chdir(tmp_path / "dogs")
+    assert set_name(Path("train.csv")) == source_name("../dogs/train.csv") == "dogs-train"
+    assert source_name(str(tmp_path / "birds")) == source_name(f"{tmp_path}/birds/") == "birds"
+    assert source_name("elpv") == "elpv"
+    assert set_name(Path("/train.csv")) == "train"
+
+
+def test_no_other_set_has_the_name_of_the_packaged_one(tmp_path):
+    (tmp_path / "elpv").mkdir()
+    assert set_name(tmp_path / "elpv") == set_name(tmp_path / "elpv" / "elpv.csv") == "elpv-pictures"
+    assert set_name(tmp_path / "elpv.csv") == f"{tmp_path.name}-elpv"

@@ -58,7 +58,7 @@ def test_the_same_table_in_any_form_gives_the_same_pictures(tmp_path, content):
     listing = list_table(table(tmp_path, content))
     assert (listing.paths, listing.labels) == (["a/1.jpg", "b/2.jpg"], ["cat", "dog"])
     assert (listing.splits, listing.groups, listing.weights, listing.set_aside) == (None, None, None, [])
-    assert (listing.name, listing.root) == ("pets", tmp_path)
+    assert (listing.name, listing.root) == (f"{tmp_path.name}-pets", tmp_path)
 
 
 @pytest.mark.parametrize("labels", [["1", "02"], ["1e3", "1.0"], ["NA", "null"], ["True", "犬"], ["a,b", 'say "a"']])
