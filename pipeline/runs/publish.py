@@ -22,12 +22,13 @@ from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.reports.model_card import model_card
 from pipeline.runs.fingerprint import PROJECT
 from pipeline.runs.served_code import copy_served_code
-from pipeline.system.console import say
+from pipeline.system.console import say, warn
 
 SERVED_MODEL = PROJECT / "pipeline" / "serving.py"
 SERVING = ("mlflow", "filelock", "numpy", "pandas", "pillow", "rich", "safetensors", "timm", "torch", "torchvision")
 CHECKED_PICTURES = 64
 DIGEST = 16
+SAMPLE = 32
 BUILT = ("backbone", "hidden", "dropout", "image_px", "fit", "epochs", "steps")
 
 
@@ -41,7 +42,8 @@ def publish(
     """
     settings, split = recipe.evaluate, evaluation.split
     dataset = tracking.log_dataset(manifest.name, manifest.root, manifest.digest, split)
-    name = registered_name(settings.register_as, manifest.name)
+    pictures = picture_set(manifest)
+    name, refusal = _free_name(settings.register_as, manifest.name, pictures)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_classifier(checkpoint, evaluation.predictions.temperature, folder / "checkpoint")
@@ -53,8 +55,8 @@ def publish(
             tracking.log_folder(run_id, folder / "onnx", "onnx")
         built = {key: value for key, value in asdict(classifier.checkpoint).items() if key in BUILT}
         counts = pd.crosstab(manifest.table["label"], manifest.table["split"]).rename_axis(None, axis=1)
-        pictures, flat = counts.reset_index(names="class"), training_settings(recipe)
-        card = model_card(name or manifest.name, pictures, evaluation, metrics, built, flat, run_id)
+        by_class, flat = counts.reset_index(names="class"), training_settings(recipe)
+        card = model_card(name or manifest.name, by_class, evaluation, metrics, built, flat, run_id)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         tracking.log_text(run_id, card, "model_card.md")
         model_uri = tracking.log_classifier(
@@ -68,17 +70,57 @@ def publish(
             classifier.checkpoint.steps,
             dataset,
         )
-    if name:
-        version = tracking.register(model_uri, name, card)
-        metric = f"{split}/{settings.champion_by}"
-        outcome = tracking.promote_if_better(name, version, metric, metrics[metric], evaluated_content(manifest, split))
-        say(f"  {outcome}")
-        tracking.set_tags(run_id, {tracking.MODEL: f"models:/{name}/{version}", tracking.CHAMPION: outcome})
+    if not name:
+        return
+    try:
+        if refusal is not None:
+            raise refusal
+        version = tracking.register(model_uri, name, card, pictures.tags)
+    except tracking.RegistryRefusal as error:
+        outcome = (
+            f"{error}; the model is logged as {model_uri}, and python -c 'import mlflow; "
+            f'mlflow.register_model("{model_uri}", "{name}")\' registers it later, under this name or another.'
+        )
+        warn(outcome)
+        tracking.set_tags(run_id, {tracking.CHAMPION: outcome})
+        return
+    metric = f"{split}/{settings.champion_by}"
+    outcome = tracking.promote_if_better(name, version, metric, metrics[metric], evaluated_content(manifest, split))
+    say(f"  {outcome}")
+    tracking.set_tags(run_id, {tracking.MODEL: f"models:/{name}/{version}", tracking.CHAMPION: outcome})
 
 
 def registered_name(register_as: str, data: str) -> str:
     """The name in the model registry."""
     return tracking.named_after(data) if register_as == "auto" else register_as
+
+
+def _free_name(
+    register_as: str, data: str, pictures: tracking.PictureSet
+) -> tuple[str, tracking.RegistryRefusal | None]:
+    """The name in the model registry, another one if models of that name are of other pictures and the user did not
+    choose it; and why that cannot be told, if so."""
+    name = registered_name(register_as, data)
+    if register_as != "auto":
+        return name, None
+    try:
+        free = tracking.name_in_registry(name, pictures)
+    except tracking.RegistryRefusal as refusal:
+        return name, refusal
+    if free != name:
+        say(
+            f"  The models {name} in the registry are of other pictures; this one goes to {free}, unless "
+            f"evaluate.register_as names {name}."
+        )
+    return free, None
+
+
+def picture_set(manifest: Manifest) -> tracking.PictureSet:
+    """What tells the manifest's pictures from other sets, whatever their order, names and splits."""
+    rows = manifest.table[["hash", "label"]].to_numpy().tolist()
+    hashes = sorted(hashlib.sha256(json.dumps(row).encode()).hexdigest() for row in rows)
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()[:DIGEST]
+    return tracking.PictureSet(digest, tuple(one[:DIGEST] for one in hashes[:SAMPLE]), str(manifest.root))
 
 
 def evaluated_content(manifest: Manifest, split: str) -> str:

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.system.console import say
 from pipeline.system.processes import is_alive, may_belong_to_one_alive
-from pipeline.tracking.experiments import experiments_beside
+from pipeline.tracking.experiments import experiments_beside, find_run
 from pipeline.tracking.names import PROCESS, REASON, REUSED
 
 ENTRY_POINT = "mlflow.project.entryPoint"
@@ -31,8 +31,11 @@ def close_abandoned(own_run_id: str) -> None:
     ]
     for run in sorted(abandoned, key=lambda run: REUSED in run.data.tags):  # last those that point to another
         if REUSED in run.data.tags:
-            target = client.get_run(run.data.tags[REUSED])
-            _end(client, run, target.info.status, target.data.tags.get(REASON))
+            target = find_run(run.data.tags[REUSED])
+            if target is None:
+                _end(client, run, "KILLED", "the run that it points to is gone")
+            else:
+                _end(client, run, target.info.status, target.data.tags.get(REASON))
         else:
             for ended in (run, *_pointers(client, run, experiments)):
                 _end(client, ended, "KILLED", "its process was killed, or its machine went away")

@@ -16,7 +16,7 @@ from pipeline.system.errors import UserError
 from pipeline.tracking.contact import connect
 from pipeline.tracking.names import DESCRIPTION, REUSED, STAGE, first_line, named_after
 from pipeline.tracking.sender import call_server
-from pipeline.tracking.server import shown
+from pipeline.tracking.server import is_absent, is_invalid, shown
 
 DEFAULT = "0"
 ID, NAME, RUN_ID = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"
@@ -45,13 +45,11 @@ def use_experiment_of(run_id: str) -> None:
     connect()
     if _is_named_by_user():
         return
-    try:
-        run = call_server(lambda: MlflowClient().get_run(run_id))
-        if REUSED in run.data.tags:
-            run = call_server(lambda: MlflowClient().get_run(run.data.tags[REUSED]))
-    except MlflowException:
-        return
-    os.environ[ID] = run.info.experiment_id
+    run = find_run(run_id)
+    if run is not None and REUSED in run.data.tags:
+        run = find_run(run.data.tags[REUSED])
+    if run is not None:
+        os.environ[ID] = run.info.experiment_id
 
 
 def experiment_id(parent: str | None = None) -> str | None:
@@ -66,6 +64,16 @@ def experiment_id(parent: str | None = None) -> str | None:
         return str(given_run(given).info.experiment_id)
     experiment = MlflowClient().get_experiment_by_name(os.environ.get(NAME, "Default"))
     return str(experiment.experiment_id) if experiment is not None else None
+
+
+def find_run(run_id: str) -> Run | None:
+    """The run; None only if the server says that it has none, and UserError if it says anything else."""
+    try:
+        return call_server(lambda: MlflowClient().get_run(run_id))
+    except MlflowException as error:
+        if is_absent(error) or is_invalid(error):
+            return None
+        raise no_run(error) from None
 
 
 def given_run(run_id: str) -> Run:

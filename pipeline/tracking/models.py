@@ -1,8 +1,9 @@
 """Data sets as inputs of runs; logged and registered models, and which is the champion."""
 
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,12 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array
 
 from pipeline.cache.store import cache_folder
+from pipeline.system.console import warn
 from pipeline.system.errors import UserError
 from pipeline.tracking.artifacts import artifact, log_file
 from pipeline.tracking.names import CHAMPION, SHOWN, first_line
-from pipeline.tracking.sender import call_server, flush
+from pipeline.tracking.sender import Answer, call_server, flush
+from pipeline.tracking.server import is_absent, is_invalid
 from pipeline.tracking.values import set_tags
 
 CHECKPOINT = "checkpoint"
@@ -141,36 +144,104 @@ def show_result(source_run_id: str, target_run_id: str, artifacts: Sequence[str]
 
 
 ALIAS = "champion"
+DATA, DATA_SAMPLE, DATA_SOURCE = "thaw.data", "thaw.data_sample", "thaw.data_source"
 TEST_CONTENT = "thaw.test_content"
 METRIC = "thaw.metric"
 METRIC_VALUE = "thaw.metric_value"
 LONGEST_DESCRIPTION = 5000
+MOST_MODELS = 1000
+# A set that has grown or shrunk still shares so many of its pictures with what it was.
+SHARED_BY_THE_SAME_SET = 0.5
 
 
-def register(model_uri: str, name: str, description: str) -> str:
-    """Make the logged model a new version of the registered model `name`; gives the version."""
-    version = call_server(lambda: mlflow.register_model(model_uri, name)).version
-    call_server(lambda: MlflowClient().update_model_version(name, version, description[:LONGEST_DESCRIPTION]))
-    return str(version)
+class RegistryRefusal(UserError):
+    """What the model registry does not do, and why; what was logged stays."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """What tells sets of pictures apart: a `digest` of all contents and labels, in any order and split; a `sample` of
+    these, by their lowest hashes; and the folder that they came from."""
+
+    digest: str
+    sample: tuple[str, ...]
+    source: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """As the tags of a model version."""
+        return {DATA: self.digest, DATA_SAMPLE: " ".join(self.sample), DATA_SOURCE: self.source}
+
+    def is_that_of(self, tags: Mapping[str, str]) -> bool:
+        """Whether a model version with these tags was trained on this set, or on an earlier state of it."""
+        if tags.get(DATA) == self.digest:
+            return True
+        other = set(tags.get(DATA_SAMPLE, "").split())
+        lowest = sorted(other.union(self.sample))[: len(self.sample)]
+        shared = sum(one in other and one in self.sample for one in lowest)
+        return tags.get(DATA_SOURCE) == self.source and shared >= SHARED_BY_THE_SAME_SET * len(lowest)
+
+
+def name_in_registry(name: str, pictures: PictureSet) -> str:
+    """`name`, unless versions of that name are of other pictures; then one beside it that is of these, or a new one.
+
+    RegistryRefusal if that cannot be looked up.
+    """
+
+    def look_up() -> str:
+        client = MlflowClient()
+        there = client.search_registered_models(f"name LIKE '{name}%'", max_results=MOST_MODELS)
+        beside = [model.name for model in there if re.fullmatch(f"{re.escape(name)}-[0-9a-f]{{8}}", model.name)]
+        for one in (name, *sorted(beside)):
+            tags = [version.tags for version in client.search_model_versions(f"name = '{one}'")]
+            known = [of_version for of_version in tags if DATA in of_version]
+            if not known or any(pictures.is_that_of(of_version) for of_version in known):
+                return one
+        return f"{name}-{pictures.digest[:8]}"
+
+    return _ask_registry(f"tell which pictures models of the name {name} are of", look_up)
+
+
+def register(model_uri: str, name: str, description: str, tags: Mapping[str, str] | None = None) -> str:
+    """Make the logged model a new version of the registered model `name`; gives the version. RegistryRefusal if the
+    registry does not take it."""
+    _ask_registry(f"take a model of the name {name}", lambda: _make_registered_model(name))
+    create = partial(mlflow.register_model, model_uri, name, tags=dict(tags or {}))
+    version = str(_ask_registry(f"take a new version of {name}", create).version)
+    try:
+        describe = partial(MlflowClient().update_model_version, name, version, description[:LONGEST_DESCRIPTION])
+        _ask_registry(f"take the description of {name} version {version}", describe)
+    except RegistryRefusal as refusal:
+        warn(f"{refusal}; its card is model_card.md of the run.")
+    return version
 
 
 def promote_if_better(name: str, version: str, metric: str, value: float, test_content: str) -> str:
     """Give `version` the alias "champion" if there is none, or if its `metric` is higher than the champion's on the
     same `test_content`, a digest. Gives a sentence that says what was done and why.
 
-    Metric and digest are tagged on the version, so that a later one can be compared with it.
+    Metric and digest are tagged on the version, so that a later one can be compared with it. What the registry refuses
+    is in the sentence, and leaves the alias alone.
     """
     client = MlflowClient()
     lock = cache_folder() / "champions.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # two that end at once must not both be compared with the one before
-        standing = _champion(client, name)
-        wins, outcome = _compare(standing, name, version, metric, value, test_content)
-        if wins:
-            client.set_registered_model_alias(name, ALIAS, version)
-    tags = {TEST_CONTENT: test_content, METRIC: metric, METRIC_VALUE: repr(value), CHAMPION: outcome}
-    for key, text in tags.items():
-        client.set_model_version_tag(name, version, key, text)
+    try:
+        tags = {TEST_CONTENT: test_content, METRIC: metric, METRIC_VALUE: repr(value)}
+        _tag_version(client, name, version, tags)
+        with FileLock(lock):  # two that end at once must not both be compared with the one before
+            standing = _ask_registry(f"tell which version of {name} is its champion", lambda: _champion(client, name))
+            wins, outcome = _compare(standing, name, version, metric, value, test_content)
+            if wins:
+                give = partial(client.set_registered_model_alias, name, ALIAS, version)
+                _ask_registry(f"make {name} version {version} its champion", give)
+        _tag_version(client, name, version, {CHAMPION: outcome})
+    except RegistryRefusal as refusal:
+        return (
+            f"{refusal}; the champion is as it was, and python -c 'import mlflow; "
+            f'mlflow.MlflowClient().set_registered_model_alias("{name}", "{ALIAS}", "{version}")\' makes this version '
+            f"({metric} {value:.4f}) the champion later."
+        )
     return outcome
 
 
@@ -199,7 +270,43 @@ def _compare(
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    """The champion; None only if the registry says that there is none."""
     try:
         return client.get_model_version_by_alias(name, ALIAS)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        # MLflow's own stores call an alias that is not there an invalid parameter.
+        if is_absent(error) or (is_invalid(error) and ALIAS not in client.get_registered_model(name).aliases):
+            return None
+        raise
+
+
+def _make_registered_model(name: str) -> None:
+    """Create the registered model if there is none; MlflowException if its name is taken by a prompt, which
+    `mlflow.register_model` would add versions to."""
+    client = MlflowClient()
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
+        try:
+            client.create_registered_model(name)
+        except MlflowException as refusal:  # another process may have created it at the same time
+            try:
+                client.get_registered_model(name)
+            except MlflowException:
+                raise refusal from None
+
+
+def _tag_version(client: MlflowClient, name: str, version: str, tags: Mapping[str, str]) -> None:
+    for key, text in tags.items():
+        tag = partial(client.set_model_version_tag, name, version, key, text)
+        _ask_registry(f"take the tag {key} of {name} version {version}", tag)
+
+
+def _ask_registry(what: str, call: Callable[[], Answer]) -> Answer:
+    """What `call` returns; RegistryRefusal if the registry, though it can be reached, does not do `what`."""
+    try:
+        return call_server(call)
+    except (MlflowException, OSError) as error:
+        raise RegistryRefusal(f"The model registry does not {what} ({first_line(error).rstrip('.')})") from None

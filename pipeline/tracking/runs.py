@@ -30,6 +30,7 @@ from pipeline.tracking.experiments import (
     DEFAULT,
     RUN_ID,
     experiment_id,
+    find_run,
     no_run,
     pointer_tags,
     project_tags,
@@ -223,13 +224,12 @@ def run_of(run_id: str) -> RunRef:
     """The stage run with this id, or the one that it points to; UserError if there is no such run."""
     connect()
     flush(run_id)
-    try:
-        run = call_server(lambda: MlflowClient().get_run(run_id))
-    except MlflowException:
+    run = find_run(run_id)
+    if run is None:
         raise UserError(
             f"There is no run {run_id} on the tracking server at {shown(mlflow.get_tracking_uri())}; copy the id of an "
             "upstream run from its page."
-        ) from None
+        )
     tags = run.data.tags
     if REUSED in tags:
         return run_of(tags[REUSED])
@@ -291,10 +291,8 @@ def mark_done(run_id: str, seconds: float) -> RunRef:
 def is_there(run_id: str) -> bool:
     """Whether the tracking server has this run, and it was not deleted."""
     connect()
-    try:
-        return bool(call_server(lambda: MlflowClient().get_run(run_id)).info.lifecycle_stage == "active")
-    except MlflowException:
-        return False
+    run = find_run(run_id)
+    return run is not None and bool(run.info.lifecycle_stage == "active")
 
 
 def is_open() -> bool:

@@ -26,6 +26,7 @@ TAKEN_LATER = (401, 403, 408, 429)
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each attempt
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what is raised as well
 
 
 class Unreachable(UserError):
@@ -66,6 +67,16 @@ def is_lasting(error: Exception) -> bool:
     if not isinstance(error, MlflowException) or str(error).startswith("API request to"):
         return False
     return _lasts(error.get_http_status_code())  # type: ignore[no-untyped-call]
+
+
+def is_absent(error: Exception) -> bool:
+    """Whether the server says that there is no such thing. All other errors leave that open."""
+    return isinstance(error, MlflowException) and error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
+def is_invalid(error: Exception) -> bool:
+    """Whether the server says that it takes no such value, as for an id that nothing can have."""
+    return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
 
 
 def cause(error: Exception) -> str:

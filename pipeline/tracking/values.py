@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.system.errors import UserError
+from pipeline.tracking.experiments import find_run
 from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, REUSED, STAGE
 from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
 from pipeline.tracking.sender import call_server, enqueue, flush
@@ -101,12 +101,9 @@ def _log_all(run_id: str, points: Sequence[Point]) -> None:
 def evaluation_of(run_id: str) -> tuple[str, str]:
     """(run id, run name) of the evaluate run of a run of main, or of an evaluate run itself; the name is the one of
     `run_id`. UserError for any other run."""
-    try:
-        run = MlflowClient().get_run(run_id)
-    except MlflowException:
-        raise UserError(
-            f"There is no run {run_id} on the tracking server; copy the ids from the runs' pages."
-        ) from None
+    run = find_run(run_id)
+    if run is None:
+        raise UserError(f"There is no run {run_id} on the tracking server; copy the ids from the runs' pages.")
     tags = run.data.tags
     if REUSED in tags:
         return evaluation_of(tags[REUSED])

@@ -8,6 +8,8 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from pipeline import tracking
 from pipeline.data.manifest import COLUMNS, Manifest
@@ -92,6 +94,60 @@ def test_what_was_evaluated_is_logged_registered_and_champion(tracking_server, t
     assert tracking.MODEL not in unregistered.data.tags
     assert len(MlflowClient().search_model_versions("name = 'thaw-farm'")) == 2
     assert len(unregistered.outputs.model_outputs) == 1
+
+
+@pytest.fixture
+def published(tracking_server, tmp_path):
+    """Publishes an evaluation of these pictures, and gives the run."""
+    torch.manual_seed(0)
+    facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", False)
+    save_checkpoint(build_network(facts), facts, tmp_path / "checkpoint")
+    pixels = np.zeros((6, 32, 32, 3), dtype=np.uint8)
+
+    def run(manifest: Manifest, register_as: str = "auto"):
+        recipe = Recipe(evaluate=Evaluate(register_as=register_as, onnx=False))
+        with tracking.open_run("evaluate", {}, {}) as run_id:
+            publish(run_id, tmp_path / "checkpoint", manifest, pixels, cats_and_dogs({"test/accuracy": 0.5}), recipe)
+        return MlflowClient().get_run(run_id)
+
+    return run
+
+
+OTHERS = [f"{row:064x}" for row in range(10, 16)]
+
+
+def test_another_set_of_the_same_name_goes_to_a_registered_model_of_its_own(published, capsys):
+    assert published(manifest_of()).data.tags[tracking.MODEL] == "models:/thaw-farm/1"
+    assert published(manifest_of(split=SPLITS[::-1])).data.tags[tracking.MODEL] == "models:/thaw-farm/2"
+    capsys.readouterr()
+    address = published(manifest_of(hash=OTHERS)).data.tags[tracking.MODEL]
+    name = re.fullmatch("models:/(thaw-farm-[0-9a-f]{8})/1", address)[1]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"The models thaw-farm in the registry are of other pictures; this one goes to {name}, unless" in said
+    assert f"{name} version 1 is the champion: there was none" in said
+    card = MlflowClient().get_model_version(name, "1").description
+    assert card.startswith(f"{name} tells")
+    assert published(manifest_of(hash=OTHERS), "thaw-farm").data.tags[tracking.MODEL] == "models:/thaw-farm/3"
+
+
+def test_what_the_registry_refuses_is_said_and_the_run_ends_with_its_model(published, monkeypatch, capsys):
+    def refused(*_, **__):
+        raise MlflowException("Permission denied", PERMISSION_DENIED)
+
+    for call, what in (
+        ("create_registered_model", "take a model of the name thaw-farm"),
+        ("search_registered_models", "tell which pictures models of the name thaw-farm are of"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, call, refused)
+            run = published(manifest_of())
+        assert run.info.status == "FINISHED"
+        (model,) = run.outputs.model_outputs
+        outcome = run.data.tags[tracking.CHAMPION]
+        assert outcome.startswith(f"The model registry does not {what} (Permission denied); the model is logged as")
+        assert f'mlflow.register_model("models:/{model.model_id}", "thaw-farm")' in outcome
+        assert tracking.MODEL not in run.data.tags
+        assert what in " ".join(capsys.readouterr().err.split())
 
 
 def test_as_onnx_it_comes_with_the_difference_that_was_measured(tracking_server, tmp_path, monkeypatch):

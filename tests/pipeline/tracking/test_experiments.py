@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 
 from pipeline import tracking
 from pipeline.system.errors import Pruned, UserError
@@ -250,3 +252,33 @@ def test_default_is_left_alone_if_runs_go_into_an_experiment_that_the_user_named
     os.environ["MLFLOW_EXPERIMENT_ID"] = named("test").experiment_id
     close_abandoned(running(named("test").experiment_id))
     assert look_up(left).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    "ask", [tracking.run_of, tracking.is_there, tracking.evaluation_of, use_experiment_of], ids=lambda ask: ask.__name__
+)
+def test_a_run_that_cannot_be_looked_up_is_not_taken_for_none(ask, monkeypatch):
+    run_id = open_and_end()
+
+    def out_of_order(*_: object) -> None:
+        raise MlflowException("Out of order", INTERNAL_ERROR)
+
+    monkeypatch.setattr(MlflowClient, "get_run", out_of_order)
+    with pytest.raises(UserError, match=r"gives no run \(Out of order\)"):
+        ask(run_id)
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "a b"])
+def test_a_run_that_the_server_does_not_know_is_none(run_id):
+    assert not tracking.is_there(run_id)
+    for ask in (tracking.run_of, tracking.evaluation_of):
+        with pytest.raises(UserError, match=f"There is no run {run_id}"):
+            ask(run_id)
+
+
+def test_a_pointer_to_a_run_that_is_gone_is_closed():
+    left = running(DEFAULT, process=DEAD, reused="0" * 32)
+    use_experiment("farm")
+    open_and_end()
+    assert look_up(left).info.status == "KILLED"
+    assert "is gone" in look_up(left).data.tags[tracking.REASON]
