@@ -29,6 +29,8 @@ from stages.registry import OPTIONS, STAGES, Option
 
 DEFAULT_RECIPE = PROJECT / "recipes" / "elpv.yaml"
 COMMANDS = (*STAGES, *OPTIONS)
+# The default of MLproject's parameters, so that an empty one, as `-P data=$UNSET` gives, is told from none.
+NOT_GIVEN = "(not given)"
 # Keys that say how to run and not what results, so that a run may set them anew on any upstream.
 FREE_KEYS = ("device", "reuse", "data.max_store_gib", "data.max_logged_gib")
 
@@ -63,7 +65,10 @@ def check_inputs(recipe: Recipe) -> str:
     """The name of the data; UserError if there is no such backbone, no such weights, or nothing to train on."""
     check_backbone(recipe.model.backbone)
     find_weights(recipe.model.backbone, recipe.model.weights, recipe.seed)
-    return list_source(recipe.data.source, recipe.data.extensions).name
+    listing = list_source(recipe.data.source, recipe.data.extensions)
+    for note in listing.notes:
+        say(note)
+    return listing.name
 
 
 def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
@@ -111,26 +116,30 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--recipe", default="", metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})"
+        "--recipe", default=NOT_GIVEN, metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})"
     )
     for name, key in stage.short_for.items():
-        parser.add_argument(f"--{name}", default="", metavar="VALUE", help=f"short for --{key}")
+        parser.add_argument(f"--{name}", default=NOT_GIVEN, metavar="VALUE", help=f"short for --{key}")
     if not stage.follows:
-        parser.add_argument("--data", default="", metavar="FOLDER", help="short for --data.source")
+        parser.add_argument("--data", default=NOT_GIVEN, metavar="FOLDER", help="short for --data.source")
     else:
         parser.add_argument("--upstream", default="", metavar="RUN_ID", help=f"a run of {' or '.join(stage.follows)}")
     known, rest = parser.parse_known_args(arguments)
-    short = {key: getattr(known, name) for name, key in stage.short_for.items() if getattr(known, name)}
-    overrides = _overrides(rest) | short | ({"data": known.data} if getattr(known, "data", "") else {})
-    upstream = getattr(known, "upstream", "")
+    given: dict[str, str] = {name: value for name, value in vars(known).items() if value != NOT_GIVEN}
+    for name in ("recipe", "data", *stage.short_for):
+        if given.get(name) == "" and name != "storage":
+            raise UserError(f"{name} is empty, as a variable is that was never set; give a value, or leave it out.")
+    short = {key: given[name] for name, key in stage.short_for.items() if name in given}
+    overrides = _overrides(rest) | short | ({"data": given["data"]} if "data" in given else {})
+    recipe_file, upstream = given.get("recipe", ""), given.get("upstream", "")
     if not stage.follows:
-        return read_recipe(Path(known.recipe or DEFAULT_RECIPE), overrides), None
+        return read_recipe(Path(recipe_file or DEFAULT_RECIPE), overrides), None
     if not upstream:
         raise UserError(
             f"{stage.name} needs an upstream run; give the id of a run of {' or '.join(stage.follows)}: "
             "-P upstream=<run id>."
         )
-    return _on_upstream(stage, known.recipe, upstream, overrides), upstream
+    return _on_upstream(stage, recipe_file, upstream, overrides), upstream
 
 
 def _read_options(name: str, options: Sequence[Option], arguments: Sequence[str]) -> dict[str, object]:

@@ -22,6 +22,8 @@ def predict_pictures(classifier: Classifier, root: Path, pictures: Sequence[Path
 
     def decode(path: Path) -> Pixels | str:
         try:
+            if path.is_dir():  # it is listed because it cannot be read, which this says
+                next(path.iterdir(), None)
             return classifier.decode(path.read_bytes())
         except MemoryError:
             raise

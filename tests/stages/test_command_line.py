@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from pipeline.data.readers.sources import list_source
 from pipeline.recipe.recipe_file import build_recipe, read_recipe
@@ -200,8 +201,21 @@ def test_data_is_short_for_its_source(tmp_path):
     assert start("--data", str(tmp_path / "2024"))[1][0][0].data.source == str(tmp_path / "2024")
 
 
-def test_empty_words_are_as_good_as_none():
-    assert start("--recipe", "", "--data", "") == start()
+def test_what_mlflow_fills_in_is_as_good_as_none():
+    assert start("--recipe", door.NOT_GIVEN, "--data", door.NOT_GIVEN) == start()
+    entry_points = yaml.safe_load((door.PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+    filled = [
+        taken["default"] for one in entry_points.values() for taken in one["parameters"].values() if "default" in taken
+    ]
+    assert door.NOT_GIVEN in filled
+    assert set(filled) == {door.NOT_GIVEN, "", "recipes/elpv.yaml", "predictions.csv", "32", "auto"}
+    assert all(not name for name, taken in entry_points["main"]["parameters"].items() if taken.get("default") == "")
+
+
+@pytest.mark.parametrize("name", ["data", "recipe"])
+def test_an_empty_word_as_an_unset_variable_gives_is_refused(name, capsys):
+    assert start(f"--{name}", "")[0] == 2
+    assert f"{name} is empty, as a variable is that was never set; give a value" in capsys.readouterr().err
 
 
 def test_a_command_without_a_recipe_is_handed_its_options_by_name_as_they_were_parsed():

@@ -1,5 +1,7 @@
 """The result of every reader: the paths of the pictures with their labels, before any is opened."""
 
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +13,7 @@ class Listing:
     """Pictures by their paths below `root`, with their labels; `set_aside` are the files left out (path, reason).
 
     `splits` is None if the source gives none, and "" for a picture without one; `groups` likewise. `weights` is None
-    if all are 1.
+    if all are 1; `notes` are sentences for the user.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Listing:
     set_aside: list[tuple[str, str]] = field(default_factory=list)
     groups: list[str] | None = None
     weights: list[float] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def check_listing(listing: Listing, source: str, missing: str) -> None:
@@ -43,3 +46,23 @@ def check_listing(listing: Listing, source: str, missing: str) -> None:
         absent = next((label for label in classes if (label, split) not in present), None)
         if split in given and absent is not None:
             raise UserError(f"The class {absent} has no picture in {folder}; add some, or remove its others.")
+
+
+def note_look_alikes(labels: Iterable[str]) -> list[str]:
+    """A sentence for each set of classes whose names differ in nothing that stands out, such as Cat and cat."""
+    alike: dict[str, list[str]] = {}
+    for label in sorted(set(labels)):
+        alike.setdefault(_skeleton(label), []).append(label)
+    return [
+        f"The classes {', '.join(names)} differ "
+        f"{'in case alone' if len({name.casefold() for name in names}) == 1 else 'in nothing that is easily seen'} and "
+        "are learned as different classes; give them one name if they are one class."
+        for names in alike.values()
+        if len(names) > 1
+    ]
+
+
+def _skeleton(label: str) -> str:
+    """`label` without case, blanks, and characters that take no room."""
+    letters = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(letter for letter in letters if unicodedata.category(letter) not in ("Cf", "Zs", "Cc"))

@@ -5,10 +5,11 @@ No picture is opened here, so a mistake in a folder or a table is reported at on
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.data.readers.folder import list_folder
-from pipeline.data.readers.listing import Listing, check_listing
+from pipeline.data.readers.listing import Listing, check_listing, note_look_alikes
 from pipeline.data.readers.paths import PACKAGED, as_written, set_name, without_scheme
 from pipeline.data.readers.table import ENDINGS, ending_of, list_table
 from pipeline.system.errors import UserError
@@ -28,7 +29,7 @@ def list_source(source: str, extensions: Sequence[str]) -> Listing:
     else:
         listing = list_table(path)
         check_listing(listing, source, "row; give each picture one, with its path and its label")
-    return listing
+    return replace(listing, notes=[*listing.notes, *note_look_alikes(listing.labels)])
 
 
 def source_name(source: str) -> str:

@@ -262,3 +262,24 @@ def test_a_path_that_is_no_folder_is_an_error(tmp_path):
         list_pictures(str(tmp_path / "one.png"), ENDINGS)
     with pytest.raises(UserError, match="does not exist"):
         list_pictures(str(tmp_path / "nowhere"), ENDINGS)
+
+
+def test_pictures_to_predict_are_listed_as_those_to_train_on(tmp_path, monkeypatch):
+    source = tree(tmp_path / "photos", "a/1.jpg", "b/1.jpg", "b/Thumbs.db", "__MACOSX/1.jpg", "b/locked/2.jpg")
+    tree(tmp_path / "elsewhere", "2.JPG", "deep/3.jpg")
+    (tmp_path / "photos/a/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos/b/loop").symlink_to(tmp_path / "photos/b")
+    (tmp_path / "photos/b/gone.jpg").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "photos/b/pipe.jpg")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    root, found = list_pictures(source, ENDINGS)
+    below = [str(path.relative_to(root)) for path in found]
+    assert [path for path in below if path != "b/locked"] == list_source(source, ENDINGS).paths
+    assert "b/locked" in below

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.readers.listing import Listing, check_listing
+from pipeline.data.readers.listing import Listing, check_listing, note_look_alikes
 from pipeline.system.errors import UserError
 
 
@@ -38,3 +38,20 @@ def test_splits_that_are_given_in_part_are_not_checked_yet():
 
 def test_a_class_may_be_missing_from_the_test_split():
     check(["cat", "dog", "cat"], ["train", "train", "test"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["cat", "Cat", "dog"], "The classes Cat, cat differ in case alone"),
+        (["Stra\u00dfe", "STRASSE"], "differ in case alone"),
+        (["black cat", "black  cat"], "differ in nothing that is easily seen"),
+        (["cat", "c\u200bat"], "differ in nothing that is easily seen"),
+    ],
+)
+def test_classes_that_look_alike_are_reported(labels, words):
+    assert [words in note for note in note_look_alikes(labels)] == [True]
+
+
+def test_other_classes_are_not():
+    assert note_look_alikes(["C#", "C++", "cat", "cats", "\U0001f431", "\U0001f436"]) == []
