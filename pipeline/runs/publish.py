@@ -79,7 +79,7 @@ def publish(
     except tracking.RegistryRefusal as error:
         outcome = (
             f"{error}; the model is logged as {model_uri}, and python -c 'import mlflow; "
-            f'mlflow.register_model("{model_uri}", "{name}")\' registers it later, under this name or another.'
+            f'mlflow.register_model("{model_uri}", "{name}")\' registers it once that is mended, or under another name.'
         )
         warn(outcome)
         tracking.set_tags(run_id, {tracking.CHAMPION: outcome})
