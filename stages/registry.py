@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.readers.folder import list_pictures
+from pipeline.models.weights import check_backbone, find_weights
 from pipeline.recipe.fields import PICTURE_ENDINGS
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.stage import RECIPE_FILE, Stage
-from pipeline.sweep.space import check_space
+from pipeline.sweep.space import SPACE_KEY, check_space, varied_models
 from pipeline.system.errors import UserError
 
 TRAINING = ("train_head", "fine_tune", "resize")
@@ -38,6 +39,16 @@ def check_stored_heads(recipe: Recipe) -> None:
             f"The activations of the upstream run are stored below the {recipe.precompute.cut} layer group, after "
             "which comes more than a head; run precompute with precompute.cut=head."
         )
+
+
+def check_models(recipe: Recipe) -> None:
+    """UserError if one of the backbones or weights that trials may have does not exist."""
+    try:
+        for backbone, weights in varied_models(recipe):
+            check_backbone(backbone)
+            find_weights(backbone, weights, recipe.seed)
+    except UserError as error:
+        raise UserError(f"In {SPACE_KEY}: {error}") from None
 
 
 def parse_run_ids(text: str) -> list[str]:
@@ -105,7 +116,7 @@ STAGES: Mapping[str, Stage] = {
         Stage(
             "sweep",
             short_for={"trials": "sweep.trials", "workers": "sweep.workers", "storage": "sweep.storage"},
-            checks=(check_space,),
+            checks=(check_space, check_models),
         ),
         Stage(
             "sweep_head",

@@ -46,6 +46,12 @@ PICTURE_ENDINGS = [
 ]  # fmt: skip
 
 
+def timm_name(name: str) -> str:
+    """The name of a backbone without that of timm's account on the hub, as in `hf-hub:timm/resnet18.a1_in1k`."""
+    owner, _, own = name.rpartition("/")
+    return own if owner.rpartition(":")[2] == "timm" else name
+
+
 class Section(BaseModel):
     """A section of a recipe: unknown keys are errors, "3" is not 3, and nothing changes after reading."""
 

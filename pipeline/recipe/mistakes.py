@@ -11,6 +11,12 @@ from pipeline.recipe.fields import Section
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.recipe.sweep_sections import HEAD_KEYS, Choice, Range
 
+# The keys that `wrong_together` compares with one another, of those that may vary.
+COMPARED = (
+    "lr_find.start_lr", "lr_find.end_lr", "augment.strength", "augment.crop", "augment.lighting",
+    "train_head.stored_epochs", "train_head.cycles", "train_head.freeze", "precompute.cut",
+)  # fmt: skip
+
 
 def field_of(path: Sequence[str]) -> FieldInfo | None:
     """The field of a key, such as ("fine_tune", "lr"), or None if there is no such key."""

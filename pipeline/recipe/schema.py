@@ -4,9 +4,9 @@ A field's description says what the key takes, and is what a user reads after a 
 Reading and overriding are in `recipe_file`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.recipe.fields import (
     PICTURE_ENDINGS,
@@ -23,6 +23,7 @@ from pipeline.recipe.fields import (
     Share,
     Smoothing,
     WeightDecay,
+    timm_name,
 )
 from pipeline.recipe.sweep_sections import Sweep, SweepHead
 from pipeline.recipe.yaml_rules import write_yaml
@@ -82,7 +83,9 @@ class Data(Section):
 class Model(Section):
     """The body: a timm backbone without its classifier."""
 
-    backbone: str = Field("tf_efficientnet_lite0", min_length=1, description="the name of a timm backbone")
+    backbone: Annotated[str, AfterValidator(timm_name)] = Field(
+        "tf_efficientnet_lite0", min_length=1, description="the name of a timm backbone"
+    )
     weights: str = Field(
         "auto",
         min_length=1,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from pipeline.recipe.fields import GROUPS, Section
-from pipeline.recipe.mistakes import field_of, nearest_key
+from pipeline.recipe.mistakes import COMPARED, field_of, nearest_key
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, Range
@@ -40,14 +40,37 @@ def check_space(recipe: Recipe) -> None:
     for key in RATES:
         if key in space and isinstance(flatten(recipe)[key], list):
             raise UserError(f"In {SPACE_KEY}: {key} varies and is a list in the recipe; give one rate, or auto, there.")
-    for key, values in space.items():
-        for value in values.of if isinstance(values, Choice) else (values.low, values.high):
-            with_values(recipe, {key: value} | _other_rates(key, value))
+    _check_values(recipe)
     objective = recipe.sweep.objective
     if isinstance(objective, list) and (len(objective) != 2 or objective[0] == objective[1]):
         raise UserError(f"sweep.objective is {objective}; give one objective, or a list of two that differ.")
     if isinstance(objective, list) and recipe.sweep.sampler == "cmaes":
         raise UserError("sweep.sampler is cmaes, which takes a single objective; use tpe, or give one objective.")
+
+
+def _check_values(recipe: Recipe) -> None:
+    """UserError if the recipe does not take a choice or the end of a range: one by one, but every combination of those
+    that must fit one another."""
+    ends = {key: values.of if isinstance(values, Choice) else [values.low, values.high]
+            for key, values in recipe.sweep.space.items()}  # fmt: skip
+    for key in (key for key in ends if key not in COMPARED):
+        for value in ends[key]:
+            with_values(recipe, {key: value} | _other_rates(key, value))
+    compared = [key for key in ends if key in COMPARED]
+    for combination in itertools.product(*(ends[key] for key in compared)):
+        with_values(recipe, dict(zip(compared, combination, strict=True)))
+
+
+def varied_models(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every backbone with every source of weights that trials of this recipe may have, its own alone if none varies."""
+    for combination in itertools.product(*(_choices(recipe, f"model.{name}") for name in ("backbone", "weights"))):
+        model = with_values(recipe, dict(zip(("model.backbone", "model.weights"), combination, strict=True))).model
+        yield model.backbone, model.weights
+
+
+def _choices(recipe: Recipe, key: str) -> list[Value]:
+    values = recipe.sweep.space.get(key)
+    return list(values.of) if isinstance(values, Choice) else [flatten(recipe)[key]]  # type: ignore[list-item]
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
@@ -74,7 +97,7 @@ def values_of(recipe: Recipe, keys: Sequence[str], suggestions: Mapping[str, flo
     for key in keys:
         section, name, *group = key.split(".")
         value: Any = flat[f"{section}.{name}"]
-        value = suggestions[f"{section}.{name}"] if value == "auto" else value
+        value = suggestions[f"{section}.{name}"] if value == "auto" and name == "lr" else value
         if f"{section}.{name}" in RATES:
             value = group_rates(value, float(str(flat[f"{section}.lr_ratio"])))[group[0] if group else "head"]
         found[key] = value

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
@@ -17,7 +17,8 @@ from optuna.trial import Trial
 from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.cache.hashing import content_key
+from pipeline.cache.hashing import content_key, file_checksum
+from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, Range
 from pipeline.sweep.space import Space, Value
 from pipeline.system.errors import UserError
@@ -32,7 +33,9 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 }
 # Keys that change how a trial is run, but not its result.
 HOW_IT_RUNS = ("device", "reuse", "data.source", "data.max_store_gib", "data.max_logged_gib")
-OBJECTIVES, GIVEN_SPACE, SPACE = "objectives", "given space", "space"
+OBJECTIVES, GIVEN_SPACE, DATA, SETTINGS, SPACE = "objectives", "given space", "data", "settings", "space"
+MOST_NAMED = 4  # settings that differ, in a sentence
+DEFAULTS = training_settings(Recipe())
 # A worker that misses so many heartbeats is taken for dead.
 MISSED_HEARTBEATS = 3
 SECONDS_FOR_A_LOCK = 60.0
@@ -111,21 +114,64 @@ def open_study(storage: RDBStorage, name: str, objectives: Sequence[str]) -> opt
     return _retry(load_or_create)  # if two create it at once, one of them fails, and loads it then
 
 
-def describe_study(study: optuna.Study, objectives: Sequence[str], given: Space, space: Space) -> None:
-    """Store the objectives in a new study, and the space as it was given and as it is searched.
+def terms_of(recipe: Recipe, data: str, digest: str) -> dict[str, object]:
+    """What all trials of this recipe, on the pictures called `data` with this `digest`, must share to be comparable:
+    the objectives, the space, the pictures, and the settings that do not vary and change a trial's result."""
+    varied = {".".join(key.split(".")[:2]) for key in recipe.sweep.space}
+    settings = {key: value for key, value in training_settings(recipe).items() if _is_term(key) and key not in varied}
+    weights = Path(recipe.model.weights).expanduser()
+    if "model.weights" in settings and weights.is_file():  # which may lie elsewhere on another machine
+        settings["model.weights"] = f"sha256:{file_checksum(weights)}"
+    return {
+        OBJECTIVES: recipe.sweep.objectives,
+        GIVEN_SPACE: _plain(recipe.sweep.space),
+        DATA: {"name": data, "digest": digest},
+        SETTINGS: settings,
+    }
 
-    UserError if the study has other objectives or another space.
+
+def check_terms(study: optuna.Study, terms: Mapping[str, Any]) -> None:
+    """UserError, which says what differs, if the study has other terms; one that an earlier version of the project made
+    says only some of its terms, and is compared by these."""
+    known = study.user_attrs
+    directions = [direction.name.lower() for direction in study.directions]
+    if OBJECTIVES not in known and study.get_trials(deepcopy=False):
+        raise UserError(f"The study {study.study_name} has trials of another program; give another sweep.name.")
+    if directions != [DIRECTIONS[one] for one in terms[OBJECTIVES]]:
+        known.setdefault(OBJECTIVES, directions)
+    refuse_other_terms(study.study_name, list(_differences(known, terms)))
+
+
+def refuse_other_terms(study_name: str, differences: Sequence[str]) -> None:
+    """UserError if there are `differences`, in words, between a study and what it is to be continued with."""
+    if not differences:
+        return
+    named, more = list(differences[:MOST_NAMED]), len(differences) - MOST_NAMED
+    named += [f"{more} more"] if more > 0 else []
+    words = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
+    raise UserError(
+        f"The study {study_name} differs in {words}, so that new trials could not be compared with those it has; give "
+        "another sweep.name, or what the study has."
+    )
+
+
+def describe_study(
+    study: optuna.Study,
+    objectives: Sequence[str],
+    given: Space,
+    space: Space,
+    terms: Mapping[str, object] | None = None,
+) -> None:
+    """Store in a new study its objectives, the space as it was given and as it is searched, and all its `terms`.
+
+    UserError if the study has others.
     """
-    is_new = SPACE not in study.user_attrs
-    about = {OBJECTIVES: list(objectives), GIVEN_SPACE: _plain(given)}
-    for key, value in (about | {SPACE: _plain(space)}).items() if is_new else ():
-        study.set_user_attr(key, value)
-    for key, value in about.items():
-        if study.user_attrs[key] != value:
-            raise UserError(
-                f"The study {study.study_name} differs in its {key}; give another sweep.name, or what it has: "
-                f"{study.user_attrs[key]}."
-            )
+    about = {OBJECTIVES: list(objectives), GIVEN_SPACE: _plain(given)} | dict(terms or {})
+    check_terms(study, about)
+    known = study.user_attrs
+    for key, value in (about | {SPACE: _plain(space)}).items():
+        if key not in known:
+            study.set_user_attr(key, value)
 
 
 def space_of(study: optuna.Study) -> dict[str, Range]:
@@ -173,6 +219,42 @@ def _suggest(trial: Trial, key: str, values: Range) -> Value:
     if isinstance(values, IntRange):
         return trial.suggest_int(key, values.low, values.high)
     return trial.suggest_float(key, values.low, values.high, log=isinstance(values, LogUniformRange))
+
+
+def _is_term(key: str) -> bool:
+    """Whether the result of a trial may depend on this setting; the pictures have a digest of their own."""
+    return key not in HOW_IT_RUNS and not key.startswith("evaluate.")
+
+
+def _differences(known: Mapping[str, Any], terms: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between the terms that a study is known to have and others, of those that both have, in words."""
+    given = {**terms, **known}
+    if given[OBJECTIVES] != terms[OBJECTIVES]:
+        yield difference("its objectives", *(", ".join(one[OBJECTIVES]) for one in (given, terms)))
+    there, here = given[GIVEN_SPACE], terms[GIVEN_SPACE]
+    keys = [key for key in there | here if there.get(key) != here.get(key)]
+    if keys:
+        ranges = ("; ".join(f"{key} {_range_in_words(space.get(key))}" for key in keys) for space in (there, here))
+        yield difference("its given space", *ranges)
+    if DATA in terms and given[DATA]["digest"] != terms[DATA]["digest"]:
+        yield difference(
+            "its data", *(f"{one[DATA]['name']}, digest {one[DATA]['digest'][:8]}" for one in (given, terms))
+        )
+    for key, value in terms.get(SETTINGS, {}).items():
+        # A key that came after the study was made had its default.
+        was = given[SETTINGS].get(key, DEFAULTS.get(key))
+        if was != value and key not in {".".join(varied.split(".")[:2]) for varied in there}:
+            yield difference(key, was, value)
+
+
+def difference(what: str, there: object, here: object) -> str:
+    """A term of a study, and what a command has instead, in words."""
+    return f"{what} ({there} there, {here} here)"
+
+
+def _range_in_words(values: Mapping[str, object] | None) -> str:
+    """Such as "type int, low 1, high 3"."""
+    return "fixed" if values is None else ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _plain(space: Space) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """A whole study in one command: one command leads it, the others run trials of it."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import optuna
 
@@ -17,12 +18,17 @@ from pipeline.sweep.leader import Leadership
 from pipeline.sweep.progress import Progress
 from pipeline.sweep.study import (
     MISSED_HEARTBEATS,
+    SETTINGS,
+    check_terms,
     describe_study,
+    difference,
     open_storage,
     open_study,
+    refuse_other_terms,
     report_lost_storage,
     storage_url,
     study_name,
+    terms_of,
 )
 from pipeline.sweep.trial_queue import first_values, is_all_done, queue_first, searched
 from pipeline.sweep.trial_run import Train
@@ -53,21 +59,38 @@ class Steps:
 
 
 def run_study(recipe: Recipe, pictures: Pictures, steps: Steps) -> RunRef:
-    """Lead the study of this recipe, or run trials of it if another command leads it."""
+    """Lead the study of this recipe, or run trials of it if another command leads it. UserError if it has trials that
+    cannot be compared with those of this recipe on these pictures."""
     sweep = recipe.sweep
     settings = training_settings(recipe) | {"pictures": pictures.digest}
     name = study_name(sweep.name, pictures.name, settings, sweep.space, sweep.objectives)
     url = storage_url(sweep.storage)
     study = open_study(open_storage(url, sweep.heartbeat_seconds, make_tables=True), name, sweep.objectives)
     leadership = Leadership(study, MISSED_HEARTBEATS * sweep.heartbeat_seconds)
+    terms = terms_of(recipe, pictures.name, pictures.digest)
     with report_lost_storage(url):
+        _check_study(study, recipe, terms)
         while not leadership.take():
             if RUN_ID in study.user_attrs and is_all_done(study, sweep.trials):
                 say(f"All trials are done; {leadership.leader()} trains and evaluates the best of them.")
                 return RunRef(study.user_attrs[RUN_ID], STAGE, "", None)
-            _join(recipe, study, leadership, url, _train_trial(steps))
+            _join(recipe, study, terms, leadership, url, _train_trial(steps))
         with leadership.kept():
             return _lead(recipe, study, url, pictures, steps)
+
+
+def _check_study(study: optuna.Study, recipe: Recipe, terms: Mapping[str, Any]) -> None:
+    """UserError if the study has other terms. Of one that an earlier version made, which says nothing of its settings,
+    the run has them as text; its pictures are known by their path alone."""
+    check_terms(study, terms)
+    run_id = study.user_attrs.get(RUN_ID)
+    if run_id is None or SETTINGS in study.user_attrs or recipe.sweep.name == "auto":
+        return
+    was = tracking.read_params(run_id) if tracking.is_there(run_id) else {}
+    now = {key: tracking.format_param(value) for key, value in flatten(recipe).items()}
+    keys = [key for key in ("data.source", *terms[SETTINGS]) if was.get(key, now[key]) != now[key]]
+    refuse_other_terms(study.study_name, [difference(key, was[key], now[key]) for key in keys])
+    say(f"The study {study.study_name} does not say on which pictures it was made; they are taken to be these.")
 
 
 def _lead(recipe: Recipe, study: optuna.Study, url: str, pictures: Pictures, steps: Steps) -> RunRef:
@@ -81,7 +104,8 @@ def _lead(recipe: Recipe, study: optuna.Study, url: str, pictures: Pictures, ste
     tags = {tracking.STAGE: STAGE, "thaw.study": study.study_name, "thaw.trials": str(sweep.trials), **git_tags()}
     with tracking.open_run(STAGE, tags, flatten(recipe), again=again) as run_id:
         first = first_values(recipe, sweep.space, _suggestions(recipe, steps))
-        describe_study(study, sweep.objectives, sweep.space, searched(sweep.space, first))
+        terms = terms_of(recipe, pictures.name, pictures.digest)
+        describe_study(study, sweep.objectives, sweep.space, searched(sweep.space, first), terms)
         queue_first(study, first, sweep.space if sweep.sampler == "grid" else None, sweep.trials)
         study.set_user_attr(RUN_ID, run_id)
         write = partial(log_report, run_id, study, recipe, pictures.valid)
@@ -91,13 +115,16 @@ def _lead(recipe: Recipe, study: optuna.Study, url: str, pictures: Pictures, ste
         return tracking.mark_done(run_id, time.perf_counter() - began)
 
 
-def _join(recipe: Recipe, study: optuna.Study, leadership: Leadership, url: str, train: Train) -> None:
+def _join(
+    recipe: Recipe, study: optuna.Study, terms: Mapping[str, Any], leadership: Leadership, url: str, train: Train
+) -> None:
     """Run trials of a study that another command leads."""
     say(f"The study {study.study_name} is led by {leadership.leader()}; this command runs trials of it.")
     while RUN_ID not in study.user_attrs:  # until the leader has done what all trials share
         if leadership.is_free():
             return
         time.sleep(POLL_SECONDS)
+    check_terms(study, terms)  # which its leader has given it only now
     run_id = study.user_attrs[RUN_ID]
     link_mlflow_run(STAGE, run_id, f"Ran trials of the study {study.study_name} of")
     run_all(recipe, study, url, run_id, train, lambda: None)

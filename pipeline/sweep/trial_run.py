@@ -10,7 +10,7 @@ from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.runner import AfterEpoch
 from pipeline.runs.summary import CURVES
-from pipeline.sweep.space import Value, with_values
+from pipeline.sweep.space import Value, values_of, with_values
 from pipeline.sweep.trials import is_recipes_own
 from pipeline.system.errors import Pruned
 from pipeline.tracking import RunRef
@@ -58,8 +58,11 @@ class TrialReporter:
 
 def recipe_of(recipe: Recipe, trial: Trial | FrozenTrial) -> Recipe:
     """The recipe with the trial's values; for the recipe's own trial the recipe itself, which may leave a rate to the
-    finder, so that earlier runs of it are reused."""
-    return recipe if is_recipes_own(trial) else with_values(recipe, trial.params)
+    finder, so that earlier runs of it are reused; unless the recipe of the command that queued it had other values."""
+    suggestions = {key.removesuffix(".head"): value for key, value in trial.params.items()}
+    if is_recipes_own(trial) and values_of(recipe, list(trial.params), suggestions) == trial.params:
+        return recipe
+    return with_values(recipe, trial.params)
 
 
 def run_trial(

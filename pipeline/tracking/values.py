@@ -76,13 +76,18 @@ def rename_run(run_id: str, name: str) -> None:
 def log_params(run_id: str, params: Mapping[str, object]) -> None:
     """Log params that the run does not have yet: those that `mlflow run` logged, as they were typed, cannot change."""
     there = call_server(lambda: MlflowClient().get_run(run_id)).data.params
-    new = [(name, _format_param(value)) for name, value in params.items() if name not in there]
+    new = [(name, format_param(value)) for name, value in params.items() if name not in there]
     for start in range(0, len(new), PARAMS_PER_CALL):
         enqueue(run_id, "values", {"params": dict(new[start : start + PARAMS_PER_CALL])})
 
 
-def _format_param(value: object) -> str:
-    """Lists without brackets and quotes, for which the run's page would show each item on a line of its own."""
+def read_params(run_id: str) -> dict[str, str]:
+    """The params of a run, as text."""
+    return dict(call_server(lambda: MlflowClient().get_run(run_id)).data.params)
+
+
+def format_param(value: object) -> str:
+    """A param as text: lists without brackets and quotes, which the run's page would break at each item."""
     return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from pipeline.models.weights import PACKAGES, Weights, backbone_names, check_backbone, find_weights
+from pipeline.models.weights import PACKAGES, Weights, _tagged_names, backbone_names, check_backbone, find_weights
 from pipeline.system.errors import UserError
 
 
@@ -12,7 +12,17 @@ def test_the_names_read_from_timm_s_source_are_those_that_timm_lists():
     assert backbone_names() == set(timm.list_models())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "resnet18.a1_in1k", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "tf_efficientnet_lite0",
+        "resnet18.a1_in1k",
+        "vit_tiny_patch16_224",
+        "hf-hub:timm/resnet18.a1_in1k",
+        "vit_base_patch16_clip_quickgelu_224.metaclip_400m",
+    ],
+)
 def test_a_backbone_of_timm_s_is_taken_with_or_without_a_tag(name):
     check_backbone(name)
 
@@ -24,6 +34,12 @@ def test_a_backbone_of_timm_s_is_taken_with_or_without_a_tag(name):
         ("resnet19.a1_in1k", "resnet18"),
         ("tf_efficentnet_lite0", "tf_efficientnet_lite0"),
         ("ResNet50", "resnet50"),
+        ("hf-hub:timm/resnet19.a1_in1k", "resnet18"),
+        ("hf_hub:timm/convnext_tinyy", "convnext_tiny"),
+        ("timm/vit_tiny_patch16_225", "vit_tiny_patch16_224"),
+        ("https://huggingface.co/timm/resnet18", "resnet18"),
+        ("hf-hub:microsoft/resnet-50", "resnet50"),
+        ("someone/resnet18", "resnet18"),
     ],
 )
 def test_an_unknown_backbone_is_reported_with_the_nearest_names(name, nearest):
@@ -32,6 +48,19 @@ def test_an_unknown_backbone_is_reported_with_the_nearest_names(name, nearest):
     message, _, names = str(caught.value).partition("; the nearest are ")
     assert message == f"model.backbone is {name}, which timm does not have"
     assert nearest in names.rstrip(".").split(", ")
+
+
+def test_an_unknown_tag_is_reported_with_the_nearest_tags():
+    with pytest.raises(UserError, match=r"timm has no weights a1_in1 of resnet18; the nearest are a1_in1k, "):
+        check_backbone("resnet18.a1_in1")
+
+
+def test_the_tags_read_from_timm_s_source_are_those_that_timm_lists_where_it_has_any_of_an_architecture():
+    import timm
+
+    known = {name for name in timm.list_pretrained() if "." in name}
+    with_tags = {name.partition(".")[0] for name in _tagged_names()}
+    assert {name for name in known if name.partition(".")[0] in with_tags} <= _tagged_names()
 
 
 def test_a_name_like_no_other_is_reported_with_where_names_are_listed():

@@ -1,6 +1,5 @@
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import optuna
 import pytest
@@ -13,9 +12,9 @@ ELSEWHERE = "another-machine:1:0.00"
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
+def study(url: str, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
     monkeypatch.setattr("pipeline.sweep.leader.SECONDS_TO_SETTLE", 0.01)
-    return open_study(open_storage(f"sqlite:///{tmp_path}/sweeps.db", 1, make_tables=True), "cells", ["valid/accuracy"])
+    return open_study(open_storage(url, 1, make_tables=False), "cells", ["valid/accuracy"])
 
 
 def lead_from(study: optuna.Study, process: str, seconds: float) -> None:

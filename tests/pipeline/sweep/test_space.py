@@ -72,6 +72,86 @@ def test_what_is_wrong_with_a_space_is_reported(key: str, values: dict[str, obje
     assert said in complaint({key: values})
 
 
+BACKBONES = {"type": "choice", "of": ["resnet18", "resnet19"]}
+SOURCES = {"type": "choice", "of": ["random", "nowhere.pth"]}
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            {"model.backbone": BACKBONES},
+            "model.backbone is resnet19, which timm does not have; the nearest are resnet18,",
+        ),
+        (
+            {"model.backbone": {"type": "choice", "of": ["hf-hub:timm/convnext_tinyy.in12k"]}},
+            "model.backbone is hf-hub:timm/convnext_tinyy.in12k, which timm does not have; the nearest are conv",
+        ),
+        (
+            {"model.weights": SOURCES},
+            "model.weights is nowhere.pth, which does not exist; give auto, hub, random or a fil",
+        ),
+    ],
+)
+def test_a_backbone_or_weights_that_do_not_exist_are_reported_as_in_a_recipe(space, said) -> None:
+    assert complaint(space).startswith(f"In sweep.space: {said}")
+
+
+def uniform(low: float, high: float) -> dict[str, object]:
+    return {"type": "uniform", "low": low, "high": high}
+
+
+CUTS, FROZEN = {"type": "choice", "of": ["late", "head"]}, {"type": "choice", "of": ["body", "early"]}
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            {"lr_find.start_lr": uniform(0.1, 2), "lr_find.end_lr": uniform(1, 5)},
+            "start_lr is 2, which is not below lr_fi",
+        ),
+        (
+            {"augment.strength": uniform(0, 2), "augment.lighting": uniform(0, 0.6)},
+            "augment.strength 2 takes augment.li",
+        ),
+        (
+            {"augment.crop": uniform(0.2, 1), "augment.strength": uniform(0.5, 2)},
+            "takes augment.crop, 0.2, beyond what",
+        ),
+        (
+            {"train_head.freeze": FROZEN, "precompute.cut": CUTS},
+            "train_head.freeze is early, but with precompute.cut at",
+        ),
+        (
+            {
+                "train_head.stored_epochs": {"type": "int", "low": 0, "high": 3},
+                "train_head.cycles": EPOCHS | {"low": 0},
+            },
+            "train_head.stored_epochs and train_head.cycles are both 0",
+        ),
+    ],
+)
+def test_values_that_contradict_one_another_in_some_trials_are_reported(space, said) -> None:
+    assert said in complaint(space)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"lr_find.start_lr": uniform(10, 20), "lr_find.end_lr": uniform(50, 80)},
+        {"augment.strength": uniform(0, 3), "augment.lighting": uniform(0, 0.3), "augment.crop": uniform(0.9, 1)},
+        {"train_head.freeze": FROZEN, "precompute.cut": {"type": "choice", "of": ["late"]}},
+    ],
+)
+def test_values_that_fit_one_another_are_taken_though_one_alone_would_not_fit_the_recipe(space) -> None:
+    check_space(recipe_with(space))
+
+
+def test_auto_may_be_a_choice_of_weights() -> None:
+    assert values_of(Recipe(), ["model.weights"], {}) == {"model.weights": "auto"}
+
+
 @pytest.mark.parametrize("other", ["fine_tune.lr", "fine_tune.lr_ratio"])
 def test_rates_one_by_one_exclude_a_rate_and_its_ratio(other: str) -> None:
     rates = {f"fine_tune.lr.{group}": LR for group in ("early", "late", "head")}

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from threading import Thread
 
@@ -7,11 +8,13 @@ from optuna.exceptions import StorageInternalError
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from sqlalchemy.exc import OperationalError
 
+from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, UniformRange
 from pipeline.sweep.study import (
     build_pruner,
     build_sampler,
+    check_terms,
     describe_study,
     open_storage,
     open_study,
@@ -21,6 +24,7 @@ from pipeline.sweep.study import (
     storage_url,
     study_name,
     suggest,
+    terms_of,
 )
 from pipeline.system.errors import UserError
 
@@ -33,13 +37,8 @@ SPACE = {
 ACCURACY = ["valid/accuracy"]
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/sweeps.db"
-
-
 def opened(url: str, name: str = "cells", objectives: list[str] = ACCURACY) -> optuna.Study:
-    return open_study(open_storage(url, 20, make_tables=True), name, objectives)
+    return open_study(open_storage(url, 20, make_tables=False), name, objectives)
 
 
 def test_without_a_storage_the_study_is_kept_in_a_file_of_the_working_folder(tmp_path, monkeypatch) -> None:
@@ -60,9 +59,14 @@ def test_accuracy_is_maximised_and_loss_and_seconds_are_minimised(url: str) -> N
     assert [direction.name for direction in opened(url, "other", ["valid/loss"]).directions] == ["MINIMIZE"]
 
 
-def test_several_that_open_a_new_storage_at_once_all_get_the_study(url: str) -> None:
+def test_several_that_open_a_new_storage_at_once_all_get_the_study(tmp_path: Path) -> None:
     found: list[str] = []
-    threads = [Thread(target=lambda: found.append(opened(url).study_name)) for _ in range(4)]
+
+    def open_new() -> None:
+        storage = open_storage(f"sqlite:///{tmp_path}/new.db", 20, make_tables=True)
+        found.append(open_study(storage, "cells", ACCURACY).study_name)
+
+    threads = [Thread(target=open_new) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -104,6 +108,128 @@ def test_a_study_of_that_name_with_another_space_or_objective_is_an_error(url: s
         describe_study(opened(url), ACCURACY, {"fine_tune.lr": SPACE["fine_tune.lr"]}, SPACE)
     with pytest.raises(UserError, match="cells differs in its objectives"):
         describe_study(opened(url), ["valid/macro_f1"], SPACE, SPACE)
+
+
+def recipe_on(space: object = None, objective: object = "valid/accuracy", **content: object) -> Recipe:
+    varied = space or {"augment.strength": {"type": "uniform", "low": 0, "high": 2}}
+    return build_recipe(
+        {"sweep": {"space": varied, "objective": objective, "name": "mine"}, **content}, {}, "mine.yaml"
+    )
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory, empty_storage: Path) -> optuna.Study:
+    """A study of the default recipe on cells."""
+    path = shutil.copy(empty_storage, tmp_path_factory.mktemp("tied"))
+    study, recipe = opened(f"sqlite:///{path}", "mine"), recipe_on()
+    terms = terms_of(recipe, "cells", "0123456789abcdef")
+    describe_study(study, recipe.sweep.objectives, recipe.sweep.space, recipe.sweep.space, terms)
+    return study
+
+
+def continued(study: optuna.Study, data: str = "cells", digest: str = "0123456789abcdef", **changes: object) -> None:
+    check_terms(study, terms_of(recipe_on(**changes), data, digest))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {},
+        {"data": {"source": "elsewhere/", "max_store_gib": 1.0}},
+        {"device": "cpu", "reuse": "never"},
+        {"augment": {"strength": 0.5}},  # it varies
+        {"evaluate": {"tta_views": 1, "register_as": ""}},
+    ],
+)
+def test_what_no_result_of_a_trial_depends_on_may_differ(tied: optuna.Study, same: dict[str, object]) -> None:
+    check_terms(tied, terms_of(recipe_on(**same), "moved", "0123456789abcdef"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": "dogs", "digest": "fedcba98765"}, "its data (cells, digest 01234567 there, dogs, digest fedcba98 h"),
+        ({"digest": "fedcba98765"}, "its data (cells, digest 01234567 there, cells, digest fedcba98 here)"),
+        ({"model": {"weights": "random"}}, "model.weights (sha256:"),
+        ({"seed": 1}, "seed (0 there, 1 here)"),
+        ({"fine_tune": {"lr": [1e-4, 1e-3, 1e-2]}}, "fine_tune.lr (auto there, [0.0001, 0.001, 0.01] here)"),
+        (
+            {"precompute": {"image_px": 96}, "resize": {"image_px": 224}},
+            "precompute.image_px (128 there, 96 here) and resize.image_px (256 there, 224 here)",
+        ),
+        ({"objective": "valid/loss"}, "its objectives (valid/accuracy there, valid/loss here)"),
+        ({"objective": "valid/macro_f1"}, "its objectives (valid/accuracy there, valid/macro_f1 here)"),
+        (
+            {"space": {"augment.strength": {"type": "uniform", "low": 0, "high": 1}}},
+            "its given space (augment.strength type uniform, low 0.0, high 2.0, points 3 there, augment.strength type",
+        ),
+        (
+            {"space": {"head.dropout": {"type": "uniform", "low": 0, "high": 0.5}}, "head": {"dropout": 0.1}},
+            "its given space (augment.strength type uniform, low 0.0, high 2.0, points 3; head.dropout fixed there, "
+            "augment.strength fixed; head.dropout type uniform, low 0.0, high 0.5, points 3 here)",
+        ),
+    ],
+)  # fmt: skip
+def test_a_study_is_continued_on_the_same_terms_alone_and_what_differs_is_said(tied, change, said) -> None:
+    with pytest.raises(UserError) as caught:
+        continued(tied, **change)
+    message = str(caught.value)
+    assert message.startswith("The study mine differs in ")
+    assert said in message
+    assert message.endswith("compared with those it has; give another sweep.name, or what the study has.")
+
+
+def test_of_many_differences_some_are_named_and_the_others_counted(tied: optuna.Study) -> None:
+    with pytest.raises(
+        UserError, match=r"its data \(.*\), seed \(.*\), head\.hidden \(.*\), .* here\) and 2 more, so that"
+    ):
+        continued(
+            tied, digest="other", seed=1, head={"hidden": 8, "dropout": 0.1}, resize={"cycles": 2, "batch_size": 4}
+        )
+
+
+def test_a_file_of_weights_may_move_and_may_not_change(url: str, tmp_path: Path) -> None:
+    first, moved, other = (tmp_path / name for name in ("first.pth", "moved.pth", "other.pth"))
+    for path, content in ((first, b"a"), (moved, b"a"), (other, b"b")):
+        path.write_bytes(content)
+
+    def terms(path: Path) -> dict[str, object]:
+        return terms_of(recipe_on(model={"weights": str(path)}), "cells", "digest")
+
+    study, recipe = opened(url, "mine"), recipe_on()
+    describe_study(study, ACCURACY, recipe.sweep.space, recipe.sweep.space, terms(first))
+    check_terms(study, terms(moved))
+    with pytest.raises(UserError, match=r"differs in model\.weights \(sha256:"):
+        check_terms(study, terms(other))
+
+
+def test_a_key_that_came_after_a_study_had_its_default(url: str) -> None:
+    study, recipe = opened(url, "mine"), recipe_on()
+    terms = terms_of(recipe, "cells", "digest")
+    older = {key: value for key, value in terms["settings"].items() if key != "augment.mixup"}
+    describe_study(study, ACCURACY, recipe.sweep.space, recipe.sweep.space, terms | {"settings": older})
+    check_terms(study, terms)
+    with pytest.raises(UserError, match=r"augment\.mixup \(0\.0 there, 0\.2 here\)"):
+        check_terms(study, terms_of(recipe_on(augment={"mixup": 0.2}), "cells", "digest"))
+
+
+def test_a_study_of_an_earlier_version_is_compared_by_what_it_says(url: str) -> None:
+    recipe = recipe_on()
+    describe_study(opened(url, "mine"), ACCURACY, recipe.sweep.space, recipe.sweep.space)
+    continued(opened(url, "mine"), digest="any", seed=7)
+    with pytest.raises(UserError, match="its objectives"):
+        continued(opened(url, "mine"), objective="valid/loss")
+
+
+def test_a_study_of_another_program_is_not_continued(url: str) -> None:
+    opened(url, "mine").optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(UserError, match=r"The study mine has trials of another program; give another sweep\.name"):
+        continued(opened(url, "mine"))
+
+
+def test_a_study_that_was_opened_for_another_direction_is_not_continued(url: str) -> None:
+    with pytest.raises(UserError, match=r"its objectives \(maximize there, valid/loss here\)"):
+        continued(opened(url, "mine"), objective="valid/loss")
 
 
 def test_a_study_is_named_after_all_that_makes_trials_comparable() -> None:

@@ -1,5 +1,6 @@
 """A whole study in one command, with training that takes no time and without processes of its own."""
 
+import sqlite3
 from pathlib import Path
 
 import mlflow
@@ -8,11 +9,12 @@ import pytest
 
 from pipeline import tracking
 from pipeline.recipe.recipe_file import build_recipe
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Head, Recipe
 from pipeline.sweep import study_run
 from pipeline.sweep.leader import LEADER
 from pipeline.sweep.study_run import Pictures, Steps, run_study
 from pipeline.sweep.workers import run_worker
+from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef
 
 PICTURES = Pictures("cells", "digest", 100)
@@ -44,8 +46,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tracking_server: str, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Trials are run in this process."""
+def bench(tracking_server: str, url: str, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Trials are run in this process, on the storage of the test's folder."""
 
     def run_here(recipe, study, url, run_id, train, report) -> None:
         run_worker(0, recipe, url, study.study_name, run_id, train)
@@ -58,12 +60,18 @@ def bench(tracking_server: str, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def recipe_of(folder: Path, trials: int, **sweep: object) -> Recipe:
-    content = {"trials": trials, "seeds": 1, "space": SPACE, "name": "mine", "storage": f"sqlite:///{folder}/s.db"}
+    content = {"trials": trials, "seeds": 1, "space": SPACE, "name": "mine", "storage": f"sqlite:///{folder}/sweeps.db"}
     return build_recipe({"sweep": content | sweep, "reuse": "auto"}, {}, "mine.yaml")
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report, which takes seconds to draw, is left out."""
+    monkeypatch.setattr(study_run, "log_report", lambda *arguments: None)
+
+
 def study_at(folder: Path) -> optuna.Study:
-    return optuna.load_study(study_name="mine", storage=f"sqlite:///{folder}/s.db")
+    return optuna.load_study(study_name="mine", storage=f"sqlite:///{folder}/sweeps.db")
 
 
 def test_the_leader_runs_the_recipe_first_then_other_trials_and_evaluates_the_best_once(bench, tmp_path) -> None:
@@ -81,22 +89,22 @@ def test_the_leader_runs_the_recipe_first_then_other_trials_and_evaluates_the_be
     assert (Path(run.info.artifact_uri) / "sweep.html").is_file()
 
 
-def test_a_second_command_continues_in_the_run_of_the_first(bench, tmp_path) -> None:
+def test_a_second_command_continues_in_the_run_of_the_first(bench, no_report, tmp_path) -> None:
     refs = [run_study(recipe_of(tmp_path, trials), PICTURES, Steps(bench.train, bench.evaluate)) for trials in (2, 3)]
     assert refs[0].run_id == refs[1].run_id
     assert len(study_at(tmp_path).trials) == 3
 
 
-def test_a_grid_follows_the_recipe(bench, tmp_path) -> None:
-    run_study(recipe_of(tmp_path, 9, sampler="grid"), PICTURES, Steps(bench.train, bench.evaluate))
+def test_a_grid_follows_the_recipe(bench, no_report, tmp_path) -> None:
+    run_study(recipe_of(tmp_path, 6, sampler="grid"), PICTURES, Steps(bench.train, bench.evaluate))
     trials = study_at(tmp_path).trials
-    assert len(trials) == 9
+    assert len(trials) == 6
     rates = [trial.params["fine_tune.lr"] for trial in trials]
     assert rates[:4] == pytest.approx([2e-3, 1e-4, 1e-3, 1e-2])
-    assert len(set(rates)) == 9, "beyond the grid, values are drawn at random"
+    assert len(set(rates)) == 6, "beyond the grid, values are drawn at random"
 
 
-def test_if_another_machine_leads_and_all_is_done_nothing_is_run(bench, tmp_path) -> None:
+def test_if_another_machine_leads_and_all_is_done_nothing_is_run(bench, no_report, tmp_path) -> None:
     first = run_study(recipe_of(tmp_path, 2), PICTURES, Steps(bench.train, bench.evaluate))
     study_at(tmp_path).set_user_attr(LEADER, {"process": "another-machine:1:0.00", "until": 1e12})
     trained = len(bench.trained)
@@ -104,9 +112,52 @@ def test_if_another_machine_leads_and_all_is_done_nothing_is_run(bench, tmp_path
     assert len(bench.trained) == trained
 
 
-def test_if_another_machine_leads_this_one_runs_trials_and_evaluates_nothing(bench, tmp_path) -> None:
+def test_if_another_machine_leads_this_one_runs_trials_and_evaluates_nothing(bench, no_report, tmp_path) -> None:
     first = run_study(recipe_of(tmp_path, 1), PICTURES, Steps(bench.train, bench.evaluate))
     study_at(tmp_path).set_user_attr(LEADER, {"process": "another-machine:1:0.00", "until": 1e12})
     assert run_study(recipe_of(tmp_path, 3), PICTURES, Steps(bench.train, bench.evaluate)).run_id == first.run_id
     assert len(study_at(tmp_path).trials) == 3
     assert len(bench.evaluated) == 1
+
+
+def test_a_named_study_is_continued_on_the_same_pictures_alone_whoever_leads_it(
+    bench, no_report, tmp_path, capsys
+) -> None:
+    steps = Steps(bench.train, bench.evaluate)
+    run_study(recipe_of(tmp_path, 1), PICTURES, steps)
+    trained, others = len(bench.trained), Pictures("photos", "another digest", 100)
+    refused = r"The study mine differs in its data \(cells, digest digest there, photos, digest another  here\), so"
+    with pytest.raises(UserError, match=refused):
+        run_study(recipe_of(tmp_path, 2), others, steps)
+    study_at(tmp_path).set_user_attr(LEADER, {"process": "another-machine:1:0.00", "until": 1e12})
+    with pytest.raises(UserError, match=refused):
+        run_study(recipe_of(tmp_path, 2), others, steps)
+    assert len(bench.trained) == trained
+
+    # As an earlier version left it.
+    study_at(tmp_path).set_user_attr(LEADER, {"process": "another-machine:1:0.00", "until": 0.0})
+    with sqlite3.connect(tmp_path / "sweeps.db") as database:
+        database.execute("DELETE FROM study_user_attributes WHERE key IN ('data', 'settings')")
+    with pytest.raises(
+        UserError, match=r"differs in seed \(0 there, 1 here\) and head\.hidden \(512 there, 8 here\), so"
+    ):
+        run_study(recipe_of(tmp_path, 2).model_copy(update={"seed": 1, "head": Head(hidden=8)}), PICTURES, steps)
+    assert len(bench.trained) == trained
+    run_study(recipe_of(tmp_path, 2), PICTURES, steps)
+    assert "mine does not say on which pictures it was made; they are taken to be these" in capsys.readouterr().out
+    with pytest.raises(UserError, match=refused):
+        run_study(recipe_of(tmp_path, 3), others, steps)
+
+
+def test_a_study_whose_first_command_failed_before_any_trial_takes_a_corrected_recipe(
+    bench, no_report, tmp_path
+) -> None:
+    def fail(recipe: Recipe):
+        raise UserError("The weights are broken.")
+        yield
+
+    with pytest.raises(UserError, match="broken"):
+        run_study(recipe_of(tmp_path, 1), PICTURES, Steps(fail, bench.evaluate))
+    corrected = recipe_of(tmp_path, 1).model_copy(update={"seed": 1})
+    run_study(corrected, PICTURES, Steps(bench.train, bench.evaluate))
+    assert len(study_at(tmp_path).trials) == 1

@@ -28,8 +28,8 @@ from pipeline.system.errors import Pruned, UserError
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> optuna.Study:
-    return open_study(open_storage(f"sqlite:///{tmp_path}/sweeps.db", 1, make_tables=True), "cells", ["valid/accuracy"])
+def study(url: str) -> optuna.Study:
+    return open_study(open_storage(url, 1, make_tables=False), "cells", ["valid/accuracy"])
 
 
 def objective(trial: Trial) -> list[float]:
@@ -120,7 +120,9 @@ def test_an_interrupted_trial_is_queued_again_with_its_values_and_counts_once(st
     assert is_all_done(study, 2)
 
 
-def test_the_trial_of_a_dead_worker_is_run_again(study: optuna.Study, tmp_path: Path) -> None:
+def test_the_trial_of_a_dead_worker_is_run_again(url: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.sweep.study.MISSED_HEARTBEATS", 1)
+    study = open_study(open_storage(url, 1, make_tables=False), "cells", ["valid/accuracy"])
     dead = study.ask()
     dead.suggest_float("x", 0, 1)
     study._storage.record_heartbeat(dead._trial_id)
@@ -135,9 +137,9 @@ def test_the_trial_of_a_dead_worker_is_run_again(study: optuna.Study, tmp_path: 
     assert study.trials[0].params == study.trials[1].params
 
 
-def test_of_workers_that_ask_an_sqlite_file_at_once_each_gets_a_trial_of_its_own(study, tmp_path: Path) -> None:
-    for number in range(24):
-        queue_trial(study, {"x": number / 24})
+def test_of_workers_that_ask_an_sqlite_file_at_once_each_gets_a_trial_of_its_own(study, url, tmp_path) -> None:
+    for number in range(12):
+        queue_trial(study, {"x": number / 12})
     ran: list[int] = []
     at_once = Barrier(4)
 
@@ -146,18 +148,18 @@ def test_of_workers_that_ask_an_sqlite_file_at_once_each_gets_a_trial_of_its_own
         return objective(trial)
 
     def work() -> None:
-        storage = open_storage(f"sqlite:///{tmp_path}/sweeps.db", 20, make_tables=False)
+        storage = open_storage(url, 20, make_tables=False)
         own = optuna.load_study(study_name="cells", storage=storage)
         take_one_at_a_time(own, tmp_path / "queue.lock")
         at_once.wait()
-        run_trials(own, 24, train)
+        run_trials(own, 12, train)
 
     workers = [Thread(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert sorted(ran) == list(range(24))
+    assert sorted(ran) == list(range(12))
 
 
 def test_of_two_workers_that_start_the_last_trial_at_once_one_stands_back(study: optuna.Study) -> None:

@@ -1,7 +1,6 @@
 """A trial as a run, on stages that only report epochs."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import mlflow
 import optuna
@@ -9,6 +8,7 @@ import pytest
 from optuna.trial import Trial
 
 from pipeline import tracking
+from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.sweep.study import build_pruner, open_storage, open_study, suggest
 from pipeline.sweep.trial_queue import queue_trial, run_trials
@@ -79,10 +79,8 @@ def trained_epoch(epoch: int, accuracy: float) -> EpochRecord:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> optuna.Study:
-    return open_study(
-        open_storage(f"sqlite:///{tmp_path}/sweeps.db", 20, make_tables=True), "cells", ["valid/accuracy"]
-    )
+def study(url: str) -> optuna.Study:
+    return open_study(open_storage(url, 20, make_tables=False), "cells", ["valid/accuracy"])
 
 
 def stage_runs(accuracies: dict[str, list[float]], reused: tuple[str, ...] = ()):
@@ -152,20 +150,17 @@ def test_epochs_of_reused_stages_are_evaluated_and_logged_too(study, parent) -> 
 
 
 def test_a_trial_that_is_pruned_is_a_killed_run_that_says_where(study, parent) -> None:
-    study.pruner = build_pruner("hyperband", 3)
-    ended = []
-    for accuracy in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
-        ended.append(len(study.trials))
-        run(study, stage_runs({stage: [accuracy] * 2 for stage in STAGES})[0], len(study.trials) + 1, parent=parent)
-    pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
-    assert pruned
-    last = pruned[-1]
+    study.pruner = optuna.pruners.ThresholdPruner(lower=0.65)
+    for trials, accuracy in enumerate((0.9, 0.5), start=1):
+        run(study, stage_runs({stage: [0.7, accuracy] for stage in STAGES})[0], trials, parent=parent)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    last = study.trials[-1]
     found = mlflow.get_run(last.user_attrs["run_id"])
     assert found.info.status == "KILLED"
     at = f"pruned at epoch {last.last_step} with valid/accuracy {last.intermediate_values[last.last_step]:.4f}"
     assert found.data.tags["thaw.reason"] == found.data.tags["thaw.verdict"] == at
     assert found.info.run_name == f"trial {last.number}, {at}"
-    assert last.last_step < 4
+    assert last.last_step == 2
     assert last.user_attrs["seconds"] > 0
 
 
@@ -199,9 +194,9 @@ def test_a_trial_that_is_stopped_is_a_killed_run_and_waits_to_be_resumed(study, 
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
 
 
-def test_two_objectives_are_the_last_accuracy_and_the_seconds_of_all_epochs(tmp_path, parent) -> None:
+def test_two_objectives_are_the_last_accuracy_and_the_seconds_of_all_epochs(url, parent) -> None:
     objectives = ["valid/accuracy", "train/seconds"]
-    both = open_study(open_storage(f"sqlite:///{tmp_path}/two.db", 20, make_tables=True), "two", objectives)
+    both = open_study(open_storage(url, 20, make_tables=False), "two", objectives)
     run(both, stage_runs(GOOD, reused=("fine_tune",))[0], objectives=objectives, parent=parent)
     assert both.trials[0].values == [0.8, 4 * 2.0]
 
@@ -214,3 +209,15 @@ def test_the_trial_of_the_recipe_trains_the_recipe_itself_and_others_their_own_v
     assert seen[1] == recipe_of(Recipe(), study.trials[1])
     assert seen[1].fine_tune.lr == study.trials[1].params["fine_tune.lr"]
     assert nested(parent)[-1].data.tags["thaw.origin"] == THE_RECIPE
+
+
+def test_the_recipes_trial_keeps_the_values_it_was_queued_with_where_the_recipe_has_others_now() -> None:
+    values = {"fine_tune.lr": 2e-3, "augment.strength": 1.0}
+    study = optuna.create_study()
+    queue_trial(study, values, THE_RECIPE)
+    trial = study.ask()
+    suggest(trial, SPACE)
+    assert recipe_of(Recipe(), trial) == Recipe(), "the finder's rate for auto"
+    now = build_recipe({"augment": {"strength": 0.5}}, {}, "mine.yaml")
+    assert recipe_of(now, trial).augment.strength == 1.0
+    assert recipe_of(now, trial).fine_tune.lr == 2e-3
