@@ -2,9 +2,10 @@
 
 import pytest
 
+from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Precompute, Recipe, TrainHead
 from pipeline.system.errors import UserError
-from stages.registry import check_stored_heads, parse_batch_size, parse_device, parse_output, parse_run_ids
+from stages.registry import STAGES, check_stored_heads, parse_batch_size, parse_device, parse_output, parse_run_ids
 
 
 def test_run_ids_are_separated_by_commas():
@@ -50,6 +51,25 @@ def test_a_device_is_auto_cpu_or_cuda():
 def test_other_devices_are_refused(text):
     with pytest.raises(UserError, match=f"^device is {text}; give auto, cpu or cuda.$"):
         parse_device(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "choices", "said"),
+    [
+        ("model.backbone", ["resnet18", "resnet19"], "resnet19, which timm does not have; the nearest are resnet18,"),
+        (
+            "model.backbone",
+            ["timm/convnext_tinyy.in12k"],
+            "convnext_tinyy.in12k, which timm does not have; the nearest a",
+        ),
+        ("model.weights", ["random", "nowhere.pth"], "nowhere.pth, which does not exist; give auto, hub, random or a"),
+    ],
+)
+def test_choices_of_a_sweep_that_do_not_exist_are_reported_as_in_a_recipe(key, choices, said):
+    recipe = build_recipe({"sweep": {"space": {key: {"type": "choice", "of": choices}}}}, {}, "mine.yaml")
+    with pytest.raises(UserError) as caught:
+        [check(recipe) for check in STAGES["sweep"].checks]
+    assert str(caught.value).startswith(f"In sweep.space: {key} is {said}")
 
 
 def test_the_default_recipe_trains_a_head_that_others_can_be_compared_with():

@@ -5,7 +5,7 @@ import pytest
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, UniformRange
-from pipeline.sweep.space import check_space, grid, most_epochs, values_of, widened, with_values
+from pipeline.sweep.space import check_space, grid, most_epochs, values_of, varied_models, widened, with_values
 from pipeline.system.errors import UserError
 
 LR = {"type": "log_uniform", "low": 1e-4, "high": 1e-2}
@@ -72,31 +72,6 @@ def test_what_is_wrong_with_a_space_is_reported(key: str, values: dict[str, obje
     assert said in complaint({key: values})
 
 
-BACKBONES = {"type": "choice", "of": ["resnet18", "resnet19"]}
-SOURCES = {"type": "choice", "of": ["random", "nowhere.pth"]}
-
-
-@pytest.mark.parametrize(
-    ("space", "said"),
-    [
-        (
-            {"model.backbone": BACKBONES},
-            "model.backbone is resnet19, which timm does not have; the nearest are resnet18,",
-        ),
-        (
-            {"model.backbone": {"type": "choice", "of": ["hf-hub:timm/convnext_tinyy.in12k"]}},
-            "model.backbone is hf-hub:timm/convnext_tinyy.in12k, which timm does not have; the nearest are conv",
-        ),
-        (
-            {"model.weights": SOURCES},
-            "model.weights is nowhere.pth, which does not exist; give auto, hub, random or a fil",
-        ),
-    ],
-)
-def test_a_backbone_or_weights_that_do_not_exist_are_reported_as_in_a_recipe(space, said) -> None:
-    assert complaint(space).startswith(f"In sweep.space: {said}")
-
-
 def uniform(low: float, high: float) -> dict[str, object]:
     return {"type": "uniform", "low": low, "high": high}
 
@@ -146,6 +121,18 @@ def test_values_that_contradict_one_another_in_some_trials_are_reported(space, s
 )
 def test_values_that_fit_one_another_are_taken_though_one_alone_would_not_fit_the_recipe(space) -> None:
     check_space(recipe_with(space))
+
+
+def test_every_backbone_is_tried_with_all_weights_or_those_of_the_recipe() -> None:
+    backbones = {"type": "choice", "of": ["resnet18", "hf-hub:timm/resnet34"]}
+    sources = {"type": "choice", "of": ["random", "hub"]}
+    assert list(varied_models(Recipe())) == [("tf_efficientnet_lite0", "auto")]
+    assert list(varied_models(recipe_with({"model.backbone": backbones}))) == [
+        ("resnet18", "auto"),
+        ("resnet34", "auto"),
+    ]
+    both = varied_models(recipe_with({"model.backbone": backbones, "model.weights": sources}))
+    assert sorted(both) == [(name, source) for name in ("resnet18", "resnet34") for source in ("hub", "random")]
 
 
 def test_auto_may_be_a_choice_of_weights() -> None:

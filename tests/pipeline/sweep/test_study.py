@@ -150,7 +150,7 @@ def test_what_no_result_of_a_trial_depends_on_may_differ(tied: optuna.Study, sam
     [
         ({"data": "dogs", "digest": "fedcba98765"}, "its data (cells, digest 01234567 there, dogs, digest fedcba98 h"),
         ({"digest": "fedcba98765"}, "its data (cells, digest 01234567 there, cells, digest fedcba98 here)"),
-        ({"model": {"weights": "random"}}, "model.weights (sha256:"),
+        ({"model": {"weights": "random"}}, "model.weights (auto there, random here)"),
         ({"seed": 1}, "seed (0 there, 1 here)"),
         ({"fine_tune": {"lr": [1e-4, 1e-3, 1e-2]}}, "fine_tune.lr (auto there, [0.0001, 0.001, 0.01] here)"),
         (

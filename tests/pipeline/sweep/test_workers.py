@@ -75,21 +75,35 @@ class Here:
         return self._goes_on
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker has one thread")
-def test_two_workers_do_all_trials_and_no_two_alike_each_on_its_share_of_the_cores(swept, cache, monkeypatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(2))
-    study = swept(quick, 6, 2)
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without processes of its own, which take seconds to load what they need."""
+    monkeypatch.setattr(workers, "Workers", Here)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+
+
+def check_all_done(study: optuna.Study) -> None:
+    """All six trials are complete, no two alike, and each is a run."""
     counted = [trial for trial in study.trials if not trial.user_attrs.get("surplus")]
     assert [trial.state for trial in counted] == [TrialState.COMPLETE] * 6
     assert len({trial.params["augment.strength"] for trial in counted}) == 6
-    assert {path.read_text() for path in cache.glob("threads of *")} == {"1"}
     runs = mlflow.search_runs(filter_string="tags.`thaw.stage` = 'trial'", output_format="list")
     assert sorted(run.info.run_id for run in runs) == sorted(trial.user_attrs["run_id"] for trial in counted)
 
 
-def test_trials_that_all_fail_end_it_with_their_reason(swept, monkeypatch) -> None:
-    monkeypatch.setattr(workers, "Workers", Here)
-    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+def test_a_worker_does_all_trials(swept, here, cache) -> None:
+    check_all_done(swept(quick, 6))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker has one thread")
+def test_two_workers_do_all_trials_and_no_two_alike_each_on_its_share_of_the_cores(swept, cache, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(2))
+    check_all_done(swept(quick, 6, 2))
+    assert {path.read_text() for path in cache.glob("threads of *")} == {"1"}
+
+
+def test_trials_that_all_fail_end_it_with_their_reason(swept, here) -> None:
     with pytest.raises(UserError, match=r"One trial after the other failed \(The loss is no number\.\); fix that"):
         swept(failing, 10)
