@@ -2,29 +2,55 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from pipeline import tracking
 from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_pictures
 from pipeline.models.classifier import load_classifier
 from pipeline.reports.page import markdown_table
 from pipeline.system.console import say, table
 from pipeline.system.device import choose_device
+from pipeline.system.disk import written_whole
+from pipeline.system.errors import UserError
 from pipeline.system.tables import write_table
 
 
 def run(model: str, data: tuple[Path, list[Path]], output: Path, batch_size: int, device: str) -> None:
     """Predict every picture of `data`, a folder and the pictures in it; the run keeps the table, and how many pictures
-    got each label."""
+    got each label and which metric counts it.
+
+    UserError at the end if `output` cannot be written; the run has the table then too.
+    """
     root, pictures = data
     tracking.use_experiment(root.resolve().name)
     params = {"model": model, "data": str(root), "output": str(output), "batch_size": batch_size, "device": device}
     with tracking.open_run("predict", {tracking.STAGE: "predict", tracking.MODEL: model}, params) as run_id:
         classifier = load_classifier(tracking.model_checkpoint(model), choose_device(device))
         predictions = predict_pictures(classifier, root, pictures, batch_size)
-        write_table(predictions, output)
-        tracking.log_file(run_id, output)
+        failed = write_output(predictions, output)
         counts = label_counts(predictions)
-        tracking.log_metrics(run_id, count_metrics(counts), step=0)
+        metrics = count_metrics(counts, classifier.checkpoint.classes)
+        with tracking.new_files(run_id) as folder:
+            write_table(predictions, folder / output.name)
+            (folder / "labels").mkdir()
+            write_table(counts.assign(metric=list(metrics)), folder / "labels" / "labels.csv")
+        tracking.log_metrics(run_id, metrics, step=0)
         tracking.describe_run(run_id, f"{model} over {root.resolve()}\n\n{markdown_table(counts)}")
         rows = [(label, f"{count:,}") for label, count in counts.to_numpy()]
         table("Pictures by predicted label", ("label", "pictures"), rows)
+        if failed is not None:
+            raise UserError(
+                f"The table cannot be written to {output} ({failed.strerror or failed}); it is kept as {output.name} "
+                f"among the files of run {run_id}: take it from there."
+            )
         say(f"{len(predictions):,} rows in {output.resolve()} (run {run_id})")
+
+
+def write_output(predictions: pd.DataFrame, output: Path) -> OSError | None:
+    """Write the table to `output`, whole or not at all; the error, if it cannot be written."""
+    try:
+        with written_whole(output) as unfinished:
+            write_table(predictions, unfinished)
+    except OSError as error:
+        return error
+    return None

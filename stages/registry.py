@@ -10,6 +10,7 @@ from pipeline.recipe.fields import PICTURE_ENDINGS
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.sweep.space import SPACE_KEY, check_space, varied_models
+from pipeline.system.disk import check_writable
 from pipeline.system.errors import UserError
 
 TRAINING = ("train_head", "fine_tune", "resize")
@@ -68,12 +69,21 @@ def parse_folder(text: str) -> tuple[Path, list[Path]]:
 
 
 def parse_output(text: str) -> Path:
-    """The path of a table; UserError for another ending than .csv or .parquet, or if its folder does not exist."""
+    """The path of a table; UserError for another ending than .csv or .parquet, or if it cannot be written."""
     path = Path(text).expanduser()
     if path.suffix.lower() not in TABLE_ENDINGS:
         raise UserError(f"output is {text}, which ends neither in .csv nor in .parquet; name such a file.")
     if not path.parent.is_dir():
         raise UserError(f"output is {text}, but there is no folder {path.parent.resolve()}; make it first.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"output is {text}, which is {'a folder' if path.is_dir() else 'no file'}; name a file.")
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UserError(
+            f"output is {text}, which cannot be written ({error.strerror or error}); name another, or mend its "
+            "permissions."
+        ) from None
     return path
 
 

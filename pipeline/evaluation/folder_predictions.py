@@ -1,6 +1,5 @@
 """Predicts all pictures of a folder: one table, in which a picture that cannot be opened is a row too."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 from pipeline.data.decode import Pixels
 from pipeline.models.classifier import Classifier, answer_table
 from pipeline.system.console import track
+from pipeline.system.metric_names import metric_names
 from pipeline.system.parallel import in_parallel
 
 UNREADABLE = "cannot be opened"
@@ -52,10 +52,13 @@ def label_counts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([counts, unreadable], ignore_index=True)
 
 
-def count_metrics(counts: pd.DataFrame) -> dict[str, float]:
-    """`label_counts` as metrics, `pictures/<label>`, with what a metric's name cannot hold replaced by "_"."""
-    rows = counts.itertuples(index=False, name=None)
-    return {"pictures/" + re.sub(r"[^\w./ -]", "_", label): float(count) for label, count in rows}
+def count_metrics(counts: pd.DataFrame, classes: Sequence[str] = ()) -> dict[str, float]:
+    """`label_counts` as metrics, in their order: `pictures/<label>`, by `metric_names` of all `classes`."""
+    labels = list(counts["label"][:-1])
+    every = list(dict.fromkeys([*classes, *labels]))
+    names = dict(zip(every, metric_names("pictures", every, [UNREADABLE]), strict=True))
+    named = [*(names[label] for label in labels), f"pictures/{UNREADABLE}"]
+    return dict(zip(named, counts["pictures"].astype(float), strict=True))
 
 
 def _below(root: Path, path: Path) -> str:

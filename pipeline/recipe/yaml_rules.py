@@ -52,7 +52,7 @@ def read_yaml(text: str, is_text: Callable[[tuple[str, ...]], bool] = lambda pat
         _keep_text(node, (), is_text)
         return loader.construct_document(node)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def write_yaml(content: object) -> str:

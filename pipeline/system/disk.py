@@ -1,11 +1,11 @@
-"""Reports a full disk in one sentence, and counts free bytes."""
+"""Reports a full disk in one sentence, counts free bytes, and finds out whether a file can be written."""
 
 import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -47,6 +47,28 @@ def report_full_disk(what: str, folder: Path | None = None, advice: str = "") ->
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk of `folder`, which need not exist yet."""
     return shutil.disk_usage(_existing(folder)).free
+
+
+def check_writable(file: Path) -> None:
+    """Raises OSError if `file` cannot be written, or replaced, whether it is there or not; it is left as it is."""
+    target = file.resolve()
+    if target.exists():
+        target.open("ab").close()
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".thaw-"):
+        pass
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """A path beside `file` to be written within the block, which then takes its place; it is removed on an error."""
+    target = file.resolve()
+    beside = target.with_name(f".{os.getpid()}-{target.name}")
+    try:
+        yield beside
+        beside.replace(target)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _find_full(error: BaseException | None) -> BaseException | None:

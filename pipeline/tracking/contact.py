@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -76,19 +76,22 @@ ATTEMPTS, SECONDS_BETWEEN = 3, 0.5
 
 @dataclass(frozen=True)
 class SentLeftovers:
-    """How many entries of one run were sent, how many are left, and why."""
+    """How many entries of one run were sent, how many are left, and why; `refused` are those that the server did not
+    take, or not wholly."""
 
     run_id: str
     server: str
     sent: int
     left: int
     problem: str | None = None
+    refused: int = 0
 
 
 def send_leftovers(uri: str | None = None) -> Iterator[SentLeftovers]:
     """Send what is left, run by run; with `uri`, only what this machine left for the server there.
 
-    Outboxes of processes that are alive are left alone. Without `uri`, entries that were refused are tried again.
+    Outboxes of processes that are alive are left alone. Without `uri`, entries that were refused are tried once
+    more, and then only kept.
     """
     folder = outbox_folder()
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -103,14 +106,18 @@ def send_leftovers(uri: str | None = None) -> Iterator[SentLeftovers]:
             with outbox.lock(writer["uri"]):
                 if uri is None:
                     outbox.take_back_refused()
-                yield _send_outbox(outbox, writer["uri"])
+                sent = _send_outbox(outbox, writer["uri"])
+                if uri is None and sent.refused:
+                    kept = outbox.give_up_refused()
+                    sent = replace(sent, problem=f"{sent.problem} They are not sent again, but kept in {kept}.")
+                yield sent
         except Timeout:
             continue
 
 
 def _send_outbox(outbox: Outbox, uri: str) -> SentLeftovers:
     entries = outbox.read()
-    sent, refused, attempts, problem = 0, 0, 0, None
+    sent, refused, attempts, problem, last = 0, 0, 0, None, ""
     try:
         if entries:
             check_server(uri)
@@ -118,7 +125,7 @@ def _send_outbox(outbox: Outbox, uri: str) -> SentLeftovers:
             sent += call.sent
             if call.refused is not None and call.error is not None:
                 refused += 1
-                last = f"The server refuses it ({cause(call.error)}); see {call.refused.parent}."
+                last = f"The server refuses it ({cause(call.error)})."
             elif call.error is not None:
                 attempts += 1
                 if attempts == ATTEMPTS:
@@ -129,4 +136,4 @@ def _send_outbox(outbox: Outbox, uri: str) -> SentLeftovers:
         problem = str(error)
     if problem is None and refused:
         problem = last
-    return SentLeftovers(outbox.run_id, shown(uri), sent, len(entries) - sent, problem)
+    return SentLeftovers(outbox.run_id, shown(uri), sent, len(entries) - sent, problem, refused)

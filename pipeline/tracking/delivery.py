@@ -2,14 +2,15 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.tracking.outbox import Entry, Outbox, first_group
+from pipeline.tracking.outbox import Entry, Outbox, Part, first_group
 from pipeline.tracking.server import is_lasting
 
 
@@ -90,18 +91,61 @@ def deliver(uri: str, queue: Queue) -> Iterator[Delivery]:
     """
     while (chosen := queue.next_group()) is not None:
         outbox, group = chosen
+        client = MlflowClient(uri)
         try:
-            outbox.send(MlflowClient(uri), group)
+            outbox.send(client, group)
         except Exception as error:  # after any error the entries that follow must still be sent
             if not is_lasting(error):
                 yield Delivery(outbox.run_id, error=error)
             elif len(group) > 1:  # one bad entry must not block the others
                 queue.split(len(group))
             else:
-                yield Delivery(outbox.run_id, refused=outbox.set_aside(group[0]), error=error)
-                queue.remove(1)
+                yield from _deliver_apart(client, queue, outbox, group[0], error)
         else:
             for entry in group:
                 outbox.remove(entry)
             yield Delivery(outbox.run_id, sent=len(group))
             queue.remove(len(group))
+
+
+def _deliver_apart(
+    client: MlflowClient, queue: Queue, outbox: Outbox, entry: Entry, error: Exception
+) -> Iterator[Delivery]:
+    """Send an entry that was refused in parts, so that one bad value does not take the others with it."""
+    parts = outbox.parts(entry)
+    try:
+        refused = _refused_parts(client, outbox, entry, parts) if len(parts) > 1 and _is_there(client, outbox) else None
+    except Exception as away:  # all of it is sent once more
+        yield Delivery(outbox.run_id, error=away)
+        return
+    if refused == []:
+        outbox.remove(entry)
+        yield Delivery(outbox.run_id, sent=1)
+    else:
+        yield Delivery(outbox.run_id, refused=outbox.set_aside(entry, refused), error=error)
+    queue.remove(1)
+
+
+def _is_there(client: MlflowClient, outbox: Outbox) -> bool:
+    """Whether the server takes anything for this run at all: it knows it, and it was not deleted."""
+    try:
+        return bool(client.get_run(outbox.run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if not is_lasting(error):
+            raise
+        return False
+
+
+def _refused_parts(client: MlflowClient, outbox: Outbox, entry: Entry, parts: Sequence[Part]) -> list[Part]:
+    """Send parts of an entry, each half that is refused in halves; gives those that are refused alone."""
+    try:
+        outbox.send_parts(client, entry, parts)
+    except Exception as error:
+        if not is_lasting(error):
+            raise
+        if len(parts) == 1:
+            return list(parts)
+        middle = len(parts) // 2
+        halves = parts[:middle], parts[middle:]
+        return [one for half in halves for one in _refused_parts(client, outbox, entry, half)]
+    return []

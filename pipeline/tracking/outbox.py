@@ -8,11 +8,11 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
 
 from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
@@ -28,6 +28,9 @@ METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 TAGS_PER_CALL = 100
 VALUES_PER_CALL = 1000
+
+
+Part: TypeAlias = tuple[str, Any]  # the kind of value, and the value; or "file", and its name
 
 
 @dataclass(frozen=True)
@@ -87,19 +90,55 @@ class Outbox:
         (self.folder / f"{entry.name}.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder / entry.name, ignore_errors=True)
 
-    def set_aside(self, entry: Entry) -> Path:
-        """Move an entry that the server refuses into a folder of its own; gives its new path."""
-        folder = self.folder / REFUSED
-        folder.mkdir(exist_ok=True)
+    def parts(self, entry: Entry) -> list[Part]:
+        """What an entry consists of that the server may take one by one: its values, or the files of its folder."""
+        if entry.kind == "folder":
+            folder = self.folder / entry.name
+            return [
+                ("file", path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*")) if path.is_file()
+            ]
+        content = entry.content if entry.kind == "values" else {}
+        points: list[Part] = [("metrics", point) for point in content.get("metrics", ())]
+        return points + [(kind, item) for kind in ("params", "tags") for item in content.get(kind, {}).items()]
+
+    def set_aside(self, entry: Entry, parts: Sequence[Part] | None = None) -> Path:
+        """Move an entry that the server refuses, or only these `parts` of it, into a folder of its own; gives its new
+        path."""
+        refused = self.folder / REFUSED
+        refused.mkdir(exist_ok=True)
+        if parts is not None and entry.kind == "values":
+            self.write(Entry(entry.number, "values", _content(parts)))
+        elif parts is not None:
+            for part in self.parts(entry):
+                if part not in parts:
+                    (self.folder / entry.name / part[1]).unlink()
         for name in (f"{entry.name}.json", entry.name):
             if (self.folder / name).exists():
-                (self.folder / name).replace(folder / name)
-        return folder / f"{entry.name}.json"
+                (self.folder / name).replace(refused / name)
+        return refused / f"{entry.name}.json"
 
     def take_back_refused(self) -> None:
         """Have entries that were set aside sent once more."""
         for path in (self.folder / REFUSED).glob("*"):
             path.replace(self.folder / path.name)
+
+    def give_up_refused(self) -> Path:
+        """Have entries that were set aside never sent again, but kept; gives the folder that they are in."""
+        kept = outbox_folder() / REFUSED / self.run_id
+        for path in (self.folder / REFUSED).glob("*"):
+            kept.mkdir(parents=True, exist_ok=True)
+            path.replace(kept / path.name)
+        return kept
+
+    def send_parts(self, client: MlflowClient, entry: Entry, parts: Sequence[Part]) -> None:
+        """Send these parts of one entry to the server."""
+        if entry.kind == "values":
+            self.send(client, [Entry(entry.number, "values", _content(parts))])
+            return
+        for _, name in parts:
+            place = PurePosixPath(entry.content["place"] or "", name).parent.as_posix()
+            file = self.folder / entry.name / name
+            client.log_artifact(self.run_id, str(file), None if place == "." else place)
 
     def send(self, client: MlflowClient, group: list[Entry]) -> None:
         """Send one entry, or several of values in one call, to the server."""
@@ -111,11 +150,11 @@ class Outbox:
             client.log_batch(
                 self.run_id,
                 metrics=[Metric(name, value, time_ms, step) for name, value, time_ms, step in points],
-                params=[Param(key, value) for key, value in params.items()],
-                tags=[RunTag(key, value) for key, value in tags.items()],
+                params=[Param(key, _storable(value)) for key, value in params.items()],
+                tags=[RunTag(key, _storable(value)) for key, value in tags.items()],
             )
         elif group[0].kind == "text":
-            client.log_text(self.run_id, first["text"], first["place"])
+            client.log_text(self.run_id, _storable(first["text"]), first["place"])
         elif group[0].kind == "folder":
             client.log_artifacts(self.run_id, str(self.folder / group[0].name), first["place"])
         else:
@@ -199,6 +238,19 @@ def first_group(entries: Iterable[Entry]) -> list[Entry]:
         group.append(entry)
         set_before |= keys
     return group
+
+
+def _content(parts: Sequence[Part]) -> dict[str, Any]:
+    """The content of an entry of these values."""
+    points = [item for kind, item in parts if kind == "metrics"]
+    return {"metrics": points} | {
+        name: dict(item for kind, item in parts if kind == name) for name in ("params", "tags")
+    }
+
+
+def _storable(text: str) -> str:
+    """`text` without what a database or a file of text cannot hold, escaped: names of files in another encoding."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def _link_or_copy(source: str, target: str) -> str:

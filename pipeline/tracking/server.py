@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,6 +64,8 @@ def is_lasting(error: Exception) -> bool:
     answer = getattr(error, "response", None)
     if isinstance(error, OSError) and answer is not None:  # an artifact's upload, refused
         return _lasts(answer.status_code)
+    if isinstance(error, ValueError | TypeError | LookupError | AttributeError):  # the entry itself is wrong
+        return not isinstance(error, OSError | JSONDecodeError)
     # An answer that is not MLflow's own comes from a proxy before the server, or from another program.
     if not isinstance(error, MlflowException) or str(error).startswith("API request to"):
         return False

@@ -14,7 +14,7 @@ from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, REUSED, STAGE
 from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
 from pipeline.tracking.sender import call_server, enqueue, flush
 
-LONGEST_TAG = 5000
+LONGEST_TAG, LONGEST_PARAM = 5000, 6000
 RUN_NAME = "mlflow.runName"
 MADE_UP = re.compile(r"[a-z]+-[a-z]+-\d+")
 Point = tuple[str, float, int, int]  # name, value, time in milliseconds, step
@@ -87,8 +87,10 @@ def read_params(run_id: str) -> dict[str, str]:
 
 
 def format_param(value: object) -> str:
-    """A param as text: lists without brackets and quotes, which the run's page would break at each item."""
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    """A param as text: lists without brackets and quotes, which the run's page would break at each item; cut to the length
+    that the server takes."""
+    text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    return text[:LONGEST_PARAM]
 
 
 def _curves(run_id: str, prefixes: Sequence[str]) -> list[Point]:

@@ -1,12 +1,19 @@
 """predict as a user types it: a registered model over a folder of pictures."""
 
 import io
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
+
+from pipeline import tracking
+from pipeline.system.errors import UserError
+from stages import predict as predict_stage
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
     assert run.data.metrics["pictures/cannot be opened"] == 2
     counted = {name: value for name, value in run.data.metrics.items() if name.startswith("pictures/")}
     assert sum(counted.values()) == len(table)
-    assert [item.path for item in workplace.client.list_artifacts(run.info.run_id)] == [output.name]
+    assert [item.path for item in workplace.client.list_artifacts(run.info.run_id)] == [output.name, "labels"]
     assert "cannot be opened" in printed
 
 
@@ -65,3 +72,43 @@ def test_a_model_that_is_not_there_is_reported_in_a_sentence(workplace, folder):
     assert "The model models:/nowhere@champion cannot be fetched" in printed
     assert "Traceback" not in printed
     assert not output.exists()
+
+
+@pytest.fixture
+def predicted(tracking_server, tmp_path, monkeypatch):
+    """Runs predict in this process with a model that gives every picture the label 🐱 or 🐶; gives the run."""
+    labels = ["🐱", "🐶", "🐱"]
+    answers = pd.DataFrame({"path": ["a\r.png", "b,b.png", "c.png"], "label": labels, "error": [""] * 3})
+    model = SimpleNamespace(checkpoint=SimpleNamespace(classes=["🐱", "🐶"]))
+    monkeypatch.setattr(predict_stage, "load_classifier", lambda *_: model)
+    monkeypatch.setattr(tracking, "model_checkpoint", lambda uri: tmp_path)
+    monkeypatch.setattr(predict_stage, "predict_pictures", lambda *_: answers)
+
+    def run(output):
+        predict_stage.run("models:/pets/1", (tmp_path, []), output, 32, "cpu")
+        (run,) = MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
+        return run, answers
+
+    return run
+
+
+def test_any_labels_have_counts_of_their_own_and_a_table_of_their_names(predicted, tmp_path):
+    run, answers = predicted(tmp_path / "out.csv")
+    counts = {name: value for name, value in run.data.metrics.items() if name.startswith("pictures/")}
+    assert sorted(counts.values()) == [0, 1, 2]
+    names = pd.read_csv(f"{run.info.artifact_uri}/labels/labels.csv")
+    assert {row.label: counts[row.metric] for row in names.itertuples()} == {"🐱": 2, "🐶": 1, "cannot be opened": 0}
+    for table in (tmp_path / "out.csv", f"{run.info.artifact_uri}/out.csv"):
+        assert pd.read_csv(table)["path"].tolist() == answers["path"].tolist()
+
+
+def test_what_was_predicted_is_kept_by_the_run_if_the_output_cannot_be_written(predicted, tmp_path):
+    output = tmp_path / "gone" / "out.csv"  # its folder was removed meanwhile
+    with pytest.raises(
+        UserError, match=r"cannot be written to .* \(.*\); it is kept as out\.csv among"
+    ):
+        predicted(output)
+    (run,) = MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
+    assert run.info.status == "FAILED"
+    assert len(pd.read_csv(f"{run.info.artifact_uri}/out.csv")) == 3
+    assert len(run.data.metrics) == 3

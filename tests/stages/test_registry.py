@@ -1,9 +1,12 @@
 """The parsers of options, and the checks of a recipe that need no torch."""
 
+import os
+
 import pytest
 
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Precompute, Recipe, TrainHead
+from pipeline.system import disk
 from pipeline.system.errors import UserError
 from stages.registry import STAGES, check_stored_heads, parse_batch_size, parse_device, parse_output, parse_run_ids
 
@@ -26,6 +29,33 @@ def test_the_output_is_a_csv_or_parquet_file_in_an_existing_folder(tmp_path):
         parse_output("out.xlsx")
     with pytest.raises(UserError, match="there is no folder"):
         parse_output(str(tmp_path / "nowhere" / "out.csv"))
+
+
+def test_an_output_that_cannot_be_written_is_reported_before_anything_is_predicted(tmp_path, monkeypatch):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match="which is a folder; name a file"):
+        parse_output(str(tmp_path / "folder.csv"))
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match="which is no file; name a file"):
+        parse_output(str(tmp_path / "pipe.csv"))
+    (tmp_path / "away.csv").symlink_to(tmp_path / "nowhere" / "out.csv")
+    with pytest.raises(UserError, match=r"which cannot be written \(No such file or directory\); name another"):
+        parse_output(str(tmp_path / "away.csv"))
+
+    def refuse(**where):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(disk.tempfile, "NamedTemporaryFile", refuse)
+    with pytest.raises(
+        UserError, match=r"which cannot be written \(Permission denied\); name another, or mend"
+    ):
+        parse_output(str(tmp_path / "out.csv"))
+
+
+def test_an_output_that_is_there_is_left_as_it_is_until_it_is_written(tmp_path):
+    (tmp_path / "out.csv").write_text("before")
+    parse_output(str(tmp_path / "out.csv"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
 def test_the_output_may_be_in_the_home_folder(tmp_path, monkeypatch):

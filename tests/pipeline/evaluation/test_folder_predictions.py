@@ -70,4 +70,20 @@ def test_labels_are_counted_and_named_as_metrics_may_be():
     table = pd.DataFrame({"label": ["50% dog", "cat", "50% dog", None], "error": ["", "", "", "cut"]})
     counts = label_counts(table)
     assert counts.to_numpy().tolist() == [["50% dog", 2], ["cat", 1], [UNREADABLE, 1]]
-    assert count_metrics(counts) == {"pictures/50_ dog": 2, "pictures/cat": 1, f"pictures/{UNREADABLE}": 1}
+    metrics = count_metrics(counts)
+    assert list(metrics.values()) == [2, 1, 1]
+    assert list(metrics)[1:] == ["pictures/cat", f"pictures/{UNREADABLE}"]
+
+
+def test_no_count_overwrites_another_whatever_labels_hold():
+    labels = ["🐱", "🐶", "C++", "C#", "a/b", "/a", "..", "Cat", "cat", UNREADABLE, None]
+    table = pd.DataFrame({"label": labels, "error": [""] * 10 + ["cut"]})
+    metrics = count_metrics(label_counts(table))
+    assert list(metrics.values()) == [1] * 11
+    assert list(metrics)[-1] == f"pictures/{UNREADABLE}"
+
+
+def test_a_label_has_the_same_name_whichever_others_were_predicted():
+    counts = label_counts(pd.DataFrame({"label": ["cat"], "error": [""]}))
+    of_both = label_counts(pd.DataFrame({"label": ["cat", "Cat"], "error": ["", ""]}))
+    assert next(iter(count_metrics(counts, ["Cat", "cat"]))) in count_metrics(of_both, ["Cat", "cat"])
