@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from pipeline.data.readers.sources import list_source
 from pipeline.models.weights import check_backbone, find_weights
+from pipeline.recipe.mistakes import check_held_out, check_positive_class
 from pipeline.recipe.recipe_file import check_overrides, help_text, override_recipe, read_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.fingerprint import PROJECT
@@ -31,6 +32,7 @@ DEFAULT_RECIPE = PROJECT / "recipes" / "elpv.yaml"
 COMMANDS = (*STAGES, *OPTIONS)
 # The default of MLproject's parameters, so that an empty one, as `-P data=$UNSET` gives, is told from none.
 NOT_GIVEN = "(not given)"
+REGISTERING = ("main", "sweep")
 # Keys that say how to run and not what results, so that a run may set them anew on any upstream.
 FREE_KEYS = ("device", "reuse", "data.max_store_gib", "data.max_logged_gib")
 
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             for check in stage.checks:
                 check(recipe)
             _use_experiment(data, upstream)
+            if name in REGISTERING and recipe.evaluate.register_as:
+                _check_registry(recipe.evaluate.register_as, data)
             _module(name).run(recipe, upstream)
         elif name in OPTIONS:
             options = _read_options(name, OPTIONS[name], rest)
@@ -62,10 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def check_inputs(recipe: Recipe) -> str:
-    """The name of the data; UserError if there is no such backbone, no such weights, or nothing to train on."""
+    """The name of the data; UserError if there is no such backbone, no such weights or nothing to train on, or if a key
+    does not fit the pictures."""
     check_backbone(recipe.model.backbone)
     find_weights(recipe.model.backbone, recipe.model.weights, recipe.seed)
     listing = list_source(recipe.data.source, recipe.data.extensions)
+    check_positive_class(recipe.evaluate.positive_class, set(listing.labels))
+    check_held_out(recipe, listing.splits is not None)
     for note in listing.notes:
         say(note)
     return listing.name
@@ -199,6 +206,12 @@ def _use_experiment(data: str, upstream: str | None) -> None:
         tracking.use_experiment(data)
     else:
         tracking.use_experiment_of(upstream)
+
+
+def _check_registry(register_as: str, data: str) -> None:
+    """A word before all training, if the registry will not take the model."""
+    tracking = importlib.import_module("pipeline.tracking")
+    tracking.check_registry(importlib.import_module("pipeline.runs.publish").registered_name(register_as, data))
 
 
 def _module(name: str) -> Any:

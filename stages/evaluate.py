@@ -5,6 +5,7 @@ from functools import partial
 from pipeline import tracking
 from pipeline.evaluation.evaluation import evaluate
 from pipeline.models.activations import read_last_activations
+from pipeline.recipe.mistakes import check_positive_class
 from pipeline.recipe.recipe_file import command_line
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.evaluation_report import summarize, write_evaluation
@@ -20,6 +21,8 @@ from stages.registry import STAGES, TRAINING
 def run(recipe: Recipe, upstream: str | None) -> RunRef:
     """Evaluate the upstream run's network on the test split, or, where there is none, on the validation split."""
     up = Upstream.of(STAGES["evaluate"], recipe, upstream)
+    if recipe.evaluate.positive_class:
+        check_positive_class(recipe.evaluate.positive_class, up.manifest.classes)
     served = {"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pinned())}
     return run_stage(STAGES["evaluate"], up, served, partial(work, up))
 

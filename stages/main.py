@@ -7,6 +7,7 @@ from pipeline import tracking
 from pipeline.data.readers.sources import source_name
 from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.runs.fingerprint import git_tags
+from pipeline.runs.recipe_check import check_recipe
 from pipeline.runs.runner import ignore_epoch
 from pipeline.runs.summary import CURVES, log_summary
 from pipeline.tracking import RunRef
@@ -17,6 +18,7 @@ from stages import evaluate, fine_tune, lr_find, precompute, resize, train_head
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """Each stage on the run of the one before it; the parent run ends with the final figures."""
     started = time.perf_counter()
+    check_recipe(recipe)
     tags = {tracking.STAGE: "main", **git_tags()}
     with tracking.open_run("main", tags, training_settings(recipe)) as run_id:
         done: dict[str, RunRef] = {}

@@ -2,6 +2,9 @@
 
 from pipeline import tracking
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.recipe_check import check_recipe
+from pipeline.sweep.space import network_variants
+from pipeline.sweep.study import open_storage, storage_url
 from pipeline.sweep.study_run import Pictures, Steps, run_study
 from pipeline.tracking import RunRef
 from stages import evaluate
@@ -12,6 +15,9 @@ from stages.precompute import list_pictures
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """Lead the study of this recipe, or run trials of it if another command leads it."""
     tracking.connect()
+    for variant in network_variants(recipe):
+        check_recipe(variant)
+    open_storage(storage_url(recipe.sweep.storage), recipe.sweep.heartbeat_seconds, make_tables=True)
     manifest = list_pictures(recipe)
     pictures = Pictures(manifest.name, manifest.digest, len(manifest.rows("valid")))
     return run_study(recipe, pictures, Steps(train, evaluate.run))

@@ -27,7 +27,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from pipeline.system.errors import UserError
+from pipeline.recipe.mistakes import check_positive_class
 
 Probabilities = npt.NDArray[np.float64]
 RESAMPLES = 10_000
@@ -203,9 +203,7 @@ def positive_class(given: str, training_counts: pd.Series) -> str | None:
 
     `training_counts` holds the number of training pictures by class. UserError for a class that is not there.
     """
-    if given and given not in training_counts.index:
-        some = ", ".join(map(str, training_counts.index[:10]))
-        raise UserError(f"evaluate.positive_class is {given}, which is no class of these pictures; choose from {some}.")
+    check_positive_class(given, list(training_counts.index))
     return given or (str(training_counts.idxmin()) if len(training_counts) == 2 else None)
 
 

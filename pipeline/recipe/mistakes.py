@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from pipeline.recipe.fields import Section
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.recipe.sweep_sections import HEAD_KEYS, Choice, Range
+from pipeline.system.errors import UserError
 
 # The keys that `wrong_together` compares with one another, of those that may vary.
 COMPARED = (
@@ -95,6 +96,15 @@ def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str |
             f"{where}: data.valid_fraction and data.test_fraction add up to {held_out:g}, which leaves nothing to "
             "train on; lower one of them."
         )
+    without_dot = next((one for one in data.extensions if not one.startswith(".") or len(one) < 2), None)
+    if without_dot is not None or not data.extensions:
+        where = _where(["data.extensions"], typed, origin)
+        what = f"has {without_dot!r}, which is no ending" if data.extensions else "is empty"
+        return f"{where}: data.extensions {what}; give endings such as .jpg and .png."
+    name = recipe.evaluate.register_as
+    if name and (not name.strip() or name in (".", "..")):
+        where = _where(["evaluate.register_as"], typed, origin)
+        return f"{where}: evaluate.register_as is {name!r}, which no registry takes; give a name, or an empty one."
     for key, lr in (("fine_tune.lr", recipe.fine_tune.lr), ("resize.lr", recipe.resize.lr)):
         if isinstance(lr, list) and len(lr) != 3:
             where = _where([key], typed, origin)
@@ -120,6 +130,27 @@ def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str |
             "trained on what is stored; set precompute.cut to late, or train_head.stored_epochs to 0."
         )
     return _wrong_range(recipe, typed, origin)
+
+
+def check_positive_class(given: str, classes: Collection[str]) -> None:
+    """UserError, with the nearest class, if the class `given` for evaluate.positive_class is none of `classes`."""
+    if given in ("", *classes):
+        return
+    names = sorted(map(str, classes))
+    by_lower_case = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(given.casefold(), by_lower_case, n=1)
+    some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    nearest = f"the nearest is {by_lower_case[close[0]]}, choose from {some}" if close else f"choose from {some}"
+    raise UserError(f"evaluate.positive_class is {given}, which is no class of these pictures; {nearest}.")
+
+
+def check_held_out(recipe: Recipe, is_split: bool) -> None:
+    """UserError if pictures that do not come split would leave none to validate with."""
+    if not is_split and recipe.data.valid_fraction == 0:
+        raise UserError(
+            "data.valid_fraction is 0, and these pictures do not come split, which leaves none to validate with; give "
+            "a share above 0."
+        )
 
 
 def _wrong_range(recipe: Recipe, typed: Collection[str], origin: str) -> str | None:

@@ -27,6 +27,7 @@ from pipeline.recipe.fields import (
 )
 from pipeline.recipe.sweep_sections import Sweep, SweepHead
 from pipeline.recipe.yaml_rules import write_yaml
+from pipeline.system.text import plain_name
 
 
 class Data(Section):
@@ -223,7 +224,7 @@ class Evaluate(Section):
     batch_size: BatchSize = 16
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
     top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
-    positive_class: str = Field(
+    positive_class: Annotated[str, AfterValidator(plain_name)] = Field(
         "",
         description="the class that operating points are listed for, or empty: of two classes the rarer one in "
         "training, of more none",

@@ -22,6 +22,7 @@ SPACE_KEY = "sweep.space"
 # The same for all trials, which else would be evaluated on other pictures or in another way.
 FIXED = ("seed", "device", "reuse", "data", "evaluate", "sweep", "sweep_head")
 TRAINED_UNFROZEN, CYCLES = ("fine_tune", "resize"), ("cycles", "cycle_len", "cycle_mult")
+NETWORK_KEYS = ("model.backbone", "precompute.image_px", "precompute.cut", "resize.image_px")
 RATES = ("fine_tune.lr", "resize.lr")
 
 
@@ -102,6 +103,18 @@ def values_of(recipe: Recipe, keys: Sequence[str], suggestions: Mapping[str, flo
             value = group_rates(value, float(str(flat[f"{section}.lr_ratio"])))[group[0] if group else "head"]
         found[key] = value
     return found
+
+
+def network_variants(recipe: Recipe) -> Iterator[Recipe]:
+    """The recipe, with each combination of values of the keys that say how the network is built and cut."""
+    space = recipe.sweep.space
+    varied = {
+        key: values.of if isinstance(values, Choice) else [values.low, values.high]
+        for key, values in space.items()
+        if key in NETWORK_KEYS
+    }
+    for combination in itertools.product(*varied.values()):
+        yield with_values(recipe, dict(zip(varied, combination, strict=True)))
 
 
 def most_epochs(recipe: Recipe, space: Space) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock, Timeout
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -20,24 +21,28 @@ from pipeline.system.errors import UserError
 from pipeline.tracking.delivery import Queue, deliver
 from pipeline.tracking.names import first_line
 from pipeline.tracking.outbox import Outbox, outbox_folder
-from pipeline.tracking.server import absolute, cause, check_server, shown
+from pipeline.tracking.server import absolute, cause, check_server, is_absent, shown
 
 
 def connect() -> None:
     """Make sure, once for each server, that it can be reached, with its tables and the experiment that runs go into,
     and send what earlier processes left for it. UserError, within seconds, if it cannot."""
-    experiment = None if os.environ.get("MLFLOW_EXPERIMENT_ID") else os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    _connect(mlflow.get_tracking_uri(), experiment, cache_folder())
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or None
+    name = None if experiment_id else os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    _connect(mlflow.get_tracking_uri(), name, experiment_id, cache_folder())
 
 
 @cache
-def _connect(uri: str, experiment: str | None, cache: Path) -> None:
+def _connect(uri: str, experiment: str | None, experiment_id: str | None, cache: Path) -> None:
     check_server(uri)
     (cache / "servers").mkdir(parents=True, exist_ok=True)
     # On an empty database several processes would create the tables at once, and most of them would fail.
     with FileLock(cache / "servers" / f"{content_key({'uri': absolute(uri)})}.lock"):
         try:
-            _make_ready(MlflowClient(uri), experiment)
+            if experiment_id is not None:
+                _check_experiment(MlflowClient(uri), experiment_id)
+            else:
+                _make_ready(MlflowClient(uri), experiment)
         except UserError:
             raise
         except Exception as error:  # a database's driver has errors of its own
@@ -64,10 +69,29 @@ def _make_ready(client: MlflowClient, experiment: str | None) -> None:
         found = client.get_experiment_by_name(experiment)
         if found is None:
             raise
-    if found is not None and found.lifecycle_stage != "active":
+    if found is not None:
+        _check_active(found)
+
+
+def _check_experiment(client: MlflowClient, experiment_id: str) -> None:
+    try:
+        found = client.get_experiment(experiment_id)
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
         raise UserError(
-            f"The experiment {experiment} was deleted; restore it (mlflow experiments restore --experiment-id "
-            f"{found.experiment_id}), or name another with MLFLOW_EXPERIMENT_NAME."
+            f"The tracking server at {shown(client.tracking_uri)} has no experiment {experiment_id}, which "
+            "MLFLOW_EXPERIMENT_ID names; check MLFLOW_TRACKING_URI, which has to be absolute if the project lies in "
+            "another folder, or name another experiment."
+        ) from None
+    _check_active(found)
+
+
+def _check_active(experiment: Experiment) -> None:
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"The experiment {experiment.name} was deleted; restore it (mlflow experiments restore --experiment-id "
+            f"{experiment.experiment_id}), or name another with MLFLOW_EXPERIMENT_NAME."
         )
 
 

@@ -50,6 +50,7 @@ def use_experiment_of(run_id: str) -> None:
         run = find_run(run.data.tags[REUSED])
     if run is not None:
         os.environ[ID] = run.info.experiment_id
+    connect()  # a deleted experiment is reported at once
 
 
 def experiment_id(parent: str | None = None) -> str | None:
@@ -86,6 +87,11 @@ def given_run(run_id: str) -> Run:
 
 def no_run(error: MlflowException) -> UserError:
     """The error of a server that gives no run."""
+    if "deleted" in str(error):
+        return UserError(
+            f"{first_line(error).rstrip('.')}; restore it (mlflow runs restore, mlflow experiments restore), or start "
+            "anew."
+        )
     return UserError(
         f"The tracking server at {shown(mlflow.get_tracking_uri())} gives no run ({first_line(error)}); "
         "check MLFLOW_TRACKING_URI, which has to be absolute if the project lies in another folder."

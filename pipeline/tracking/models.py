@@ -4,7 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -216,6 +216,14 @@ def register(model_uri: str, name: str, description: str, tags: Mapping[str, str
     return version
 
 
+def check_registry(name: str) -> None:
+    """Warns if the registry cannot say whether it has a model `name`, or would take none of that name."""
+    try:
+        _ask_registry(f"have a model of the name {name}", partial(_is_registered, name))
+    except RegistryRefusal as refusal:
+        warn(f"{refusal}; the model will be logged and not registered, unless evaluate.register_as names another.")
+
+
 def promote_if_better(name: str, version: str, metric: str, value: float, test_content: str) -> str:
     """Give `version` the alias "champion" if there is none, or if its `metric` is higher than the champion's on the
     same `test_content`, a digest. Gives a sentence that says what was done and why.
@@ -280,22 +288,27 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
         raise
 
 
+def _is_registered(name: str) -> bool:
+    try:
+        return bool(MlflowClient().get_registered_model(name))
+    except MlflowException as error:
+        if is_absent(error):
+            return False
+        raise
+
+
 def _make_registered_model(name: str) -> None:
     """Create the registered model if there is none; MlflowException if its name is taken by a prompt, which
     `mlflow.register_model` would add versions to."""
-    client = MlflowClient()
+    if _is_registered(name):
+        return
     try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        if not is_absent(error):
-            raise
-        try:
-            client.create_registered_model(name)
-        except MlflowException as refusal:  # another process may have created it at the same time
-            try:
-                client.get_registered_model(name)
-            except MlflowException:
-                raise refusal from None
+        MlflowClient().create_registered_model(name)
+    except MlflowException:  # another process may have created it at the same time
+        with suppress(MlflowException):
+            if _is_registered(name):
+                return
+        raise
 
 
 def _tag_version(client: MlflowClient, name: str, version: str, tags: Mapping[str, str]) -> None:

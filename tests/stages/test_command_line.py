@@ -201,6 +201,16 @@ def test_data_is_short_for_its_source(tmp_path):
     assert start("--data", str(tmp_path / "2024"))[1][0][0].data.source == str(tmp_path / "2024")
 
 
+def test_a_key_that_does_not_fit_the_pictures_is_reported_before_anything_is_loaded(tmp_path, capsys):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.png").touch()
+    assert start("--data", str(tmp_path), "--evaluate.positive_class", "Cat") == (2, [])
+    assert "evaluate.positive_class is Cat, which is no class" in capsys.readouterr().err
+    assert start("--data", str(tmp_path), "--data.valid_fraction", "0") == (2, [])
+    assert "data.valid_fraction is 0, and these pictures do not come split" in capsys.readouterr().err
+
+
 def test_what_mlflow_fills_in_is_as_good_as_none():
     assert start("--recipe", door.NOT_GIVEN, "--data", door.NOT_GIVEN) == start()
     entry_points = yaml.safe_load((door.PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]

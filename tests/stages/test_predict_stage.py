@@ -104,9 +104,7 @@ def test_any_labels_have_counts_of_their_own_and_a_table_of_their_names(predicte
 
 def test_what_was_predicted_is_kept_by_the_run_if_the_output_cannot_be_written(predicted, tmp_path):
     output = tmp_path / "gone" / "out.csv"  # its folder was removed meanwhile
-    with pytest.raises(
-        UserError, match=r"cannot be written to .* \(.*\); it is kept as out\.csv among"
-    ):
+    with pytest.raises(UserError, match=r"cannot be written to .* \(.*\); it is kept as out\.csv among"):
         predicted(output)
     (run,) = MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
     assert run.info.status == "FAILED"

@@ -46,9 +46,7 @@ def test_an_output_that_cannot_be_written_is_reported_before_anything_is_predict
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(disk.tempfile, "NamedTemporaryFile", refuse)
-    with pytest.raises(
-        UserError, match=r"which cannot be written \(Permission denied\); name another, or mend"
-    ):
+    with pytest.raises(UserError, match=r"which cannot be written \(Permission denied\); name another, or mend"):
         parse_output(str(tmp_path / "out.csv"))
 
 

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from pipeline.recipe.fields import Section
-from pipeline.recipe.mistakes import field_of, wrong_together
+from pipeline.recipe.mistakes import check_held_out, check_positive_class, field_of, wrong_together
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.system.errors import UserError
@@ -133,7 +133,33 @@ def test_every_wrong_range_has_a_sentence():
     assert [line.split()[2] for line in message.splitlines()] == ["fine_tune.lr", "fine_tune.cycles"]
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("Cat", "the nearest is cat, choose from cat, dog."),
+        ("kat", "the nearest is cat, choose from cat, dog."),
+        ("zebra", "pictures; choose from cat, dog."),
+    ],
+)
+def test_a_positive_class_that_is_none_is_reported_with_the_nearest(given, words):
+    with pytest.raises(UserError, match=f"^evaluate.positive_class is {given}, which is no class .*{words}$"):
+        check_positive_class(given, {"dog", "cat"})
+    check_positive_class("cat", {"dog", "cat"})
+    check_positive_class("", {"dog", "cat"})
+
+
+def test_pictures_that_do_not_come_split_need_a_part_to_validate_with():
+    recipe = build_recipe({"data": {"valid_fraction": 0.0}}, {}, "mine.yaml")
+    check_held_out(recipe, is_split=True)
+    with pytest.raises(UserError, match=r"^data\.valid_fraction is 0, .* give a share above 0\.$"):
+        check_held_out(recipe, is_split=False)
+
+
 WRONG_TOGETHER = [
+    ("data: {extensions: [.png, jpg]}", ["data.extensions has 'jpg', which is no ending"]),
+    ("data: {extensions: []}", ["data.extensions is empty"]),
+    ("evaluate: {register_as: ' '}", ["evaluate.register_as is ' '"]),
+    ("evaluate: {register_as: ..}", ["evaluate.register_as is '..'"]),
     ("lr_find: {start_lr: 1, end_lr: 0.1}", ["lr_find.start_lr is 1,", "lr_find.end_lr, 0.1"]),
     ("lr_find: {start_lr: 0.1, end_lr: 0.1}", ["lr_find.start_lr is 0.1"]),
     ("data: {valid_fraction: 0.5, test_fraction: 0.5}", ["data.valid_fraction", "data.test_fraction", "1,"]),

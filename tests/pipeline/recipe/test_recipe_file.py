@@ -83,9 +83,9 @@ def test_a_folder_stays_text_though_it_looks_like_a_value(tmp_path, name):
 def test_a_logged_recipe_is_read_as_it_was_whatever_its_classes_and_folders_are_called(tmp_path, name):
     choice = {"type": "choice", "of": [name, "none"]}
     content = {
-        "data": {"source": name, "extensions": [name]},
+        "data": {"source": name, "extensions": [f".{name}"]},
         "model": {"backbone": name, "weights": name},
-        "evaluate": {"positive_class": name},
+        "evaluate": {"positive_class": name, "register_as": "" if set("/:") & set(name) else f"thaw-{name}"},
         "sweep": {"name": name, "storage": name, "space": {"augment.flip": choice, name: choice}},
     }
     recipe = Recipe.model_validate(content)
@@ -102,11 +102,11 @@ def test_a_class_or_a_folder_needs_no_quotes_in_a_recipe(tmp_path, name):
 
 @pytest.mark.parametrize("name", [name for name in ODD if name])
 def test_a_shown_command_sets_what_the_recipe_has(name):
-    changes = {"data.source": name, "data.extensions": [name, ".jpg"], "fine_tune.lr": [1e-5, 1e-4, 0.5]}
+    changes = {"data.source": name, "data.extensions": [f".{name}", ".jpg"], "fine_tune.lr": [1e-5, 1e-4, 0.5]}
     words = shlex.split(command_line(Recipe(), {**changes, "evaluate.onnx": False}))
     typed = dict(word.split("=", 1) for word in words[words.index("local") + 1 :] if word != "-P")
     recipe = build_recipe({}, typed, "mine.yaml")
-    assert (recipe.data.source, recipe.data.extensions) == (name, [name, ".jpg"])
+    assert (recipe.data.source, recipe.data.extensions) == (name, [f".{name}", ".jpg"])
     assert (recipe.fine_tune.lr, recipe.evaluate.onnx) == ([1e-5, 1e-4, 0.5], False)
 
 

@@ -5,7 +5,16 @@ import pytest
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, UniformRange
-from pipeline.sweep.space import check_space, grid, most_epochs, values_of, varied_models, widened, with_values
+from pipeline.sweep.space import (
+    check_space,
+    grid,
+    most_epochs,
+    network_variants,
+    values_of,
+    varied_models,
+    widened,
+    with_values,
+)
 from pipeline.system.errors import UserError
 
 LR = {"type": "log_uniform", "low": 1e-4, "high": 1e-2}
@@ -221,3 +230,15 @@ def test_a_grid_has_every_combination_once() -> None:
 def test_the_most_epochs_are_those_of_the_longest_cycles_of_both_unfrozen_stages() -> None:
     assert most_epochs(Recipe(), {"augment.strength": UniformRange(type="uniform", low=0, high=1)}) == 1 + 2 + 2
     assert most_epochs(Recipe(), Recipe().sweep.space) == 3 + 6 + 2
+
+
+def test_all_networks_that_a_space_asks_for_are_known_beforehand():
+    space = {
+        "resize.image_px": {"type": "int", "low": 64, "high": 96},
+        "model.backbone": {"type": "choice", "of": ["resnet18", "resnet34"]},
+        "fine_tune.cycles": {"type": "int", "low": 1, "high": 3},
+    }
+    variants = network_variants(build_recipe({"sweep": {"space": space}}, {}, "here"))
+    found = {(one.model.backbone, one.resize.image_px) for one in variants}
+    assert found == {("resnet18", 64), ("resnet18", 96), ("resnet34", 64), ("resnet34", 96)}
+    assert list(network_variants(Recipe())) == [Recipe()]

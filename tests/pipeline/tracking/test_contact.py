@@ -71,6 +71,32 @@ def test_what_was_left_for_another_server_or_by_another_machine_stays(tracking_s
     assert len(elsewhere.read()) == 1
 
 
+def test_an_experiment_that_was_deleted_or_is_not_there_is_reported_by_its_id_too(tracking_server, monkeypatch):
+    client = MlflowClient()
+    gone = client.create_experiment("gone")
+    client.delete_experiment(gone)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", gone)
+    restore = rf"The experiment gone was deleted; restore it \(mlflow experiments restore --experiment-id {gone}\)"
+    with pytest.raises(UserError, match=restore):
+        tracking.connect()
+    with pytest.raises(UserError, match=restore):
+        tracking.use_experiment("farm")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "777")
+    with pytest.raises(UserError, match="has no experiment 777, which MLFLOW_EXPERIMENT_ID names; check MLFLOW_TRACK"):
+        tracking.connect()
+
+
+def test_a_run_of_an_experiment_that_was_deleted_is_reported_before_it_is_followed(tracking_server, monkeypatch):
+    client = MlflowClient()
+    later = client.create_experiment("later")
+    run_id = client.create_run(later).info.run_id
+    client.delete_experiment(later)
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match="The experiment later was deleted; restore it"):
+        tracking.use_experiment_of(run_id)
+
+
 def test_a_database_that_mlflow_cannot_use_is_told_in_a_sentence(tmp_path, empty_database, monkeypatch):
     shutil.copy(empty_database, tmp_path / "newer.db")
     with closing(sqlite3.connect(tmp_path / "newer.db")) as database, database:
