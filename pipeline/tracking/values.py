@@ -87,8 +87,8 @@ def read_params(run_id: str) -> dict[str, str]:
 
 
 def format_param(value: object) -> str:
-    """A param as text: lists without brackets and quotes, which the run's page would break at each item; cut to the length
-    that the server takes."""
+    """A param as text: lists without brackets and quotes, which the run's page would break at each item; cut to
+    the length that the server takes."""
     text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
     return text[:LONGEST_PARAM]
 
