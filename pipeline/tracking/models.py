@@ -196,7 +196,7 @@ def name_in_registry(name: str, pictures: PictureSet) -> str:
             tags = [version.tags for version in client.search_model_versions(f"name = '{one}'")]
             known = [of_version for of_version in tags if DATA in of_version]
             if not known or any(pictures.is_that_of(of_version) for of_version in known):
-                return one
+                return str(one)
         return f"{name}-{pictures.digest[:8]}"
 
     return _ask_registry(f"tell which pictures models of the name {name} are of", look_up)
