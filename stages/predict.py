@@ -5,8 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline import tracking
+from pipeline.data.readers.folder import list_pictures
 from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_pictures
 from pipeline.models.classifier import load_classifier
+from pipeline.recipe.fields import PICTURE_ENDINGS
 from pipeline.reports.page import markdown_table
 from pipeline.system.console import say, table
 from pipeline.system.device import choose_device
@@ -15,17 +17,17 @@ from pipeline.system.errors import UserError
 from pipeline.system.tables import write_table
 
 
-def run(model: str, data: tuple[Path, list[Path]], output: Path, batch_size: int, device: str) -> None:
-    """Predict every picture of `data`, a folder and the pictures in it; the run keeps the table, and how many pictures
-    got each label and which metric counts it.
+def run(model: str, data: Path, output: Path, batch_size: int, device: str) -> None:
+    """Predict every picture in the folder `data`; the run keeps the table, and how many pictures got each label and
+    which metric counts it.
 
     UserError at the end if `output` cannot be written; the run has the table then too.
     """
-    root, pictures = data
-    tracking.use_experiment(root.resolve().name)
-    params = {"model": model, "data": str(root), "output": str(output), "batch_size": batch_size, "device": device}
+    tracking.use_experiment(data.name)
+    params = {"model": model, "data": str(data), "output": str(output), "batch_size": batch_size, "device": device}
     with tracking.open_run("predict", {tracking.STAGE: "predict", tracking.MODEL: model}, params) as run_id:
         classifier = load_classifier(tracking.model_checkpoint(model), choose_device(device))
+        root, pictures = list_pictures(str(data), classifier.extensions or PICTURE_ENDINGS)
         predictions = predict_pictures(classifier, root, pictures, batch_size)
         failed = write_output(predictions, output)
         counts = label_counts(predictions)
@@ -35,7 +37,7 @@ def run(model: str, data: tuple[Path, list[Path]], output: Path, batch_size: int
             (folder / "labels").mkdir()
             write_table(counts.assign(metric=list(metrics)), folder / "labels" / "labels.csv")
         tracking.log_metrics(run_id, metrics, step=0)
-        tracking.describe_run(run_id, f"{model} over {root.resolve()}\n\n{markdown_table(counts)}")
+        tracking.describe_run(run_id, f"{model} over {root}\n\n{markdown_table(counts)}")
         rows = [(label, f"{count:,}") for label, count in counts.to_numpy()]
         table("Pictures by predicted label", ("label", "pictures"), rows)
         if failed is not None:

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.readers.folder import list_pictures
+from pipeline.data.readers.folder import find_folder
 from pipeline.models.weights import check_backbone, find_weights
-from pipeline.recipe.fields import PICTURE_ENDINGS
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.sweep.space import SPACE_KEY, check_space, varied_models
@@ -61,11 +60,6 @@ def parse_run_ids(text: str) -> list[str]:
     if twice is not None:
         raise UserError(f"runs names {twice} twice; give each run once.")
     return ids
-
-
-def parse_folder(text: str) -> tuple[Path, list[Path]]:
-    """The folder, and all pictures at any depth below it; UserError if there is no such folder or no picture in it."""
-    return list_pictures(text, PICTURE_ENDINGS)
 
 
 def parse_output(text: str) -> Path:
@@ -141,7 +135,7 @@ STAGES: Mapping[str, Stage] = {
 OPTIONS: Mapping[str, tuple[Option, ...]] = {
     "predict": (
         Option("model", "the address of a model such as models:/thaw-elpv@champion"),
-        Option("data", "a folder of pictures, nested as you like", None, parse_folder),
+        Option("data", "a folder of pictures, nested as you like", None, find_folder),
         Option("output", "the file to write, .csv or .parquet", "predictions.csv", parse_output),
         Option("batch_size", "how many pictures go through the network at a time", "32", parse_batch_size),
         Option("device", "auto, cpu or cuda", "auto", parse_device),

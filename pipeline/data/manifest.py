@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -37,7 +38,8 @@ def _nothing_moved() -> pd.DataFrame:
 class Manifest:
     """`table` has a row per picture (see COLUMNS; paths are below `root`), `classes` the labels in the order of
     the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were moved to
-    another split (`path`, `moved_from`, `moved_to`, `same_as`)."""
+    another split (`path`, `moved_from`, `moved_to`, `same_as`), `drawn` the splits whose pictures the recipe's
+    fractions choose, and not the source."""
 
     name: str
     root: Path
@@ -45,6 +47,7 @@ class Manifest:
     table: pd.DataFrame
     set_aside: pd.DataFrame
     moved: pd.DataFrame = field(default_factory=_nothing_moved)
+    drawn: tuple[str, ...] = ("valid", "test")
 
     @property
     def digest(self) -> str:
@@ -109,11 +112,14 @@ def build_manifest(
         _stop_at_copies(
             first["path"], f"of {first['moved_from']} belongs with {first['same_as']}, of {first['moved_to']}"
         )
-    _check_enough(good, sorted(set(listing.labels)), listing.root)
+    # Of a set that comes split, validation pictures are taken from those to train on, and test pictures from none.
+    given = set(listing.splits or [""])
+    drawn = tuple(name for name in ("valid", "test") if name not in given and (name == "valid" or "" in given))
+    _check_enough(good, sorted(set(listing.labels)), listing.root, drawn)
     set_aside = pd.DataFrame(listing.set_aside, columns=SET_ASIDE_COLUMNS)
     set_aside = pd.concat([set_aside, bad], ignore_index=True) if len(bad) else set_aside
     _release_memory()
-    return Manifest(listing.name, listing.root, sorted(set(good["label"])), good[COLUMNS], set_aside, moved)
+    return Manifest(listing.name, listing.root, sorted(set(good["label"])), good[COLUMNS], set_aside, moved, drawn)
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
@@ -127,6 +133,7 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         "root": str(manifest.root),
         "classes": manifest.classes,
         "digest": manifest.digest,
+        "drawn": manifest.drawn,
     }
     (folder / "manifest.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
@@ -138,7 +145,15 @@ def load_manifest(folder: Path) -> Manifest:
         table = read_table(folder / "manifest.csv", TEXT_COLUMNS)
         set_aside = read_table(folder / "set_aside.csv", SET_ASIDE_COLUMNS)
         moved = read_table(folder / "duplicates.csv", MOVED_COLUMNS)
-        manifest = Manifest(facts["name"], Path(facts["root"]), facts["classes"], table, set_aside, moved)
+        manifest = Manifest(
+            facts["name"],
+            Path(facts["root"]),
+            facts["classes"],
+            table,
+            set_aside,
+            moved,
+            tuple(facts.get("drawn", ("valid", "test"))),
+        )
         is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
         paths = (Path(path) for path in table["path"])
         escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
@@ -202,12 +217,15 @@ def _stop_at_copies(path: str, what: str) -> None:
     )
 
 
-def _check_enough(table: pd.DataFrame, labels: list[str], root: Path) -> None:
+def _check_enough(table: pd.DataFrame, labels: list[str], root: Path, drawn: Sequence[str]) -> None:
+    fractions = " and ".join(f"data.{name}_fraction" for name in drawn)
+    other = {"train": f", or lower {fractions}" if drawn else "", "valid": ", or raise data.valid_fraction"}
     for split in ("train", "valid"):
         counts = table.loc[table["split"] == split, "label"].value_counts()
         for label in labels:
             if counts.get(label, 0) == 0:
                 raise UserError(
                     f"The class {label} has no good picture left to {'train' if split == 'train' else 'validate'} with "
-                    f"in {root}; add pictures (of other groups, where there are groups), or raise data.valid_fraction."
+                    f"in {root}; add pictures (of other groups, where there are groups)"
+                    f"{other[split] if split == 'train' or split in drawn else ''}."
                 )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import pandas as pd
 
@@ -69,11 +70,14 @@ def diagnose_overfitting(
         )
     if gap > SMALLEST_GAP and ratio > OVERFIT_RATIO:
         strongly = ratio > STRONG_RATIO
+        dropout = min(round(head_dropout + MORE_DROPOUT, 2), MOST_DROPOUT)
+        can_rise = dropout > head_dropout
         return Verdict(
             "strongly over-fitting" if strongly else "over-fitting",
             f"The model {'strongly ' if strongly else ''}over-fits: {numbers}, {_times(ratio)} the training loss. "
-            "Add pictures, vary them more (augment.*), raise weight_decay or head.dropout, or train shorter.",
-            {"head.dropout": max(min(round(head_dropout + MORE_DROPOUT, 2), MOST_DROPOUT), head_dropout)},
+            f"Add pictures, vary them more (augment.*), raise weight_decay{' or head.dropout' if can_rise else ''}, or "
+            "train shorter.",
+            {"head.dropout": dropout} if can_rise else {},
         )
     return Verdict("good", f"No over-fitting to speak of: {numbers}.")
 
@@ -120,25 +124,41 @@ def diagnose_leakage(
     )
 
 
-def diagnose_split_gap(valid_accuracy: float, valid_pictures: int, test_accuracy: float, seed: int) -> Verdict | None:
-    """A test accuracy further above that on the `valid_pictures` than chance explains."""
+def diagnose_split_gap(
+    valid_accuracy: float,
+    valid_pictures: int,
+    test_accuracy: float,
+    seed: int,
+    split_seed: int | Literal["auto"] = "auto",
+    is_drawn: bool = True,
+) -> Verdict | None:
+    """A test accuracy further above that on the `valid_pictures` than chance explains. `is_drawn` says whether the
+    split follows from `seed`, or `split_seed`, and was not given."""
     gap = test_accuracy - valid_accuracy
     error = math.sqrt(max(valid_accuracy * (1 - valid_accuracy), 1 / valid_pictures) / valid_pictures)
     if gap <= max(SUSPICIOUS_GAP, SUSPICIOUS_ERRORS * error):
         return None
+    anew = ", or split anew with another seed" if is_drawn else ""
+    new_split = {"seed": seed + 1} if split_seed == "auto" else {"data.split_seed": split_seed + 1}
     return Verdict(
         "test easier than validation",
         f"Test accuracy {test_accuracy:.4f} is far above validation accuracy {valid_accuracy:.4f} ({gap / error:.1f} "
         f"standard errors on {valid_pictures} validation pictures). Test pictures may have leaked into training, or "
-        "the splits differ in kind; look at near_duplicates.csv, or split anew with another seed.",
-        {"seed": seed + 1},
+        f"the splits differ in kind; look at near_duplicates.csv{anew}.",
+        new_split if is_drawn else {},
     )
 
 
 def diagnose_size(
-    training_counts: pd.Series, split: str, pictures: int, interval: tuple[float, float], test_fraction: float
+    training_counts: pd.Series,
+    split: str,
+    pictures: int,
+    interval: tuple[float, float],
+    test_fraction: float,
+    is_drawn: bool = True,
 ) -> Verdict | None:
-    """Too few pictures: to learn a class from, or in the `split` evaluated, whose accuracy has this wide `interval`."""
+    """Too few pictures: to learn a class from, or in the `split` evaluated, whose accuracy has this wide `interval`.
+    `is_drawn` says whether that split follows from the recipe's fraction, and was not given."""
     rare = training_counts[training_counts < FEWEST_TO_TRAIN].sort_values()
     low, high = interval
     is_wide = high - low > WIDEST_INTERVAL
@@ -152,10 +172,13 @@ def diagnose_size(
     if is_wide:
         words.append(
             f"With {pictures} {split} pictures the accuracy is known no better than {low:.1%} to {high:.1%}: smaller "
-            f"differences mean nothing. Add pictures, or hold out more of them (data.{split}_fraction)."
+            f"differences mean nothing. Add pictures"
+            f"{f', or hold out more of them (data.{split}_fraction)' if is_drawn else f' to the {split} split'}."
         )
     # Held-out pictures are taken from training, which has none to spare where a class is rare.
-    more_held_out = {"data.test_fraction": 0.4} if is_wide and rare.empty and 0 < test_fraction < 0.4 else {}
+    more_held_out = (
+        {"data.test_fraction": 0.4} if is_drawn and is_wide and rare.empty and 0 < test_fraction < 0.4 else {}
+    )
     return Verdict("too few pictures", " ".join(words), more_held_out if split == "test" else {})
 
 

@@ -131,10 +131,10 @@ def evaluate(
     pictures = len(predictions.evaluated)
     further = [
         _diagnose_leakage(predictions, twins),
-        _diagnose_split_gap(metrics, len(predictions.of("valid")), split, seed),
+        _diagnose_split_gap(metrics, len(predictions.of("valid")), split, recipe, bool(manifest.drawn)),
         *diagnose_rates(epochs),
         _diagnose_balance(predictions, training_counts, metrics[f"{split}/accuracy"]),
-        diagnose_size(training_counts, split, pictures, interval, recipe.data.test_fraction),
+        diagnose_size(training_counts, split, pictures, interval, recipe.data.test_fraction, split in manifest.drawn),
     ]
     return Evaluation(
         name=manifest.name,
@@ -215,10 +215,13 @@ def _diagnose_leakage(predictions: Predictions, twins: pd.DataFrame) -> Verdict 
     )
 
 
-def _diagnose_split_gap(metrics: dict[str, float], valid_pictures: int, split: str, seed: int) -> Verdict | None:
+def _diagnose_split_gap(
+    metrics: dict[str, float], valid_pictures: int, split: str, recipe: Recipe, is_drawn: bool
+) -> Verdict | None:
     if split != "test":
         return None
-    return diagnose_split_gap(metrics["valid/accuracy"], valid_pictures, metrics["test/accuracy"], seed)
+    accuracies = metrics["valid/accuracy"], valid_pictures, metrics["test/accuracy"]
+    return diagnose_split_gap(*accuracies, recipe.seed, recipe.data.split_seed, is_drawn)
 
 
 def _diagnose_balance(predictions: Predictions, training_counts: pd.Series, accuracy: float) -> Verdict | None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,12 +25,14 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Classifier:
-    """`network`, in eval mode on `device`, its `checkpoint`, and the temperature that its logits are divided by."""
+    """`network`, in eval mode on `device`, its `checkpoint`, the temperature that its logits are divided by, and
+    the `extensions` of its recipe's pictures, if they are known."""
 
     network: Network
     checkpoint: Checkpoint
     temperature: float
     device: torch.device
+    extensions: tuple[str, ...] = ()
 
     def decode(self, content: bytes) -> Pixels:
         """An encoded picture as the square of uint8 that the network was trained on; errors as in `decode_square`."""
@@ -52,17 +54,20 @@ class Classifier:
         return probabilities
 
 
-def save_classifier(checkpoint: Path, temperature: float, folder: Path) -> None:
-    """Write the checkpoint in the folder `checkpoint` and, as JSON beside it, the temperature into `folder`."""
+def save_classifier(checkpoint: Path, temperature: float, folder: Path, extensions: Sequence[str] = ()) -> None:
+    """Write the checkpoint in the folder `checkpoint` and, as JSON beside it, the temperature and the endings of its
+    pictures' names into `folder`."""
     shutil.copytree(checkpoint, folder)
-    (folder / CALIBRATION).write_text(json.dumps({"temperature": temperature}), encoding="utf-8")
+    facts = {"temperature": temperature, "extensions": list(extensions)}
+    (folder / CALIBRATION).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def load_classifier(folder: Path, device: torch.device) -> Classifier:
     """The classifier that `save_classifier` wrote, on `device`."""
     network, checkpoint = load_checkpoint(folder)
     calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-    return Classifier(network.to(device).eval(), checkpoint, float(calibration["temperature"]), device)
+    facts = float(calibration["temperature"]), device, tuple(calibration.get("extensions", ()))
+    return Classifier(network.to(device).eval(), checkpoint, *facts)
 
 
 def answer_table(classes: list[str], probabilities: Probabilities) -> pd.DataFrame:

@@ -46,7 +46,7 @@ def publish(
     name, refusal = _free_name(settings.register_as, manifest.name, pictures)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        save_classifier(checkpoint, evaluation.predictions.temperature, folder / "checkpoint")
+        save_classifier(checkpoint, evaluation.predictions.temperature, folder / "checkpoint", recipe.data.extensions)
         classifier = load_classifier(folder / "checkpoint", torch.device("cpu"))
         metrics = dict(evaluation.metrics)
         if settings.onnx:

@@ -1,12 +1,13 @@
 """Lists the pictures of a folder: of class folders, maybe within split folders; or of any folder of pictures."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.data.readers.layout import find_layout
 from pipeline.data.readers.listing import Listing
-from pipeline.data.readers.paths import as_written, set_name
+from pipeline.data.readers.paths import as_written, set_name, without_scheme
 from pipeline.data.readers.tree import Found, Tree, cannot_be_read, shown
+from pipeline.system.console import say
 from pipeline.system.errors import UserError
 
 
@@ -31,25 +32,41 @@ def list_folder(root: Path, extensions: Collection[str]) -> Listing:
     return Listing(set_name(root), root, paths, labels, splits_given, set_aside, notes=layout.notes)
 
 
-def list_pictures(data: str, extensions: Sequence[str]) -> tuple[Path, list[Path]]:
+def list_pictures(data: str, extensions: Collection[str]) -> tuple[Path, list[Path]]:
     """The folder `data`, and all pictures at any depth below it, sorted, by the rules by which those of a class are
-    listed; what cannot be read is among them. UserError if there is no such folder or no picture in it."""
+    listed; what cannot be read is among them, and what is left out is reported. UserError if there is no such folder
+    or no picture in it."""
+    root = _existing_folder(data)
+    found = Tree(root, {extension.lower() for extension in extensions}).find("")
+    if not found.pictures and not found.unreadable:
+        raise UserError(
+            f"data is {data}, where no file, at any depth, ends in {', '.join(extensions)}; name a folder of pictures."
+        )
+    if found.others:
+        path, reason = found.others[0]
+        say(f"left out: {len(found.others):,} of the files in {shown(str(root))}, such as {shown(path)}: {reason}")
+    return root, sorted(root / path for path in (*found.pictures, *dict(found.unreadable)))
+
+
+def find_folder(data: str) -> Path:
+    """The folder `data`, absolute, with its links kept; UserError if there is none, or no file in it at any depth."""
+    root = _existing_folder(data)
+    if not Tree(root, None).is_full(""):
+        raise UserError(f"data is {data}, where no file, at any depth, is a picture; name a folder of pictures.")
+    return root
+
+
+def _existing_folder(data: str) -> Path:
     try:
-        root = as_written(Path(data))
+        root = as_written(Path(without_scheme(data)))
         root.resolve()  # raises an error for what no file can be called, and for loops of links
         what = "" if root.is_dir() else "is a file, not a folder" if root.exists() else "does not exist"
     except (OSError, RuntimeError, ValueError) as error:
         what = f"cannot be read ({error})"
     if what:
         raise UserError(f"data is {data}, which {what} (looked for in {Path.cwd()}); name a folder of pictures.")
-    found = Tree(root, {extension.lower() for extension in extensions}).find("")
-    if not found.pictures and "" in dict(found.unreadable):
-        raise cannot_be_read(root, dict(found.unreadable)[""].removeprefix("cannot be read: "))
-    if not found.pictures and not found.unreadable:
-        raise UserError(
-            f"data is {data}, where no file, at any depth, ends in {', '.join(extensions)}; name a folder of pictures."
-        )
-    return root, sorted(root / path for path in (*found.pictures, *dict(found.unreadable)))
+    Tree(root, None).top("")  # raises an error if it cannot be read
+    return root
 
 
 def _report_empty(folder: Path, label: str, extensions: Collection[str], found: Found) -> None:

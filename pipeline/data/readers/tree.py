@@ -27,13 +27,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Tree:
-    """The folder `root`, in which files that end in one of `extensions` (lower case) are pictures.
+    """The folder `root`, in which files that end in one of `extensions` (lower case; None for any) are pictures.
 
     Links are followed. Hidden files and folders, and those that systems leave behind, are left out.
     """
 
     root: Path
-    extensions: Collection[str]
+    extensions: Collection[str] | None
 
     def top(self, below: str) -> tuple[list[str], list[str]]:
         """Names of the folders and of the files in a folder, not below it, sorted; UserError if it cannot be read."""
@@ -115,7 +115,7 @@ class Tree:
         return ""
 
     def _has_ending(self, name: str) -> bool:
-        return os.path.splitext(name)[1].lower() in self.extensions
+        return self.extensions is None or os.path.splitext(name)[1].lower() in self.extensions
 
 
 def join(below: str, name: str) -> str:

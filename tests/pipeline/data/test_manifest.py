@@ -252,6 +252,27 @@ def test_a_class_too_small_to_be_validated_is_named(tmp_path):
         manifest_of(root)
 
 
+@pytest.mark.parametrize(
+    ("splits", "drawn"), [((), ("valid", "test")), (("train", "val", "test"), ()), (("train", "test"), ("valid",))]
+)
+def test_a_manifest_keeps_which_splits_its_source_left_open(tmp_path, splits, drawn):
+    names = [f"{split}/{label}" for split in splits or ("",) for label in ("cat", "dog")]
+    manifest = manifest_of(make_pictures(tmp_path / "photos", *(name.strip("/") for name in names)))
+    save_manifest(manifest, tmp_path / "saved")
+    assert manifest.drawn == load_manifest(tmp_path / "saved").drawn == drawn
+
+
+def test_fractions_are_advised_only_where_they_apply(tmp_path):
+    names = [f"{split}/{label}" for split in ("train", "val") for label in ("cat", "dog")]
+    for spoiled, part in (("val", "validate"), ("train", "train")):
+        root = make_pictures(tmp_path / spoiled, *names, count=3)
+        for path in (root / spoiled / "dog").iterdir():
+            spoil(path)
+        with pytest.raises(UserError, match=f"left to {part} with") as caught:
+            manifest_of(root, max_bad=1)
+        assert "fraction" not in str(caught.value)
+
+
 def test_given_splits_are_kept(tmp_path):
     names = [f"{split}/{label}" for split in ("train", "val", "test") for label in ("cat", "dog")]
     table = manifest_of(make_pictures(tmp_path / "photos", *names, count=3), valid=0.5, test=0.4).table

@@ -177,6 +177,20 @@ def test_a_wide_interval_is_told_and_more_pictures_are_to_be_held_out():
     assert diagnose_size(COUNTS, "valid", 56, (0.518, 0.768), 0.25).changes == {}
 
 
+def test_advice_is_none_that_cannot_apply():
+    found = diagnose_size(COUNTS, "test", 56, (0.518, 0.768), 0.25, is_drawn=False)
+    assert "fraction" not in found.words
+    assert found.changes == {}
+    assert "fraction" not in diagnose_size(COUNTS, "valid", 56, (0.518, 0.768), 0.25, is_drawn=False).words
+    given = diagnose_split_gap(0.80, 400, 0.95, seed=4, is_drawn=False)
+    assert "seed" not in given.words
+    assert given.changes == {}
+    assert diagnose_split_gap(0.80, 400, 0.95, seed=4, split_seed=7).changes == {"data.split_seed": 8}
+    at_most = diagnosis.diagnose_overfitting(0.05, 0.5, CHANCE, fine_tune_cycles=2, head_dropout=0.8)
+    assert "dropout" not in at_most.words
+    assert at_most.changes == {}
+
+
 def test_enough_pictures_are_not_told_of():
     assert diagnose_size(COUNTS, "test", 500, (0.88, 0.93), 0.25) is None
 

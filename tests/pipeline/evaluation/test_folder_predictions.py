@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -87,3 +88,18 @@ def test_a_label_has_the_same_name_whichever_others_were_predicted():
     counts = label_counts(pd.DataFrame({"label": ["cat"], "error": [""]}))
     of_both = label_counts(pd.DataFrame({"label": ["cat", "Cat"], "error": ["", ""]}))
     assert next(iter(count_metrics(counts, ["Cat", "cat"]))) in count_metrics(of_both, ["Cat", "cat"])
+
+
+def test_a_folder_that_cannot_be_read_is_a_row_with_the_reason(classifier, tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    listing = os.listdir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    table = predict_pictures(classifier, tmp_path, [tmp_path / "locked"], 4)
+    assert table["path"].tolist() == ["locked"]
+    assert "Permission denied" in table["error"][0]

@@ -71,3 +71,13 @@ def test_the_answer_names_the_likeliest_class_and_every_probability():
     assert table["label"].tolist() == ["dog", "cat"], "of two alike, the first class"
     assert table["confidence"].tolist() == [0.7, 0.5]
     assert table["probability/dog"].tolist() == [0.7, 0.5]
+
+
+def test_the_endings_of_its_recipe_go_with_a_model_and_may_be_unknown(tmp_path):
+    torch.manual_seed(0)
+    facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", True)
+    save_checkpoint(build_network(facts), facts, tmp_path / "checkpoint")
+    save_classifier(tmp_path / "checkpoint", 1.0, tmp_path / "served", [".tga", ".jpg"])
+    assert load_classifier(tmp_path / "served", CPU).extensions == (".tga", ".jpg")
+    (tmp_path / "served" / "calibration.json").write_text('{"temperature": 1.0}')
+    assert load_classifier(tmp_path / "served", CPU).extensions == ()

@@ -120,3 +120,7 @@ def test_the_command_leads_back_to_the_recipe():
     assert override_recipe(Recipe(), pairs) == recipe.model_copy(
         update={"head": recipe.head.model_copy(update={"dropout": 0.7})}
     )
+
+
+def test_a_class_is_named_as_labels_are_stored():
+    assert Recipe.model_validate({"evaluate": {"positive_class": " cafe\u0301"}}).evaluate.positive_class == "caf\u00e9"
