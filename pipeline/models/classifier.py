@@ -58,7 +58,7 @@ def save_classifier(checkpoint: Path, temperature: float, folder: Path, extensio
     """Write the checkpoint in the folder `checkpoint` and, as JSON beside it, the temperature and the endings of its
     pictures' names into `folder`."""
     shutil.copytree(checkpoint, folder)
-    facts = {"temperature": temperature, "extensions": list(extensions)}
+    facts = {"temperature": temperature} | ({"extensions": list(extensions)} if extensions else {})
     (folder / CALIBRATION).write_text(json.dumps(facts), encoding="utf-8")
 
 

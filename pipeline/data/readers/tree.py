@@ -37,7 +37,8 @@ class Tree:
 
     def top(self, below: str) -> tuple[list[str], list[str]]:
         """Names of the folders and of the files in a folder, not below it, sorted; UserError if it cannot be read."""
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         try:
             for entry in os.scandir(self.root / below):
                 if not is_left_out(entry.name):

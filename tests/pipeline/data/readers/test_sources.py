@@ -36,7 +36,7 @@ def test_a_table_and_a_folder_of_the_same_pictures_list_the_same(tmp_path):
     (tmp_path / "table.csv").write_text("path,label\ncat/1.jpg,cat\ndog/2.jpg,dog\n")
     table, folder = list_source(str(tmp_path / "table.csv"), ENDINGS), list_source(str(tmp_path), ENDINGS)
     assert (table.root, table.paths, table.labels) == (folder.root, folder.paths, folder.labels)
-    assert table.name == "table"
+    assert table.name == f"{tmp_path.name}-table"
 
 
 def test_nothing_heavy_is_loaded_to_list_a_table(tmp_path):
