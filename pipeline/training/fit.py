@@ -16,7 +16,7 @@ from pipeline.system.console import track
 from pipeline.system.device import mixed_precision
 from pipeline.system.errors import UserError
 from pipeline.training.optim import rates_at, set_rates
-from pipeline.training.schedule import cosine_factor, position_in_cycle
+from pipeline.training.schedule import position_in_cycle, rate_factor
 from pipeline.training.step import Step, steps_of
 
 
@@ -77,7 +77,8 @@ class TrainingProgress:
 class Phase:
     """A part of a stage's training: `module`, the network or what lies above a cut of it, is trained by `optimizer` on
     the batches of `train`, through cosine cycles of `cycle_epochs` epochs each, and validated on those of `valid`.
-    `fixed_statistics` is that of `training_mode`; `description` is shown beside its progress."""
+    `fixed_statistics` is that of `training_mode`; `description` is shown beside its progress. In a `warm_up`, a share
+    of the first cycle, the rates climb."""
 
     module: nn.Module
     optimizer: Optimizer
@@ -87,6 +88,7 @@ class Phase:
     label_smoothing: float = 0.0
     fixed_statistics: bool = False
     description: str = "training"
+    warm_up: float = 0.0
 
 
 def fit(
@@ -111,7 +113,10 @@ def fit(
     step = steps_of(phase.module, phase.optimizer, phase.label_smoothing)
     for done in range(start.epochs, sum(cycle_epochs)):
         epoch, first_step = epochs_before + done, steps_before + done * len(train)
-        factors = [cosine_factor(done * len(train) + index, cycle_epochs, len(train)) for index in range(len(train))]
+        factors = [
+            rate_factor(done * len(train) + index, cycle_epochs, len(train), phase.warm_up)
+            for index in range(len(train))
+        ]
         progress = start if done == start.epochs else TrainingProgress(done)
         torch.manual_seed(seed_for(train.seed + 1, epoch))
         _set_random_state(progress.random_state)

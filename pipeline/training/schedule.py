@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step: cosine annealing with warm restarts (SGDR).
+"""Learning rates as pure functions of the step: cosine annealing with warm restarts (SGDR), and warm-up.
 
 Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5 with a minimum
 rate of 0; the words `cycle_len` and `cycle_mult` are fast.ai's.
@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 
 from pipeline.recipe.fields import FROZEN_GROUPS, GROUPS
+
+WARM_UP_START = 1 / 25  # of the top rate, as in fastai
 
 
 def cycle_lengths(cycles: int, cycle_len: int, cycle_mult: int) -> list[int]:
@@ -39,11 +41,19 @@ def position_in_cycle(step: int, lengths: list[int]) -> tuple[int, int, int]:
     raise ValueError(f"step {step} is past the last cycle, which ends at {start}")
 
 
-def cosine_factor(step: int, cycle_epochs: list[int], steps_per_epoch: int) -> float:
-    """The factor of all rates at `step`: 1 at each restart, falling along half a cosine towards 0."""
+def rate_factor(step: int, cycle_epochs: list[int], steps_per_epoch: int, warm_up: float = 0.0) -> float:
+    """The factor of all rates at `step`: 1 at each restart, falling along half a cosine towards 0.
+
+    With `warm_up`, a share of the first cycle, it first climbs to 1 from a 25th, along half a cosine too; one cycle
+    with a quarter of warm-up is fastai's one-cycle policy (Smith 2018, "A Disciplined Approach to Neural Network
+    Hyper-Parameters", section 4), at a constant momentum.
+    """
     lengths = [epochs * steps_per_epoch for epochs in cycle_epochs]
-    _, within, length = position_in_cycle(step, lengths)
-    return 0.5 * (1 + math.cos(math.pi * within / length))
+    cycle, within, length = position_in_cycle(step, lengths)
+    climb = round(warm_up * length) if cycle == 0 else 0
+    if within < climb:
+        return WARM_UP_START + (1 - WARM_UP_START) * 0.5 * (1 - math.cos(math.pi * within / climb))
+    return 0.5 * (1 + math.cos(math.pi * (within - climb) / (length - climb)))
 
 
 def group_rates(lr: float | Sequence[float], lr_ratio: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from pipeline.system.device import to_device
 from pipeline.training.fit import Validated
 from pipeline.training.heads.stacked_heads import HeadShape, StackedHeads, bytes_per_head
 from pipeline.training.optim import BETAS
-from pipeline.training.schedule import cosine_factor
+from pipeline.training.schedule import rate_factor
 
 # The memory that heads trained at once may take: on a CPU so many bytes, since more does not fit its caches and is
 # slower; on a GPU a share of its free memory.
@@ -181,7 +181,7 @@ def _train_lot(
             logits = stack.train(inputs, generators)
             descended, plain = losses_of(logits, targets[:, stack.seed_of], smoothing)
             descended.sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step(cosine_factor(step, [epochs], len(train)))
+            optimizer.step(rate_factor(step, [epochs], len(train)))
             losses.append(plain)
             tick()
         mean_losses.append(torch.stack(losses).mean(0).tolist())

@@ -20,7 +20,7 @@ from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit, validate
 from pipeline.training.optim import build_optimizer
-from pipeline.training.schedule import cosine_factor
+from pipeline.training.schedule import rate_factor
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 
@@ -166,7 +166,7 @@ def test_the_recorded_rates_follow_the_cosine_group_by_group(cycle_epochs: list[
         lambda *_: used.append({g["layer_group"]: g["lr"] for g in optimizer.param_groups})
     )
     records = list(fit(Phase(network, optimizer, *toy_batches(), cycle_epochs)))
-    factors = [cosine_factor(step, cycle_epochs, 4) for step in range(12)]
+    factors = [rate_factor(step, cycle_epochs, 4) for step in range(12)]
     recorded = [one.rates for record in records for one in record.steps]
     assert recorded == used == [{"early": 0.01 * factor, "head": 0.02 * factor} for factor in factors]
 
@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rates() -> None:
     network = toy_network()
     epochs = fit(Phase(network, toy_optimizer(network), replace(train, fetch=fetch), valid, [3]), steps_before=100)
     next(epochs)
-    rate = 0.02 * cosine_factor(5, [3], 4)
+    rate = 0.02 * rate_factor(5, [3], 4)
     with pytest.raises(UserError, match=f"loss is nan at step 106 with rates early .*, head {rate:.3g}; lower"):
         next(epochs)
 

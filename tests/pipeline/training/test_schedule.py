@@ -5,11 +5,11 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from pipeline.recipe.fields import GROUPS
-from pipeline.training.schedule import cosine_factor, cycle_lengths, group_rates, position_in_cycle, thawed_rates
+from pipeline.training.schedule import cycle_lengths, group_rates, position_in_cycle, rate_factor, thawed_rates
 
 
 def factors(cycle_epochs: list[int], steps_per_epoch: int) -> list[float]:
-    return [cosine_factor(step, cycle_epochs, steps_per_epoch) for step in range(sum(cycle_epochs) * steps_per_epoch)]
+    return [rate_factor(step, cycle_epochs, steps_per_epoch) for step in range(sum(cycle_epochs) * steps_per_epoch)]
 
 
 def starts(lengths: list[int]) -> list[int]:
@@ -73,8 +73,8 @@ def test_the_factor_falls_within_a_cycle_and_is_never_zero(multiplier: int) -> N
 
 
 def test_the_factor_is_one_half_in_the_middle_of_a_cycle() -> None:
-    assert cosine_factor(5, [10], 1) == pytest.approx(0.5)
-    assert cosine_factor(10 + 15, [10, 30], 1) == pytest.approx(0.5)
+    assert rate_factor(5, [10], 1) == pytest.approx(0.5)
+    assert rate_factor(10 + 15, [10, 30], 1) == pytest.approx(0.5)
 
 
 def test_a_cycle_of_one_step_has_the_full_rate() -> None:
@@ -85,7 +85,7 @@ def test_the_fifth_restart_of_multiplier_3_begins_the_sixth_cycle() -> None:
     lengths = cycle_lengths(6, 1, 3)
     assert position_in_cycle(120, lengths) == (4, 80, 81)
     assert position_in_cycle(121, lengths) == (5, 0, 243)
-    assert cosine_factor(121, lengths, 1) == 1.0
+    assert rate_factor(121, lengths, 1) == 1.0
 
 
 @pytest.mark.parametrize("multiplier", [1, 2, 3])
@@ -106,7 +106,7 @@ def test_a_step_past_the_last_cycle_is_an_error_that_names_both(step: int) -> No
     with pytest.raises(ValueError, match=f"step {step} is past the last cycle, which ends at 7"):
         position_in_cycle(step, [1, 2, 4])
     with pytest.raises(ValueError, match="past the last cycle"):
-        cosine_factor(step * 5, [1, 2, 4], 5)
+        rate_factor(step * 5, [1, 2, 4], 5)
 
 
 def test_a_step_before_the_first_cycle_is_an_error() -> None:
