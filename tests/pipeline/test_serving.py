@@ -345,6 +345,7 @@ def test_mlflow_models_serve_tells_what_is_wrong_in_a_sentence_and_goes_on(ask, 
     assert ask(request_of(good))[0] == 200
 
 
+@pytest.mark.slow
 def test_mlflow_models_predict_answers_pictures_by_their_paths_where_that_is_allowed(served, pictures, tmp_path):
     (tmp_path / "own.png").write_bytes(pictures[0])
     (tmp_path / "paths.csv").write_text(f"image\n{tmp_path / 'own.png'}\n{text(pictures[1])}\n")

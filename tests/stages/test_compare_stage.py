@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_in_one_report(workplace, first, second):
     ids = [first.parent.info.run_id, second.parent.info.run_id]
     printed = workplace.mlflow_run("-e", "compare", "-P", f"runs={','.join(ids)}")

@@ -143,6 +143,7 @@ def test_the_second_time_every_stage_is_reused(workplace, smoke, first):
     assert again.data.metrics["test/accuracy"] == first.parent.data.metrics["test/accuracy"]
 
 
+@pytest.mark.slow
 def test_a_change_in_one_section_reruns_that_stage_and_those_after_it(second):
     reused = [line.split(":")[0] for line in second.printed.splitlines() if "reused run" in line]
     assert reused == STAGES[:4]
@@ -168,6 +169,7 @@ def test_any_stage_that_trains_can_be_evaluated(workplace, first):
     assert "thaw.model" not in evaluated.data.tags
 
 
+@pytest.mark.slow
 def test_an_upstream_run_of_the_wrong_stage_is_refused_in_a_sentence(workplace, first):
     nested = first.nested
     precompute = nested[0].info.run_id

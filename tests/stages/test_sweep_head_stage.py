@@ -7,6 +7,8 @@ import pytest
 
 from pipeline.recipe.recipe_file import read_recipe
 
+pytestmark = pytest.mark.slow
+
 FEW = ["sweep_head.settings=5", "sweep_head.seeds=2", "sweep_head.finder_seeds=3", "head.hidden=0"]
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from pipeline.recipe.recipe_file import read_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def test_asking_for_more_trials_continues_the_study_in_the_same_run(swept):
     assert [trial.state.name for trial in swept.study.trials] == ["COMPLETE"] * 3

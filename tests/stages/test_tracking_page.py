@@ -105,6 +105,7 @@ def test_the_models_page_shows_the_champion_and_its_card(browser, first):
         assert words in page
 
 
+@pytest.mark.slow
 def test_the_page_of_a_sweep_shows_its_trials_and_the_best_so_far(browser, swept):
     info = swept.parent.info
     page = browser.look("sweep", f"#/experiments/{info.experiment_id}/runs/{info.run_id}", "1280,2400")

@@ -22,11 +22,8 @@ with tracking.open_run("resize", {tracking.STAGE: "resize"}, {"seed": 0}) as run
 """
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [pytest.param(None, marks=pytest.mark.slow), "farm"],
-    ids=["the default experiment", "one that is made by its name"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", [None, "farm"], ids=["the default experiment", "one that is made by its name"])
 def test_four_processes_that_start_at_once_on_an_empty_database_all_succeed(experiment, tmp_path, cache):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
