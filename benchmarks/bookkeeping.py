@@ -58,7 +58,7 @@ def main(folder: Path, epochs: int) -> None:
         split, varied = training_split(manifest, 1.0, 0), augmentation(**recipe.augment.model_dump())
         train, valid = pixel_batches(pixels, split, varied, recipe.fine_tune.batch_size, torch.device("cpu"), 0)
         optimizer = thaw(network, "none", group_rates(1e-4, 10), 0.01)
-        return Phase(network, optimizer, train, valid, [epochs], fixed_statistics=True, description="all layers")
+        return Phase(network, optimizer, train, valid, [epochs], fixed_statistics="body", description="all layers")
 
     with tracking.open_run("fine_tune", {tracking.STAGE: "fine_tune"}, {}) as run_id:
         started = time.perf_counter()

@@ -187,12 +187,12 @@ def measure_late(network, pixels, batch_size, device, repeats) -> None:
     whole_optimizer = thaw(network, "early", rates, 0.01)
 
     def whole() -> None:
-        training_mode(network, True)
+        training_mode(network, "body")
         for images, targets in whole_train.epoch(0):
             train_step(network, whole_optimizer, images, targets)
 
     def epoch(number: int) -> float:
-        moments = fit(Phase(above, optimizer, train, valid, [1], fixed_statistics=True), epochs_before=number)
+        moments = fit(Phase(above, optimizer, train, valid, [1], fixed_statistics="body"), epochs_before=number)
         return next(moments).seconds
 
     against = "through the whole network, the early group frozen"

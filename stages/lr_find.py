@@ -30,21 +30,21 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
         stage = replace(stage, sections=("lr_find", "head"))
         inputs = {"freeze": recipe.train_head.freeze}  # what is trained next
     else:
-        stage = replace(stage, sections=("lr_find", "augment"), title="lr_find (unfrozen)")
-        inputs = {}
+        stage, inputs = replace(stage, sections=("lr_find", "augment"), title="lr_find (unfrozen)"), {}
     return run_stage(stage, up, inputs, partial(work, up))
 
 
 def work(up: Upstream, job: Job) -> None:
     """Test, suggest, log."""
     is_unfrozen = up.chain[0].stage != "precompute"
-    chosen: str = up.recipe.lr_find.suggestion
+    chosen: str = up.recipe.lr_find.suggestion_unfrozen if is_unfrozen else up.recipe.lr_find.suggestion
     curve = _on_pixels(up, job) if is_unfrozen else _on_activations(up)
     found = suggestions(curve.rates, curve.smoothed)
-    if found[chosen] is None and is_unfrozen:
-        chosen = "below_rise"
-        found[chosen] = below_rise(curve.rates, curve.smoothed)
-        say("  The curve is flat, as of a network that is nearly trained: the rate is taken well below where it rises.")
+    if is_unfrozen:
+        found["below_rise"] = below_rise(curve.rates, curve.losses)
+        if found[chosen] is None:
+            say(f"  {chosen} suggests nothing on this curve; the rate is taken well below where the loss rises.")
+            chosen = "below_rise"
     with tracking.new_files(job.run_id) as folder:
         write_table(curve_table(curve), folder / "curve.csv")
         (folder / "figures").mkdir()
@@ -67,7 +67,7 @@ def _on_activations(up: Upstream) -> Curve:
     train, _ = activation_batches(stored, up.split(1.0), settings.batch_size, up.device, recipe.seed)
     cut, rates = (recipe.precompute.cut, checkpoint.image_px), thawed_rates(settings.end_lr, settings.lr_ratio, frozen)
     above, optimizer = thaw_above(network.to(up.device), *cut, frozen, rates, settings.weight_decay)
-    return range_test(above, optimizer, train, settings)
+    return range_test(above, optimizer, train, settings, "body" if settings.batchnorm == "fixed" else "none")
 
 
 def _on_pixels(up: Upstream, job: Job) -> Curve:
@@ -77,4 +77,4 @@ def _on_pixels(up: Upstream, job: Job) -> Curve:
     pixels = up.pixels(job.run_id, checkpoint)
     batches = pixel_batches(pixels, up.split(1.0), up.augmentation, settings.batch_size, up.device, up.recipe.seed)
     optimizer = thaw(network, "none", group_rates(settings.end_lr, settings.lr_ratio), settings.weight_decay)
-    return range_test(network, optimizer, batches[0], settings)
+    return range_test(network, optimizer, batches[0], settings, "all" if settings.batchnorm == "fixed" else "none")

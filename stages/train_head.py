@@ -9,6 +9,7 @@ import torch
 from pipeline import tracking
 from pipeline.data.loader import pixel_batches
 from pipeline.models.activations import activation_batches, read_activations
+from pipeline.models.layer_groups import FixedStatistics
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.data_figures import augmented_figure
 from pipeline.runs.runner import Job, run_stage
@@ -40,8 +41,8 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
     pixels, augmentation, split = up.pixels(job.run_id, checkpoint), up.augmentation, up.split(settings.fraction)
     with tracking.new_files(job.run_id, "figures") as folder:
         augmented_figure(up.manifest, pixels, augmentation, recipe.seed).savefig(folder / "augmented.png", dpi=110)
-    smoothing, fixed = settings.label_smoothing, settings.batchnorm == "fixed"
-    trained = " and ".join(rates)
+    fixed: FixedStatistics = "body" if settings.batchnorm == "fixed" else "none"
+    smoothing, trained = settings.label_smoothing, " and ".join(rates)
 
     def on_activations() -> Phase:
         stored = read_activations(up.folder("activations", "precompute"))
@@ -50,13 +51,15 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         cut = recipe.precompute.cut, checkpoint.image_px
         above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay)
         cycles = [settings.stored_epochs]
-        return Phase(above, optimizer, *batches, cycles, smoothing, fixed, f"{trained}, stored")
+        return Phase(above, optimizer, *batches, cycles, smoothing, fixed, f"{trained}, stored", settings.warm_up)
 
     def on_pixels() -> Phase:
         batches = pixel_batches(pixels, split, augmentation, settings.batch_size, device, recipe.seed)
         optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
-        return Phase(network, optimizer, *batches, cycles, smoothing, fixed, f"{trained}, augmented")
+        kept: FixedStatistics = "all" if fixed == "body" and settings.stored_epochs else fixed
+        how = smoothing, kept, f"{trained}, augmented", settings.warm_up
+        return Phase(network, optimizer, *batches, cycles, *how)
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)

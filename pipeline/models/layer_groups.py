@@ -11,6 +11,8 @@ from pipeline.recipe.fields import FROZEN_GROUPS, GROUPS
 from pipeline.system.errors import UserError
 
 Frozen: TypeAlias = Literal["none", "early", "body"]
+# Whose BatchNorm keeps its running statistics while it is trained: nobody's, the body's, or the head's too.
+FixedStatistics: TypeAlias = Literal["none", "body", "all"]
 
 
 def layer_groups(network: Network) -> dict[str, list[str]]:
@@ -43,16 +45,21 @@ def freeze(network: Network, frozen: Frozen) -> None:
         parameter.requires_grad_(name not in frozen_names)
 
 
-def training_mode(module: nn.Module, fixed_statistics: bool = False) -> None:
+def training_mode(module: nn.Module, fixed_statistics: FixedStatistics = "none") -> None:
     """Set eval mode for every module whose parameters are all frozen, and train mode for the others.
 
     A frozen BatchNorm in train mode would normalise by the batch and move its running statistics, so that the head
-    would get other features than those stored. With `fixed_statistics` every BatchNorm of the body of a Network, which
-    `module` is or contains, stays in eval mode, thawed ones too: their weights are trained, their statistics are kept.
+    would get other features than those stored. With `fixed_statistics` "body" every BatchNorm of the body of a Network,
+    which `module` is or contains, stays in eval mode, thawed ones too: their weights are trained, their statistics are
+    kept. "all" is for a head that has been trained: those of augmented pictures, which its BatchNorm would learn, are
+    not those of the pictures that it is to judge.
     """
     _set_modes(module)
-    bodies = [part.body for part in module.modules() if isinstance(part, Network)] if fixed_statistics else []
-    for inner in (inner for body in bodies for inner in body.modules()):
+    networks = [part for part in module.modules() if isinstance(part, Network)]
+    fixed: dict[FixedStatistics, list[nn.Module]] = {
+        "none": [], "body": [network.body for network in networks], "all": [module]
+    }  # fmt: skip
+    for inner in (inner for part in fixed[fixed_statistics] for inner in part.modules()):
         if isinstance(inner, _BatchNorm):
             inner.eval()
 

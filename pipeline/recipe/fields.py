@@ -34,8 +34,8 @@ WeightDecay = Annotated[float, Field(ge=0, lt=10, description="a number from 0 t
 BatchNorm = Annotated[
     Literal["fixed", "batch"],
     Field(
-        description="fixed (the body keeps its running statistics, which suits small sets) or batch (it normalises by "
-        "each batch and learns new ones)"
+        description="fixed (the body, and a head once trained, keep their running statistics, which suits small sets) "
+        "or batch (they normalise by each batch and learn new ones)"
     ),
 ]
 Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]

@@ -164,6 +164,11 @@ class LrFind(Section):
     suggestion: Literal["valley", "steep", "slide", "minimum"] = Field(
         "valley", description="valley, steep, slide or minimum: which suggestion `lr: auto` takes"
     )
+    suggestion_unfrozen: Literal["below_rise", "valley", "steep", "slide", "minimum"] = Field(
+        "below_rise",
+        description="below_rise, valley, steep, slide or minimum: the same where the head is trained, so that the "
+        "curve hardly falls",
+    )
     lr_ratio: LearningRateRatio = 10.0
     batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
@@ -181,6 +186,9 @@ class Training(Section):
     cycles: Count = 1
     cycle_len: Count = 1
     cycle_mult: Count = 1
+    warm_up: float = Field(
+        0.0, ge=0, lt=1, description="a share from 0 to below 1: of the first cycle, in which the rates climb"
+    )
 
 
 class TrainHead(Training):

@@ -48,8 +48,9 @@ def train_unfrozen(
             valid,
             cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult),
             settings.label_smoothing,
-            settings.batchnorm == "fixed",
+            "all" if settings.batchnorm == "fixed" else "none",
             f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
+            settings.warm_up,
         )
 
     train_and_log(job, network, [on_pixels], checkpoint, rates)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.data.batches import Batches, seed_for
-from pipeline.models.layer_groups import training_mode
+from pipeline.models.layer_groups import FixedStatistics, training_mode
 from pipeline.system.console import track
 from pipeline.system.device import mixed_precision
 from pipeline.system.errors import UserError
@@ -86,7 +86,7 @@ class Phase:
     valid: Batches
     cycle_epochs: list[int]
     label_smoothing: float = 0.0
-    fixed_statistics: bool = False
+    fixed_statistics: FixedStatistics = "none"
     description: str = "training"
     warm_up: float = 0.0
 

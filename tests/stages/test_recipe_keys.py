@@ -51,6 +51,10 @@ def batch_size(name: str, value: int) -> Callable[[Any], bool]:
     return lambda chain: only(read.batch_size for read in getattr(chain, name).training) == value
 
 
+def starts_low(name: str, top: float) -> Callable[[Any], bool]:
+    return lambda chain: np.isclose(getattr(chain, name).rates()[0], top / 25)
+
+
 def rows_per_class(name: str, value: int) -> Callable[[Any], bool]:
     return lambda chain: only(len(read.rows) for read in getattr(chain, name).training) == 3 * value
 
@@ -93,27 +97,31 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
     "lr_find.end_lr": lambda chain: np.isclose(chain.lr_find.rates()[1], 1e-5 * (2.0 / 1e-5) ** (1 / 29)),
     "lr_find.suggestion": lambda chain: chain.lr_find.metrics["suggestion/lr"]
     == chain.lr_find.metrics["suggestion/steep"],
+    "lr_find.suggestion_unfrozen": lambda chain: chain.lr_find_unfrozen.metrics["suggestion/lr"]
+    == chain.lr_find_unfrozen.metrics["suggestion/minimum"],
     "lr_find.lr_ratio": ratio("lr_find_unfrozen", 4),
     "lr_find.batchnorm": lambda chain: only(step.body_learns_statistics for step in chain.lr_find_unfrozen.steps),
     "lr_find.weight_decay": decay("lr_find", 0.03),
     "train_head.fraction": rows_per_class("train_head", 10),
     "train_head.batch_size": batch_size("train_head", 6),
-    "train_head.lr": lambda chain: np.isclose(chain.train_head.rates()[0], 0.004),
+    "train_head.lr": lambda chain: np.isclose(max(chain.train_head.rates()), 0.004),
     "train_head.weight_decay": decay("train_head", 0.04),
     "train_head.label_smoothing": smoothing("train_head", 0.1),
     "train_head.stored_epochs": lambda chain: sum(len(step.shape) == 2 for step in chain.train_head.steps) == 2 * 5,
     "train_head.cycles": rates("train_head", 2 + 2 + 4, 5),
     "train_head.cycle_len": lambda chain: np.isclose(chain.train_head.rates()[2 * 5 + 2 * 5], 0.004),
     "train_head.cycle_mult": rates("train_head", 2 + 2 + 4, 5),
+    "train_head.warm_up": starts_low("train_head", 0.004),
     "fine_tune.fraction": rows_per_class("fine_tune", 4),
     "fine_tune.batch_size": batch_size("fine_tune", 5),
-    "fine_tune.lr": lambda chain: np.isclose(chain.fine_tune.rates()[0], 0.002),
+    "fine_tune.lr": lambda chain: np.isclose(max(chain.fine_tune.rates()), 0.002),
     "fine_tune.lr_ratio": ratio("fine_tune", 3),
     "fine_tune.weight_decay": decay("fine_tune", 0.06),
     "fine_tune.label_smoothing": smoothing("fine_tune", 0.15),
     "fine_tune.cycles": rates("fine_tune", 2 + 6 + 18, 2),
     "fine_tune.cycle_len": lambda chain: np.isclose(chain.fine_tune.rates()[2 * 2], 0.002),
     "fine_tune.cycle_mult": rates("fine_tune", 2 + 6 + 18, 2),
+    "fine_tune.warm_up": starts_low("fine_tune", 0.002),
     "resize.image_px": trained("resize", lambda step: step.shape[-1], 40),
     "resize.fraction": rows_per_class("resize", 11),
     "resize.batch_size": batch_size("resize", 4),
@@ -123,6 +131,7 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
     "resize.cycles": rates("resize", 1 + 3, 8),
     "resize.cycle_len": lambda chain: np.isclose(chain.resize.rates()[8], 0.002),
     "resize.cycle_mult": rates("resize", 1 + 3, 8),
+    "resize.warm_up": starts_low("resize", 0.002),
     "evaluate.batch_size": lambda chain: only(one["batch_size"] for one in chain.evaluate.predicted) == 7,
     "evaluate.tta_views": lambda chain: [len(one["views"]) for one in chain.evaluate.predicted
                                          if one["views"] is not None] == [3],

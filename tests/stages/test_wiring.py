@@ -22,13 +22,14 @@ AUGMENTED = Augmentation("all", 10.0, 1.15, 0.9, 0.15, 0.6)
 GROUPS = ("early", "late", "head")
 
 
-def cosine(top: float, cycle_epochs: Sequence[int], batches: int) -> list[float]:
-    """The rates of all steps: half a cosine for each cycle, from its top."""
-    return [
-        top * 0.5 * (1 + math.cos(math.pi * step / (epochs * batches)))
-        for epochs in cycle_epochs
-        for step in range(epochs * batches)
+def cosine(top: float, cycle_epochs: Sequence[int], batches: int, warm_up_steps: int = 0) -> list[float]:
+    """The rates of all steps: half a cosine for each cycle, from its top; the first climbs there from a 25th."""
+    climb = [
+        top * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / warm_up_steps))) for step in range(warm_up_steps)
     ]
+    lengths = [epochs * batches for epochs in cycle_epochs]
+    lengths[0] -= warm_up_steps
+    return climb + [top * 0.5 * (1 + math.cos(math.pi * step / length)) for length in lengths for step in range(length)]
 
 
 def rows_of(chain, split):
@@ -96,15 +97,12 @@ def test_the_unfrozen_finder_gives_each_group_its_ratio_of_the_rate(chain):
         assert step.rates["head"] == pytest.approx(4 * step.rates["late"]) == pytest.approx(16 * step.rates["early"])
 
 
-@pytest.mark.parametrize("name", ["lr_find", "lr_find_unfrozen"])
-def test_the_finder_suggests_by_the_rule_of_the_recipe_and_below_the_lowest_point_of_the_curve(chain, name):
+@pytest.mark.parametrize(("name", "rule"), [("lr_find", "steep"), ("lr_find_unfrozen", "minimum")])
+def test_the_finder_suggests_by_the_rule_of_the_recipe_and_below_the_lowest_point_of_the_curve(chain, name, rule):
     seen = getattr(chain, name)
     curve = pd.read_csv(seen.files / "curve.csv")
     lowest = curve["lr"][curve["smoothed_loss"].idxmin()]
-    rules = [
-        seen.metrics[f"suggestion/{rule}"] for rule in ("steep", "below_rise") if f"suggestion/{rule}" in seen.metrics
-    ]
-    assert seen.metrics["suggestion/lr"] == rules[0]
+    assert seen.metrics["suggestion/lr"] == seen.metrics[f"suggestion/{rule}"]
     assert seen.metrics["suggestion/lr"] < lowest
 
 
@@ -133,7 +131,13 @@ def test_the_head_trains_on_stored_activations_first_and_then_with_augmentation_
 
 
 def test_the_heads_rates_fall_along_a_cosine_in_each_phase_and_cycle(chain):
-    assert chain.train_head.rates() == pytest.approx(cosine(0.004, [2], 5) + cosine(0.004, [2, 4], 5))
+    assert chain.train_head.rates() == pytest.approx(cosine(0.004, [2], 5, 2) + cosine(0.004, [2, 4], 5, 2))
+
+
+@pytest.mark.parametrize("name", ["fine_tune", "resize"])
+def test_once_the_head_is_trained_its_batchnorm_learns_no_statistics_of_augmented_pictures(chain, name):
+    assert [one for one in chain.train_head.moved() if "running" in one]
+    assert not [one for one in getattr(chain, name).moved() if "running" in one]
 
 
 def test_fine_tuning_moves_every_layer_group_and_keeps_the_bodys_statistics(chain):
@@ -145,7 +149,7 @@ def test_fine_tuning_augments_and_restarts_each_groups_rate_at_every_cycle(chain
     assert {read.augmentation for read in chain.fine_tune.training} == {AUGMENTED}
     for place, group in enumerate(GROUPS):
         top = 0.002 / 3 ** (2 - place)
-        assert chain.fine_tune.rates(group) == pytest.approx(cosine(top, [2, 6, 18], 2))  # 12 pictures, batches of 5
+        assert chain.fine_tune.rates(group) == pytest.approx(cosine(top, [2, 6, 18], 2, 2))  # 12 pictures, batches of 5
     steps = pd.read_csv(chain.fine_tune.files / "steps.csv")
     assert steps["head"].tolist() == pytest.approx(chain.fine_tune.rates())
 
@@ -153,8 +157,8 @@ def test_fine_tuning_augments_and_restarts_each_groups_rate_at_every_cycle(chain
 def test_resizing_goes_on_at_the_larger_size_at_the_upstream_rate_with_the_early_group_frozen(chain):
     assert {step.shape for step in chain.resize.steps} == {(4, 3, 40, 40)}
     assert moved_groups(chain.resize) == ({"late", "head"}, False)
-    assert chain.resize.rates() == pytest.approx(cosine(0.002, [1, 3], 8))  # 33 pictures, batches of 4
-    assert chain.resize.rates("late") == pytest.approx(cosine(0.001, [1, 3], 8))
+    assert chain.resize.rates() == pytest.approx(cosine(0.002, [1, 3], 8, 2))  # 33 pictures, batches of 4
+    assert chain.resize.rates("late") == pytest.approx(cosine(0.001, [1, 3], 8, 2))
     assert {read.augmentation for read in chain.resize.training} == {AUGMENTED}
     assert json.loads((chain.resize.files / "checkpoint" / "checkpoint.json").read_text())["image_px"] == 40
 
@@ -244,9 +248,10 @@ def test_batchnorm_learns_new_statistics_where_the_recipe_says_batch(late, name,
 
 def test_an_automatic_rate_is_what_the_finder_suggested(late):
     top = late["lr_find"].metrics["suggestion/lr"]
-    assert late["fine_tune"].rates() == pytest.approx(cosine(top, [2], 2))
+    assert late["fine_tune"].rates() == pytest.approx(cosine(top, [2], 2, 2))
 
 
 def test_rates_that_are_listed_are_those_of_the_groups(late):
-    assert late["resize"].steps[0].rates == pytest.approx({"early": 1e-4, "late": 2e-4, "head": 4e-4})
+    top = {group: max(late["resize"].rates(group)) for group in GROUPS}
+    assert top == pytest.approx({"early": 1e-4, "late": 2e-4, "head": 4e-4})
     assert moved_groups(late["resize"])[0] == set(GROUPS)

@@ -13,7 +13,7 @@ from pipeline.data.loader import Split, pixel_batches
 from pipeline.models.activations import Dtype, StoreSettings, activation_batches, open_activations, read_activations
 from pipeline.models.body import Body, build_body, load_weights
 from pipeline.models.cut import Above, Halves, cut_network
-from pipeline.models.layer_groups import freeze, layer_groups, training_mode
+from pipeline.models.layer_groups import FixedStatistics, freeze, layer_groups, training_mode
 from pipeline.models.network import Network
 from pipeline.models.weights import find_weights
 from pipeline.system.errors import UserError
@@ -99,7 +99,7 @@ def test_what_lies_above_shares_its_weights_with_the_network_and_has_its_modes()
     above = cut_network(network, "late", 32).above
     assert {id(parameter) for parameter in above.parameters()} == {id(parameter) for parameter in network.parameters()}
     freeze(network, "early")
-    for fixed in (True, False):
+    for fixed in ("body", "none"):
         training_mode(network, fixed)
         wanted = [module.training for module in network.modules()]
         network.eval()
@@ -178,7 +178,7 @@ Trained = tuple[list[float], dict[str, Tensor]]
 
 
 def trained(
-    module: nn.Module, optimizer: Optimizer, batches: tuple[Batches, Batches], network: Network, fixed: bool
+    module: nn.Module, optimizer: Optimizer, batches: tuple[Batches, Batches], network: Network, fixed: FixedStatistics
 ) -> Trained:
     """The loss before each of four steps and the validation loss after them; and the network's state then."""
     (record,) = fit(Phase(module, optimizer, *batches, [1], fixed_statistics=fixed))
@@ -186,7 +186,7 @@ def trained(
     return [*(step.loss for step in record.steps), record.valid_loss], network.state_dict()
 
 
-def train_whole(backbone: str, rates: dict[str, float], fixed: bool) -> Trained:
+def train_whole(backbone: str, rates: dict[str, float], fixed: FixedStatistics) -> Trained:
     """Through all of the network, with the early group frozen."""
     network = build(backbone)
     train, valid = pixel_batches(PIXELS, SPLIT, STILL, 4, CPU, 0)
@@ -194,7 +194,7 @@ def train_whole(backbone: str, rates: dict[str, float], fixed: bool) -> Trained:
     return trained(network, optimizer, (replace(train, augmentation=None), valid), network, fixed)
 
 
-def train_from_store(backbone: str, rates: dict[str, float], fixed: bool, dtype: Dtype) -> Trained:
+def train_from_store(backbone: str, rates: dict[str, float], fixed: FixedStatistics, dtype: Dtype) -> Trained:
     """From activations stored at the cut."""
     network = build(backbone)
     halves = cut_network(network, "late", 32)
@@ -210,10 +210,15 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 
 @pytest.mark.parametrize(
     ("backbone", "fixed"),
-    [("resnet18", True), ("tf_efficientnet_lite0", True), ("test_efficientnet", False), ("vit_tiny_patch16_224", True)],
+    [
+        ("resnet18", "body"),
+        ("tf_efficientnet_lite0", "body"),
+        ("test_efficientnet", "none"),
+        ("vit_tiny_patch16_224", "all"),
+    ],
 )
 def test_training_from_the_store_is_training_the_whole_network_with_the_groups_below_frozen(
-    backbone: str, fixed: bool
+    backbone: str, fixed: FixedStatistics
 ) -> None:
     rates = {"late": 1e-3, "head": 1e-2}
     losses, weights = train_whole(backbone, rates, fixed)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.models.body import Body, build_body
-from pipeline.models.layer_groups import Frozen, freeze, layer_groups, training_mode
+from pipeline.models.layer_groups import FixedStatistics, Frozen, freeze, layer_groups, training_mode
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 
@@ -28,7 +28,7 @@ def norms(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
     return {n: m for n, m in module.named_modules() if n.startswith(prefix) and isinstance(m, kinds)}
 
 
-def one_training_step(network: Network, fixed_statistics: bool = False) -> None:
+def one_training_step(network: Network, fixed_statistics: FixedStatistics = "none") -> None:
     training_mode(network, fixed_statistics)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trainable, lr=0.1)
@@ -189,11 +189,21 @@ def test_a_frozen_body_gives_the_same_activations_in_training_as_in_eval() -> No
 def test_with_fixed_statistics_the_bodys_norms_alone_are_in_eval_mode(backbone: str) -> None:
     network = build(backbone).eval()
     freeze(network, "none")
-    training_mode(network, fixed_statistics=True)
+    training_mode(network, fixed_statistics="body")
     of_body = {inner for norm in norms(network, "body.").values() for inner in norm.modules()}
     assert of_body
     for name, module in network.named_modules():
         assert module.training == (module not in of_body), name
+
+
+def test_of_a_trained_network_all_norms_are_in_eval_mode_and_nothing_else_is() -> None:
+    network = build().eval()
+    freeze(network, "none")
+    training_mode(network, fixed_statistics="all")
+    of_norms = {inner for norm in norms(network, "").values() for inner in norm.modules()}
+    assert any(norm in of_norms for norm in network.head)
+    for name, module in network.named_modules():
+        assert module.training == (module not in of_norms), name
 
 
 def test_with_fixed_statistics_a_step_trains_the_norms_weights_and_keeps_their_statistics() -> None:
@@ -201,7 +211,7 @@ def test_with_fixed_statistics_a_step_trains_the_norms_weights_and_keeps_their_s
     freeze(network, "none")
     nn.init.normal_(network.head[-1].weight)  # at zero it would pass no gradient on to the body
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    one_training_step(network, fixed_statistics=True)
+    one_training_step(network, fixed_statistics="body")
     after = network.state_dict()
     for name in norms(network, "body."):
         assert not torch.equal(before[f"{name}.weight"], after[f"{name}.weight"]), name
@@ -213,6 +223,6 @@ def test_with_fixed_statistics_a_step_trains_the_norms_weights_and_keeps_their_s
 def test_without_fixed_statistics_a_thawed_network_goes_back_to_learning_them() -> None:
     network = build()
     freeze(network, "none")
-    training_mode(network, fixed_statistics=True)
+    training_mode(network, fixed_statistics="body")
     training_mode(network)
     assert all(module.training for module in network.modules())

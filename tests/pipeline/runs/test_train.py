@@ -162,7 +162,7 @@ def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: 
 
 SETTINGS = Training(
     fraction=0.5, batch_size=4, batchnorm="batch", weight_decay=0.3, label_smoothing=0.2, cycles=2, cycle_len=3,
-    cycle_mult=2,
+    cycle_mult=2, warm_up=0.3,
 )  # fmt: skip
 
 
@@ -175,11 +175,11 @@ def test_every_key_of_a_training_section_reaches_the_phase(tmp_path, monkeypatch
     assert (phase.train.rows.tolist(), phase.valid.rows.tolist()) == (list(range(16)), list(range(16, 24)))
     assert phase.cycle_epochs == [3, 6]
     assert phase.label_smoothing == 0.2
-    assert not phase.fixed_statistics
+    assert (phase.fixed_statistics, phase.warm_up) == ("none", 0.3)
     assert {group["weight_decay"] for group in phase.optimizer.param_groups} == {0.0, 0.3}
     assert {group["layer_group"]: group["lr"] for group in phase.optimizer.param_groups} == RATES
     fixed = SETTINGS.model_copy(update={"batchnorm": "fixed"})
-    assert trained_unfrozen(tmp_path, monkeypatch, fixed)[0].fixed_statistics
+    assert trained_unfrozen(tmp_path, monkeypatch, fixed)[0].fixed_statistics == "all"
 
 
 def test_groups_stay_frozen_and_the_image_size_changes_where_it_is_asked_for(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import Batches, fetch_pixels, seed_for
 from pipeline.models.body import build_body
-from pipeline.models.layer_groups import freeze, layer_groups, training_mode
+from pipeline.models.layer_groups import FixedStatistics, freeze, layer_groups, training_mode
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit, validate
@@ -306,7 +306,9 @@ def test_a_picture_of_little_weight_is_not_learned() -> None:
     assert accuracies[1] > 0.9
 
 
-def picture_training(frozen: str, epochs: int = 1, fixed_statistics: bool = False) -> tuple[dict[str, Tensor], Network]:
+def picture_training(
+    frozen: str, epochs: int = 1, fixed_statistics: FixedStatistics = "none"
+) -> tuple[dict[str, Tensor], Network]:
     """The state before, and the network after, some epochs on small pictures."""
     torch.manual_seed(0)
     network = Network(build_body("test_resnet", 32), 2, 8, 0.5)
@@ -350,7 +352,7 @@ def test_real_training_on_augmented_pictures_repeats_bit_for_bit() -> None:
 
 
 def test_with_fixed_statistics_a_thawed_body_learns_weights_and_keeps_its_running_statistics() -> None:
-    before, network = picture_training("none", epochs=2, fixed_statistics=True)
+    before, network = picture_training("none", epochs=2, fixed_statistics="body")
     still = {name for name, tensor in network.state_dict().items() if torch.equal(tensor, before[name])}
     buffers = {name for name, _ in network.named_buffers() if not name.startswith("head.")}
     assert still == buffers

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR
 
 from pipeline.recipe.fields import GROUPS
 from pipeline.training.schedule import cycle_lengths, group_rates, position_in_cycle, rate_factor, thawed_rates
@@ -75,6 +75,29 @@ def test_the_factor_falls_within_a_cycle_and_is_never_zero(multiplier: int) -> N
 def test_the_factor_is_one_half_in_the_middle_of_a_cycle() -> None:
     assert rate_factor(5, [10], 1) == pytest.approx(0.5)
     assert rate_factor(10 + 15, [10, 30], 1) == pytest.approx(0.5)
+
+
+def test_with_warm_up_the_first_cycle_climbs_from_a_25th_and_then_falls_and_later_ones_start_at_the_top() -> None:
+    values = [rate_factor(step, [4, 4], 10, warm_up=0.25) for step in range(80)]
+    assert values[0] == pytest.approx(1 / 25)
+    assert values[10] == values[40] == 1.0
+    assert all(before < after for before, after in itertools.pairwise(values[:11]))
+    assert all(before > after for before, after in itertools.pairwise(values[10:40]))
+    assert values[40:] == factors([4], 10)
+
+
+@pytest.mark.parametrize("warm_up", [0.25, 0.4])
+def test_one_cycle_with_warm_up_has_the_rates_of_torchs_one_cycle_policy(warm_up: float) -> None:
+    steps = 40
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps + 1, pct_start=(warm_up * steps + 1) / (steps + 1), div_factor=25,
+        final_div_factor=1e9, cycle_momentum=False,
+    )  # fmt: skip
+    for step in range(steps):
+        assert rate_factor(step, [4], 10, warm_up) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        optimizer.step()
+        scheduler.step()
 
 
 def test_a_cycle_of_one_step_has_the_full_rate() -> None:
