@@ -28,7 +28,8 @@ from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals
 from stages.registry import OPTIONS, STAGES, Option
 
-DEFAULT_RECIPE = PROJECT / "recipes" / "elpv.yaml"
+# For the packaged set, which is trained on where no data is named, and for a user's own pictures.
+DEFAULT_RECIPE, OWN_RECIPE = PROJECT / "recipes" / "elpv.yaml", PROJECT / "recipes" / "photos.yaml"
 COMMANDS = (*STAGES, *OPTIONS)
 # The default of MLproject's parameters, so that an empty one, as `-P data=$UNSET` gives, is told from none.
 NOT_GIVEN = "(not given)"
@@ -123,7 +124,10 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--recipe", default=NOT_GIVEN, metavar="FILE", help=f"a recipe (default: recipes/{DEFAULT_RECIPE.name})"
+        "--recipe",
+        default=NOT_GIVEN,
+        metavar="FILE",
+        help=f"a recipe (default: {OWN_RECIPE.name}; without data {DEFAULT_RECIPE.name}, of recipes/)",
     )
     for name, key in stage.short_for.items():
         parser.add_argument(f"--{name}", default=NOT_GIVEN, metavar="VALUE", help=f"short for --{key}")
@@ -140,7 +144,9 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
     overrides = _overrides(rest) | short | ({"data": given["data"]} if "data" in given else {})
     recipe_file, upstream = given.get("recipe", ""), given.get("upstream", "")
     if not stage.follows:
-        return read_recipe(Path(recipe_file or DEFAULT_RECIPE), overrides), None
+        source = overrides.get("data", overrides.get("data.source", "elpv"))
+        default = DEFAULT_RECIPE if source == "elpv" else OWN_RECIPE
+        return read_recipe(Path(recipe_file or default), overrides), None
     if not upstream:
         raise UserError(
             f"{stage.name} needs an upstream run; give the id of a run of {' or '.join(stage.follows)}: "

@@ -137,7 +137,7 @@ class Augment(Section):
 class Precompute(Section):
     """The one pass of the frozen layer groups."""
 
-    image_px: ImageSize = 128
+    image_px: ImageSize = 192
     cut: Literal["head", "late"] = Field(
         "head",
         description="head or late: the layer group that activations are stored in front of; late takes more disk, and "
@@ -169,7 +169,7 @@ class LrFind(Section):
         description="below_rise, valley, steep, slide or minimum: the same where the head is trained, so that the "
         "curve hardly falls",
     )
-    lr_ratio: LearningRateRatio = 10.0
+    lr_ratio: LearningRateRatio = 3.0
     batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
 
@@ -179,15 +179,15 @@ class Training(Section):
 
     fraction: Share = 1.0
     batch_size: BatchSize = 32
-    lr_ratio: LearningRateRatio = 10.0
+    lr_ratio: LearningRateRatio = 3.0
     batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
-    label_smoothing: Smoothing = 0.0
+    label_smoothing: Smoothing = 0.1
     cycles: Count = 1
     cycle_len: Count = 1
     cycle_mult: Count = 1
     warm_up: float = Field(
-        0.0, ge=0, lt=1, description="a share from 0 to below 1: of the first cycle, in which the rates climb"
+        0.25, ge=0, lt=1, description="a share from 0 to below 1: of the first cycle, in which the rates climb"
     )
 
 
@@ -198,16 +198,15 @@ class TrainHead(Training):
         "body", description="early (the early layer group stays frozen) or body (all but the head does)"
     )
     lr: OneRate = "auto"
-    stored_epochs: int = Field(5, ge=0, description="a whole number from 0 up: epochs on stored activations")
-    cycles: int = Field(1, ge=0, description="a whole number from 0 up: cycles with augmentation on")
+    stored_epochs: int = Field(10, ge=0, description="a whole number from 0 up: epochs on stored activations")
+    cycles: int = Field(0, ge=0, description="a whole number from 0 up: cycles with augmentation on")
 
 
 class FineTune(Training):
     """All layers, each group at its own rate."""
 
     lr: GroupRates = "auto"
-    cycles: Count = 2
-    cycle_mult: Count = 2
+    cycle_len: Count = 4
 
 
 class Resize(Training):
@@ -217,13 +216,12 @@ class Resize(Training):
     freeze: Literal["none", "early", "body"] = Field(
         "early", description="none, early (the early layer group stays frozen) or body (all but the head does)"
     )
-    batch_size: BatchSize = 16
     lr: GroupRates = Field(
         "auto",
         description="auto (the rate that the upstream run trained with), a rate above 0 for the head, or a list of "
         "three rates, early to head",
     )
-    cycle_len: Count = 2
+    cycle_len: Count = 4
 
 
 class Evaluate(Section):

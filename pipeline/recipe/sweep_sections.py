@@ -43,8 +43,8 @@ class Choice(Section):
 Range: TypeAlias = Annotated[IntRange | UniformRange | LogUniformRange | Choice, Field(discriminator="type")]
 Objective: TypeAlias = Literal["valid/accuracy", "valid/macro_f1", "valid/loss", "train/seconds"]
 DEFAULT_SPACE: dict[str, Range] = {
-    "fine_tune.cycle_len": IntRange(type="int", low=1, high=3),
-    "fine_tune.cycle_mult": IntRange(type="int", low=1, high=2),
+    "fine_tune.cycle_len": IntRange(type="int", low=2, high=6),
+    "fine_tune.cycles": IntRange(type="int", low=1, high=2),
     "fine_tune.lr": LogUniformRange(type="log_uniform", low=1e-5, high=1e-2),
     "fine_tune.lr_ratio": LogUniformRange(type="log_uniform", low=1.0, high=30.0),
     "fine_tune.weight_decay": LogUniformRange(type="log_uniform", low=1e-4, high=0.3),

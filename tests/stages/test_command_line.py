@@ -110,7 +110,7 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2_before_anything_heavy_is_impo
 def test_help_lists_the_keys(tmp_path):
     outcome = call("main", "--help", folder=tmp_path)
     assert "--data FOLDER" in outcome.shown
-    assert "  fine_tune.cycle_mult = 2\n" in outcome.shown
+    assert "  fine_tune.cycle_len = 4\n" in outcome.shown
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -211,6 +211,17 @@ def test_a_key_that_does_not_fit_the_pictures_is_reported_before_anything_is_loa
     assert "data.valid_fraction is 0, and these pictures do not come split" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["--data", "--data.source"])
+def test_pictures_of_ones_own_are_trained_on_by_the_general_recipe_and_the_packaged_ones_by_theirs(tmp_path, key):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.png").touch()
+    ((own, _),), ((packaged, _),) = start(key, str(tmp_path))[1], start(key, "elpv")[1]
+    assert own.augment == read_recipe(door.OWN_RECIPE).augment
+    assert packaged == read_recipe(door.DEFAULT_RECIPE) == start()[1][0][0]
+    assert packaged.augment != own.augment
+
+
 def test_what_mlflow_fills_in_is_as_good_as_none():
     assert start("--recipe", door.NOT_GIVEN, "--data", door.NOT_GIVEN) == start()
     entry_points = yaml.safe_load((door.PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
@@ -218,7 +229,7 @@ def test_what_mlflow_fills_in_is_as_good_as_none():
         taken["default"] for one in entry_points.values() for taken in one["parameters"].values() if "default" in taken
     ]
     assert door.NOT_GIVEN in filled
-    assert set(filled) == {door.NOT_GIVEN, "", "recipes/elpv.yaml", "predictions.csv", "32", "auto"}
+    assert set(filled) == {door.NOT_GIVEN, "", "predictions.csv", "32", "auto"}
     assert all(not name for name, taken in entry_points["main"]["parameters"].items() if taken.get("default") == "")
 
 
@@ -334,7 +345,7 @@ def test_a_later_stage_has_the_recipe_of_its_upstream_run(upstream, tmp_path):
     words = ["--upstream", upstream, "--recipe", str(tmp_path / "mine.yaml"), "--fine_tune.lr", "1e-3"]
     recipe, _ = start(*words, "--reuse", "never", name="later")[1][0]
     assert (recipe.seed, recipe.precompute.image_px) == (5, 96)
-    assert (recipe.fine_tune.cycles, recipe.fine_tune.cycle_len) == (2, 3)
+    assert (recipe.fine_tune.cycles, recipe.fine_tune.cycle_len) == (1, 3)
     assert (recipe.fine_tune.lr, recipe.reuse) == (1e-3, "never")
 
 

@@ -84,7 +84,7 @@ def test_the_rate_is_the_finders_suggestion_and_groups_differ_by_the_ratio(first
     suggested = nested[3].data.metrics["suggestion/lr"]
     tuned = nested[4].data.metrics
     assert tuned["rate/head"] == pytest.approx(suggested)
-    assert tuned["rate/head"] == pytest.approx(10 * tuned["rate/late"]) == pytest.approx(100 * tuned["rate/early"])
+    assert tuned["rate/head"] == pytest.approx(3 * tuned["rate/late"]) == pytest.approx(9 * tuned["rate/early"])
 
 
 def test_artifacts_hold_what_the_next_stage_and_a_reader_need(workplace, first):

@@ -148,7 +148,7 @@ def test_fine_tuning_moves_every_layer_group_and_keeps_the_bodys_statistics(chai
 def test_fine_tuning_augments_and_restarts_each_groups_rate_at_every_cycle(chain):
     assert {read.augmentation for read in chain.fine_tune.training} == {AUGMENTED}
     for place, group in enumerate(GROUPS):
-        top = 0.002 / 3 ** (2 - place)
+        top = 0.002 / 6 ** (2 - place)
         assert chain.fine_tune.rates(group) == pytest.approx(cosine(top, [2, 6, 18], 2, 2))  # 12 pictures, batches of 5
     steps = pd.read_csv(chain.fine_tune.files / "steps.csv")
     assert steps["head"].tolist() == pytest.approx(chain.fine_tune.rates())
@@ -166,7 +166,7 @@ def test_resizing_goes_on_at_the_larger_size_at_the_upstream_rate_with_the_early
 @pytest.mark.parametrize(
     ("name", "batch_size", "decay", "smoothing"),
     [
-        ("lr_find", 8, 0.03, 0.0), ("train_head", 6, 0.04, 0.1), ("lr_find_unfrozen", 8, 0.03, 0.0),
+        ("lr_find", 8, 0.03, 0.0), ("train_head", 6, 0.04, 0.12), ("lr_find_unfrozen", 8, 0.03, 0.0),
         ("fine_tune", 5, 0.06, 0.15), ("resize", 4, 0.07, 0.2),
     ],
 )  # fmt: skip

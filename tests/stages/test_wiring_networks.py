@@ -175,7 +175,10 @@ def test_an_automatic_rate_is_the_suggestion_of_the_finder_just_before(chain, on
 
     monkeypatch.setattr(step, "train_step", stop)
     with pytest.raises(Stopped) as first:
-        STAGES[name].run(recipe_of(chain, train_head__lr="auto"), id_of(getattr(chain, upstream)))
+        STAGES[name].run(
+            recipe_of(chain, train_head__lr="auto", train_head__warm_up=0.0, resize__warm_up=0.0),
+            id_of(getattr(chain, upstream)),
+        )
     assert set(first.value.args[0]) == {getattr(chain, upstream).metrics["suggestion/lr"]}
 
 

@@ -183,7 +183,7 @@ def test_a_key_of_a_comparison_of_heads_arrives_in_what_is_trained(key, heads):
 def test_heads_are_compared_with_the_recipes_own_by_its_own_batches(heads):
     own = heads["table"][heads["table"]["setting"] == 0].iloc[0]
     names = ["lr", "weight_decay", "dropout", "label_smoothing", "stored_epochs"]
-    assert own[names].tolist() == pytest.approx([0.004, 0.04, 0.3, 0.1, 2])
+    assert own[names].tolist() == pytest.approx([0.004, 0.04, 0.3, 0.12, 2])
     assert (heads["shape"].hidden, heads["train"].batch_size, heads["train"].seed) == (24, 6, 3)
     assert (len(heads["train"].rows), len(heads["valid"].rows)) == (3 * 10, 3 * 5)
     assert not set(heads["train"].rows) & set(heads["valid"].rows)

@@ -207,7 +207,7 @@ def test_keys_that_go_together_are_not_complained_of():
         ("late", {"freeze": "early"}),
         ("late", {"freeze": "body"}),
         ("head", {"freeze": "body"}),
-        ("head", {"freeze": "early", "stored_epochs": 0}),
+        ("head", {"freeze": "early", "stored_epochs": 0, "cycles": 1}),
     ],
 )
 def test_the_late_group_can_be_trained_on_what_is_stored_in_front_of_it_or_without_a_store(

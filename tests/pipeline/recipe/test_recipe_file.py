@@ -202,7 +202,7 @@ def test_help_lists_each_key_with_its_default_and_what_it_takes():
 
 
 def test_the_shipped_recipe_spells_out_every_key_with_its_default():
-    path = Path(__file__).parents[3] / "recipes" / "elpv.yaml"
+    path = Path(__file__).parents[3] / "recipes" / "photos.yaml"
     assert read_recipe(path) == Recipe()
     assert set(flatten(Recipe())) - {"data.extensions"} == {
         f"{section}.{key}" if isinstance(value, dict) else section

@@ -170,7 +170,7 @@ def test_values_are_put_at_their_keys_and_the_rest_stays() -> None:
     changed = with_values(Recipe(), values)
     assert (changed.fine_tune.lr, changed.augment.flip, changed.fine_tune.cycle_len) == (2e-3, "all", 2)
     assert (
-        with_values(changed, {"fine_tune.lr": "auto", "augment.flip": "sideways", "fine_tune.cycle_len": 1}) == Recipe()
+        with_values(changed, {"fine_tune.lr": "auto", "augment.flip": "sideways", "fine_tune.cycle_len": 4}) == Recipe()
     )
 
 
@@ -184,15 +184,15 @@ def test_the_recipes_own_values_have_the_finders_rate_for_auto() -> None:
     found = {"fine_tune.lr": 2e-3, "train_head.lr": 1e-3}
     assert values_of(Recipe(), keys, found) == {
         "fine_tune.lr": 2e-3,
-        "fine_tune.lr_ratio": 10.0,
+        "fine_tune.lr_ratio": 3.0,
         "augment.strength": 1.0,
     }
     assert values_of(Recipe(), ["train_head.lr"], found) == {"train_head.lr": 1e-3}
 
 
 def test_the_recipes_own_rates_one_by_one_follow_from_its_ratio() -> None:
-    own = values_of(Recipe(), [f"fine_tune.lr.{group}" for group in ("early", "late", "head")], {"fine_tune.lr": 1e-2})
-    assert list(own.values()) == pytest.approx([1e-4, 1e-3, 1e-2])
+    own = values_of(Recipe(), [f"fine_tune.lr.{group}" for group in ("early", "late", "head")], {"fine_tune.lr": 9e-3})
+    assert list(own.values()) == pytest.approx([1e-3, 3e-3, 9e-3])
 
 
 def test_a_space_is_widened_to_hold_values_and_else_stays() -> None:
@@ -228,8 +228,8 @@ def test_a_grid_has_every_combination_once() -> None:
 
 
 def test_the_most_epochs_are_those_of_the_longest_cycles_of_both_unfrozen_stages() -> None:
-    assert most_epochs(Recipe(), {"augment.strength": UniformRange(type="uniform", low=0, high=1)}) == 1 + 2 + 2
-    assert most_epochs(Recipe(), Recipe().sweep.space) == 3 + 6 + 2
+    assert most_epochs(Recipe(), {"augment.strength": UniformRange(type="uniform", low=0, high=1)}) == 4 + 4
+    assert most_epochs(Recipe(), Recipe().sweep.space) == 2 * 6 + 4
 
 
 def test_all_networks_that_a_space_asks_for_are_known_beforehand():
