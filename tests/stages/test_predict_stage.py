@@ -79,13 +79,21 @@ def predicted(tracking_server, tmp_path, monkeypatch):
     """Runs predict in this process with a model that gives every picture the label 🐱 or 🐶; gives the run."""
     labels = ["🐱", "🐶", "🐱"]
     answers = pd.DataFrame({"path": ["a\r.png", "b,b.png", "c.png"], "label": labels, "error": [""] * 3})
-    model = SimpleNamespace(checkpoint=SimpleNamespace(classes=["🐱", "🐶"]))
+    model = SimpleNamespace(checkpoint=SimpleNamespace(classes=["🐱", "🐶"]), extensions=(".tga",))
+    (tmp_path / "photos").mkdir()
+    for name in ("a.TGA", "b.png"):
+        (tmp_path / "photos" / name).touch()
+
+    def predict_pictures(classifier, root, pictures, batch_size):
+        assert [path.name for path in pictures] == ["a.TGA"], "the endings are those of the model's own recipe"
+        return answers
+
     monkeypatch.setattr(predict_stage, "load_classifier", lambda *_: model)
     monkeypatch.setattr(tracking, "model_checkpoint", lambda uri: tmp_path)
-    monkeypatch.setattr(predict_stage, "predict_pictures", lambda *_: answers)
+    monkeypatch.setattr(predict_stage, "predict_pictures", predict_pictures)
 
     def run(output):
-        predict_stage.run("models:/pets/1", (tmp_path, []), output, 32, "cpu")
+        predict_stage.run("models:/pets/1", tmp_path / "photos", output, 32, "cpu")
         (run,) = MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
         return run, answers
 
