@@ -24,7 +24,8 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     if recipe.evaluate.positive_class:
         check_positive_class(recipe.evaluate.positive_class, up.manifest.classes)
     served = {"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pinned())}
-    return run_stage(STAGES["evaluate"], up, served, partial(work, up))
+    advised_from = {"fine_tune_cycles": str(recipe.fine_tune.cycles)}  # what it follows may not depend on it
+    return run_stage(STAGES["evaluate"], up, served | advised_from, partial(work, up))
 
 
 def work(up: Upstream, job: Job) -> None:

@@ -4,11 +4,14 @@ from dataclasses import replace
 from functools import partial
 
 from pipeline import tracking
+from pipeline.cache.markers import note_use
 from pipeline.data.manifest import Manifest, build_manifest, describe_manifest, save_manifest
 from pipeline.data.readers.sources import list_source
+from pipeline.data.stored_pixels import decoder_of
 from pipeline.models.activations import StoreSettings, activation_key_parts, check_store_size, open_activations
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint, start_network
 from pipeline.models.cut import cut_network
+from pipeline.models.hub import fetch_weights
 from pipeline.models.views import Views, open_views
 from pipeline.models.weights import Weights, find_weights
 from pipeline.recipe.schema import Recipe
@@ -17,6 +20,7 @@ from pipeline.runs.pixels import open_run_pixels
 from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.upstream import Upstream
 from pipeline.system.console import say
+from pipeline.system.device import choose_device
 from pipeline.tracking import RunRef
 from stages.registry import STAGES
 
@@ -25,8 +29,9 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """List, inspect and split the pictures, then store their activations."""
     tracking.connect()  # a server that is away is reported before pictures are opened
     stage, data, model = STAGES["precompute"], recipe.data, recipe.model
+    choose_device(recipe.device)  # and so is a device that is not there, or a hub out of reach
+    weights = fetch_weights(model.backbone, find_weights(model.backbone, model.weights, recipe.seed))
     manifest = list_pictures(recipe)
-    weights = find_weights(model.backbone, model.weights, recipe.seed)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
     if recipe.precompute.views:  # only then does the result depend on how pictures are varied
         stage = replace(stage, sections=("precompute", "augment"), artifacts=(*stage.artifacts, "views"))
@@ -54,15 +59,19 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
         rows = len(manifest.table) + views.count * len(views.rows)
         check_store_size(rows, halves.shape, settings.dtype, data.max_store_gib)
     pixels = open_run_pixels(job.run_id, job.run_id, manifest, checkpoint, data, up.device)
+    decoder = decoder_of(pixels)
+    tracking.set_tags(job.run_id, {f"{tracking.RESOLVED}decoder": decoder})
     with tracking.new_files(job.run_id) as folder:
         save_manifest(manifest, folder / "manifest")
         write_manifest_figures(manifest, pixels, folder)
     hashes = list(manifest.table["hash"])
-    key_parts = activation_key_parts(hashes, checkpoint, weights.identity, settings.dtype, settings.cut)
+    key_parts = activation_key_parts(hashes, checkpoint, weights.identity, settings.dtype, settings.cut, decoder)
     how_stored = StoreSettings(settings.batch_size, settings.dtype, up.device)
     store = open_activations(network.to(up.device), pixels, key_parts, how_stored, halves)
+    note_use(store, job.run_id)
     if views.count:
         varied = open_views(network, pixels, views, key_parts, how_stored, halves)
+        note_use(varied, job.run_id)
         tracking.log_folder(job.run_id, varied, "views")
     with tracking.new_files(job.run_id) as folder:
         save_checkpoint(network, checkpoint, folder / "checkpoint")

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic, write_array_header_1_0
 
-from pipeline.cache.hashing import content_key
+from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.store import DESCRIPTION, cache_folder, open_or_build
 from pipeline.data.decode import Decoder, Fit, Pixels
 from pipeline.data.decoded_pixels import DecodedPixels
@@ -34,6 +34,8 @@ Shape = tuple[int, int, int, int]
 
 # Part of the store's key: increase it when `decode` starts to give other pixels.
 DECODER_VERSION = 1
+# The libraries that the pixels of each decoder hang on: what a GPU cannot decode is left to Pillow.
+LIBRARIES: dict[Decoder, tuple[str, ...]] = {"pillow": ("pillow",), "nvjpeg": ("pillow", "torch", "torchvision")}
 FILE = "pixels.npy"
 JOURNAL = "journal"
 # A stretch ends after so many bytes or seconds, whichever comes first: a kill loses at most this.
@@ -57,8 +59,8 @@ def open_pixels(
     They are in a memory-mapped store. If it does not exist, `fetch` may fill the folder that it is given with a copy of
     it, and returns whether it did; else it is built. If that would take more than `max_store_gib`, or more than the
     disk has, the pictures are decoded at each reading. `decoder` is that of DecodedPixels; if the pictures are not on
-    this machine, a fetched store of the other decoder is used too. Raises UserError if a picture has changed since the
-    manifest was made.
+    this machine, a fetched store of the other decoder, or of other versions of it, is used too. Raises UserError if a
+    picture has changed since the manifest was made.
     """
     source = DecodedPixels(manifest, size_px, fit, decoder)
     gib = math.prod(source.shape) / GIB
@@ -70,6 +72,7 @@ def open_pixels(
         "fit": fit,
         "grey": manifest.is_grey,
         "decoder_version": DECODER_VERSION,
+        "versions": library_versions(*LIBRARIES[decoder]),
     }
     if decoder != "pillow":
         key_parts["decoder"] = decoder
@@ -80,7 +83,7 @@ def open_pixels(
         fetched = _made_from(folder) if fetch(folder) else None
         if fetched == key_parts:
             return None
-        if fetched and not manifest.root.exists() and _without_decoder(fetched) == _without_decoder(key_parts):
+        if fetched and not manifest.root.exists() and _pictures_of(fetched) == _pictures_of(key_parts):
             raise _OtherDecoderError(fetched)
         return {FILE: _build(source, unfinished, folder)}
 
@@ -106,6 +109,7 @@ class StoredPixels:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.decoder: Decoder = _made_from(folder).get("decoder", "pillow")
         self._file = (folder / FILE).open("rb")
         read_magic(self._file)
         self.shape: tuple[int, ...] = read_array_header_1_0(self._file)[0]
@@ -141,8 +145,14 @@ class StoredPixels:
                 raise OSError(f"{self.folder / FILE} ends before row {row}")
 
 
+def decoder_of(pixels: Pixels) -> Decoder:
+    """What decoded these pixels of `open_pixels`."""
+    decoder: Decoder = getattr(pixels, "decoder", "pillow")
+    return decoder
+
+
 class _OtherDecoderError(Exception):
-    """The fetched store is of the other decoder."""
+    """The fetched store is of the other decoder, or of another version of it."""
 
     def __init__(self, made_from: dict[str, Any]) -> None:
         super().__init__()
@@ -161,16 +171,17 @@ def _streamed(source: DecodedPixels, reason: str) -> Pixels:
     return cast(Pixels, source)
 
 
-def _made_from(folder: Path) -> Any:
-    """The key parts of a fetched store, by its description; None if that cannot be read."""
+def _made_from(folder: Path) -> dict[str, Any]:
+    """The key parts of a store, by its description; none if that cannot be read."""
     try:
-        return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["made_from"]
-    except (OSError, ValueError, KeyError):
-        return None
+        return dict(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["made_from"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
-def _without_decoder(key_parts: dict[str, Any]) -> dict[str, Any]:
-    return {name: part for name, part in key_parts.items() if name != "decoder"}
+def _pictures_of(key_parts: dict[str, Any]) -> dict[str, Any]:
+    """The key parts that do not say what decoded the pictures."""
+    return {name: part for name, part in key_parts.items() if name not in ("decoder", "versions")}
 
 
 def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Networks: a timm body under a new head, cut and frozen by layer group, saved, and exported.
 
-In reading order: `weights` (timm's architectures and where weights are), `weight_file` (what files of weights hold),
-`body`, `network`, `layer_groups`, `cut` (a network in two halves), `checkpoint` (a network on disk), `activations` and
-`views` (stores of activations), `classifier` (pictures in, probabilities out), `onnx`.
+In reading order: `weights` (timm's architectures and where weights are), `hub` (weights from timm's hub), `weight_file`
+(what files of weights hold), `body`, `network`, `layer_groups`, `cut` (a network in two halves), `checkpoint` (a
+network on disk), `activations` and `views` (stores of activations), `classifier` (pictures in, probabilities out),
+`onnx`.
 """

@@ -18,17 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.cache.hashing import content_key
+from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.store import DESCRIPTION, open_or_build
 from pipeline.data.batches import Batches, fetch_activations, prefetch
-from pipeline.data.decode import Pixels
+from pipeline.data.decode import Decoder, Pixels
 from pipeline.data.loader import Split, prefetching_fetcher, resident
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.cut import Above, Cut, Halves, cut_network
 from pipeline.models.network import Network
 from pipeline.system.arrays import MAPPED_BYTES, MappedRows, Rows, allocate_array, release_pages
 from pipeline.system.console import track
-from pipeline.system.device import mixed_precision
+from pipeline.system.device import mixed_precision, precision_of
 from pipeline.system.errors import UserError
 
 FILE, VIEWS_FILE, VIEW_ROWS_FILE = "activations.npy", "views.npy", "rows.npy"
@@ -52,10 +52,15 @@ class StoreSettings:
 
 
 def activation_key_parts(
-    hashes: Sequence[str], checkpoint: Checkpoint, weights: str, dtype: Dtype, cut: Cut = "head"
+    hashes: Sequence[str],
+    checkpoint: Checkpoint,
+    weights: str,
+    dtype: Dtype,
+    cut: Cut = "head",
+    decoder: Decoder = "pillow",
 ) -> dict[str, object]:
     """Everything that could change the activations of pictures with these content `hashes`, in this order, in the body
-    of `checkpoint` with these `weights`."""
+    of `checkpoint` with these `weights`; but for the precision, which follows from where they are computed."""
     key_parts: dict[str, object] = {
         "pictures": content_key({"hashes": list(hashes)}),
         "size_px": checkpoint.image_px,
@@ -65,6 +70,8 @@ def activation_key_parts(
         "weights": weights,
         "dtype": dtype,
         "version": ACTIVATIONS_VERSION,
+        "decoder": decoder,
+        "versions": library_versions("torch", "torchvision", "timm", "pillow"),
     }
     return key_parts if cut == "head" else key_parts | {"cut": cut}
 
@@ -98,7 +105,12 @@ def open_activations(
         write_activations(stored, network, pixels, np.arange(len(pixels)), settings, below=halves.below)
         stored.flush()
 
-    return open_or_build("activations", key_parts, build)[0]
+    return open_or_build("activations", with_precision(key_parts, settings.device), build)[0]
+
+
+def with_precision(key_parts: Mapping[str, object], device: torch.device) -> dict[str, object]:
+    """`key_parts` of activations that are computed on `device`."""
+    return {**key_parts, "precision": precision_of(device)}
 
 
 @torch.no_grad()
@@ -196,7 +208,8 @@ def read_last_activations(
         _write(last, above.last_activations, fetched)
         last.flush()
 
-    return read_activations(open_or_build("activations", made_from | {"cut": "head", "from": cut}, build)[0])
+    key_parts = made_from | {"cut": "head", "from": cut, "precision_above": precision_of(device)}
+    return read_activations(open_or_build("activations", key_parts, build)[0])
 
 
 class PlainAndViews:

@@ -1,11 +1,13 @@
 """A timm backbone as a body: all of it but the classifier, with the weights that training starts from."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from pipeline.models.weight_file import State, fault, fits, matching, read_states
@@ -45,7 +47,7 @@ def load_weights(module: nn.Module, backbone: str, weights: Weights) -> None:
     if weights.kind == "random":
         return
     if weights.kind == "hub":
-        _load_matching(module, [_hub_state(backbone)], backbone, "timm's hub")
+        _load_matching(module, [_hub_state(backbone, weights)], backbone, "timm's hub")
     elif weights.kind == "package":
         _load_matching(module, [packaged_state(backbone, weights)], backbone, str(weights.path))
     else:
@@ -95,16 +97,29 @@ def _count_activations(module: nn.Module, backbone: str, image_px: int) -> int:
     return int(shape[1])
 
 
-def _hub_state(backbone: str) -> dict[str, Tensor]:
+def _hub_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
+    """What timm makes of its hub's weights: of the file that was fetched, or else of what it fetches itself."""
+    known = {} if weights.path is None else {"pretrained_cfg_overlay": _overlay(backbone, weights.path)}
     try:
-        state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
+        state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True, **known).state_dict()
     except Exception as error:  # the hub's client has a dozen classes of errors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if weights.path is not None:
+            raise UserError(
+                f"The weights of {backbone} in {weights.path} cannot be read ({reason}); remove that file, so that it "
+                "is fetched again."
+            ) from None
         raise UserError(
             f"The weights of {backbone} cannot be had from timm's hub ({reason}); "
             "check the network, or set model.weights to a file."
         ) from None
     return state
+
+
+def _overlay(backbone: str, path: Path) -> dict[str, object]:
+    """Has timm read the file at `path`; those that are not of its hub, it reads by functions of their own."""
+    facts = get_pretrained_cfg(backbone)
+    return {"file": str(path), "custom_load": bool(facts and facts.custom_load and not facts.hf_hub_id)}
 
 
 def _load_matching(module: nn.Module, states: list[State], backbone: str, source: str) -> None:

@@ -17,7 +17,7 @@ from pipeline.cache.store import open_or_build
 from pipeline.data.augment import Augmentation, augment
 from pipeline.data.batches import seed_for
 from pipeline.data.decode import Pixels
-from pipeline.models.activations import VIEW_ROWS_FILE, VIEWS_FILE, StoreSettings, write_activations
+from pipeline.models.activations import VIEW_ROWS_FILE, VIEWS_FILE, StoreSettings, with_precision, write_activations
 from pipeline.models.cut import Halves, cut_network
 from pipeline.models.network import Network
 from pipeline.system.arrays import Rows, allocate_array
@@ -48,7 +48,7 @@ def open_views(
     picture is varied follows from the seed, the view, its index in `views.rows` and the batch size.
     """
     rows = views.rows
-    key_parts = dict(key_parts) | {
+    key_parts = with_precision(key_parts, settings.device) | {
         "rows": content_key({"rows": rows.tolist()}),
         "views": views.count,
         "augmentation": asdict(views.augmentation),

@@ -14,7 +14,7 @@ from pipeline.cache.store import find_damage
 from pipeline.data.decode import Pixels
 from pipeline.data.manifest import Manifest
 from pipeline.data.nvjpeg import choose_decoder
-from pipeline.data.stored_pixels import StoredPixels, open_pixels
+from pipeline.data.stored_pixels import StoredPixels, decoder_of, open_pixels
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.recipe.schema import Data
 from pipeline.system.errors import UserError
@@ -32,6 +32,11 @@ def open_run_pixels(
 
     decoder = choose_decoder(data.decoder, device)
     pixels = open_pixels(manifest, checkpoint.image_px, checkpoint.fit, data.max_store_gib, fetch, decoder)
+    if data.decoder not in ("auto", decoder_of(pixels)):
+        raise UserError(
+            f"data.decoder is {decoder}, but the pictures in {manifest.root} are not on this machine, and run "
+            f"{precompute_run} holds their pixels as decoded by {decoder_of(pixels)}; set data.decoder to auto."
+        )
     if isinstance(pixels, StoredPixels):
         note_use(pixels.folder, run_id)
         if pixels.nbytes <= data.max_logged_gib * 2**30:

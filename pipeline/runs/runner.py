@@ -6,22 +6,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from pipeline import tracking
+from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.store import cache_folder, locked
+from pipeline.data.nvjpeg import choose_decoder
 from pipeline.recipe.schema import flatten, write_recipe
 from pipeline.runs.fingerprint import git_tags, source_digest, stage_fingerprint
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.runs.upstream import Upstream
 from pipeline.system.console import duration, say
+from pipeline.system.device import precision_of
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import Pruned
 from pipeline.tracking import RunRef
 from pipeline.training.fit import EpochRecord
 
 BACKUPS = "checkpoints"
+# The libraries that make the numbers.
+LIBRARIES = ("torch", "torchvision", "timm", "pillow")
 AfterEpoch: TypeAlias = Callable[[EpochRecord], None]
 
 
@@ -50,18 +56,20 @@ def run_stage(
     """The finished run of `stage` for the recipe and the upstream runs of `up`, and for further `inputs`.
 
     Unless `recipe.reuse` says otherwise, a run with the same fingerprint is reused, after waiting for the process that
-    is making it on this machine, if there is one. Else `work` is called with the job of a new run, which is marked done
-    as its last act.
+    is making it on this machine, if there is one; what the recipe leaves to the machine may have been another there.
+    Else `work` is called with the job of a new run, which is marked done as its last act.
     """
     recipe = up.recipe
     sections = {name: getattr(recipe, name).model_dump() for name in stage.sections}
-    known = {"upstream": up.chain[0].fingerprint} if up.chain else {}
+    known: dict[str, object] = {"versions": library_versions(*LIBRARIES)}
+    if up.chain:
+        known |= {"upstream": up.chain[0].fingerprint, "upstream_resolved": up.chain[0].resolved}
     code = source_digest(f"stages.{stage.name}")
     fingerprint = stage_fingerprint(stage.name, sections, recipe.seed, {**known, **inputs}, code)
-    found = _find(stage, recipe.reuse, fingerprint)
+    found = _find(stage, up, fingerprint)
     if found is None:
-        with _alone(stage, fingerprint) as folder:
-            found = _find(stage, recipe.reuse, fingerprint)  # another process may have made it while this one waited
+        with _alone(stage, up, fingerprint) as folder:
+            found = _find(stage, up, fingerprint)  # another process may have made it while this one waited
             if found is None:
                 if recipe.reuse == "never":
                     shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +80,7 @@ def run_stage(
                     raise
                 shutil.rmtree(folder, ignore_errors=True)
                 return done
-    say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)})")
+    say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)}{_format_resolved(found)})")
     link_mlflow_run(stage.name, found.run_id, "Nothing that it depends on has changed: reused")
     return found
 
@@ -91,6 +99,8 @@ def _run(stage: Stage, up: Upstream, fingerprint: str, job: Job, work: Callable[
     started = time.perf_counter()
     title = stage.title or stage.name
     tags = {tracking.STAGE: stage.name, tracking.FINGERPRINT: fingerprint, **git_tags()}
+    for name, value in {"device": up.device.type, "precision": precision_of(up.device)}.items():
+        tags[f"{tracking.RESOLVED}{name}"] = value
     if up.chain:
         tags[tracking.UPSTREAM] = up.chain[0].run_id
     own = ("seed", *(f"{name}." for name in stage.sections))
@@ -100,22 +110,39 @@ def _run(stage: Stage, up: Upstream, fingerprint: str, job: Job, work: Callable[
         tracking.log_text(run_id, write_recipe(up.recipe), RECIPE_FILE)
         with report_full_disk(f"the results of {stage.name}"):
             work(replace(job, run_id=run_id))
-        done = tracking.mark_done(run_id, time.perf_counter() - started)
+        done = tracking.mark_done(run_id, time.perf_counter() - started, stage.artifacts)
     say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
     return done
 
 
 @contextmanager
-def _alone(stage: Stage, fingerprint: str) -> Iterator[Path]:
-    """The folder for backups of this fingerprint, while no other process on this machine works on it."""
-    folder = cache_folder() / BACKUPS / fingerprint
+def _alone(stage: Stage, up: Upstream, fingerprint: str) -> Iterator[Path]:
+    """The folder for backups of this fingerprint, on this device and by this decoder, while no other process on this
+    machine works on it."""
+    resolved = {"device": up.device.type, "decoder": choose_decoder(up.recipe.data.decoder, up.device)}
+    folder = cache_folder() / BACKUPS / content_key({"fingerprint": fingerprint} | resolved)
     with locked(folder, f"{stage.name}: another process is running this very stage; waiting for its result"):
         yield folder
 
 
-def _find(stage: Stage, reuse: str, fingerprint: str) -> RunRef | None:
+def _find(stage: Stage, up: Upstream, fingerprint: str) -> RunRef | None:
+    reuse = up.recipe.reuse
     if reuse == "never":
         return None
-    if reuse == "auto":
-        return tracking.find_done(fingerprint, stage.artifacts)
-    return tracking.find_done(fingerprint, stage.artifacts, within=tracking.run_of(reuse).run_id)
+    within = None if reuse == "auto" else tracking.run_of(reuse).run_id
+    return tracking.find_done(fingerprint, stage.artifacts, within, partial(_may_be_reused, up))
+
+
+def _may_be_reused(up: Upstream, ref: RunRef) -> bool:
+    """Whether a run was made by what the recipe asks for, and the runs that it builds on are still there."""
+    for name, asked in {"device": up.recipe.device, "decoder": up.recipe.data.decoder}.items():
+        if asked not in ("auto", ref.resolved.get(name, asked)):
+            return False
+    is_on_this = bool(up.chain) and ref.upstream == up.chain[0].run_id
+    return ref.upstream is None or is_on_this or tracking.is_standing(ref.upstream)
+
+
+def _format_resolved(ref: RunRef) -> str:
+    """What a run was made by, such as " on cuda in bfloat16, pictures decoded by nvjpeg"."""
+    words = {"device": " on {}", "precision": " in {}", "decoder": ", pictures decoded by {}"}
+    return "".join(text.format(ref.resolved[name]) for name, text in words.items() if name in ref.resolved)

@@ -14,6 +14,7 @@ from pipeline.data.augment import Augmentation, augmentation
 from pipeline.data.decode import Pixels
 from pipeline.data.loader import Split, training_split
 from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.data.stored_pixels import decoder_of
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.network import Network
 from pipeline.recipe.schema import Recipe
@@ -83,7 +84,9 @@ class Upstream:
     def pixels(self, run_id: str, checkpoint: Checkpoint) -> Pixels:
         """The pictures as the network of `checkpoint` takes them, for the open run `run_id`."""
         precompute = self.nearest("precompute").run_id
-        return open_run_pixels(precompute, run_id, self.manifest, checkpoint, self.recipe.data, self.device)
+        pixels = open_run_pixels(precompute, run_id, self.manifest, checkpoint, self.recipe.data, self.device)
+        tracking.set_tags(run_id, {f"{tracking.RESOLVED}decoder": decoder_of(pixels)})
+        return pixels
 
     @property
     def augmentation(self) -> Augmentation:
@@ -134,5 +137,11 @@ def suggested(lr_find: RunRef) -> float:
 
 def _followed(chain: list[RunRef]) -> list[RunRef]:
     while chain[-1].upstream is not None:
-        chain.append(tracking.run_of(chain[-1].upstream))
+        try:
+            chain.append(tracking.run_of(chain[-1].upstream))
+        except UserError:
+            raise UserError(
+                f"The run {chain[-1].run_id} of {chain[-1].stage} cannot be built on, since the run "
+                f"{chain[-1].upstream} that it follows is gone; run main again, which does anew what is missing."
+            ) from None
     return chain

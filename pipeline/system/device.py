@@ -1,6 +1,7 @@
 """Chooses the device and its precision, and moves tensors to it."""
 
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +18,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def precision_of(device: torch.device) -> Literal["bfloat16", "float32"]:
+    """What networks compute in: bfloat16 on a GPU; float32 on a CPU, where bfloat16 without matrix units is several
+    times slower."""
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on a GPU; float32 on a CPU, where bfloat16 without matrix units is several times slower."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """A block in which networks compute in `precision_of(device)`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(device) == "bfloat16")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -29,6 +29,7 @@ from pipeline.tracking.names import (
     MODEL,
     PROCESS,
     REASON,
+    RESOLVED,
     RESUMED,
     REUSED,
     SECONDS,
@@ -37,7 +38,16 @@ from pipeline.tracking.names import (
     VERDICT,
     named_after,
 )
-from pipeline.tracking.runs import RunRef, find_done, is_open, is_there, mark_done, open_run, run_of, tag_reason
+from pipeline.tracking.runs import (
+    RunRef,
+    find_done,
+    is_open,
+    is_standing,
+    is_there,
+    mark_done,
+    open_run,
+    run_of,
+)
 from pipeline.tracking.sender import call_server, flush
 from pipeline.tracking.values import (
     add_to_description,
@@ -53,6 +63,7 @@ from pipeline.tracking.values import (
     read_params,
     rename_run,
     set_tags,
+    tag_reason,
 )
 
 __all__ = [
@@ -64,6 +75,7 @@ __all__ = [
     "MODEL",
     "PROCESS",
     "REASON",
+    "RESOLVED",
     "RESUMED",
     "REUSED",
     "SECONDS",
@@ -88,6 +100,7 @@ __all__ = [
     "format_param",
     "has_artifact",
     "is_open",
+    "is_standing",
     "is_there",
     "log_classifier",
     "log_dataset",

@@ -1,6 +1,7 @@
-"""Logs the files of a run, and reads them back."""
+"""Logs the files of a run, reads them back, and tells whether they are still there."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +11,14 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from pipeline.cache.store import MAKE_ROOM, open_or_build
+from pipeline.cache.store import DESCRIPTION, MAKE_ROOM, find_damage, open_or_build, size_bytes
+from pipeline.system.console import say
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
 from pipeline.tracking.names import first_line
 from pipeline.tracking.sender import call_server, enqueue, flush
+
+LARGEST_CHECKED_BYTES = 2**28
 
 
 def log_folder(run_id: str, folder: Path, name: str | None = None) -> None:
@@ -78,3 +82,43 @@ def local_artifacts(run_id: str) -> Path | None:
     """The folder of the run's artifacts if it is on this machine; else None."""
     uri = MlflowClient().get_run(run_id).info.artifact_uri
     return Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None  # type: ignore[no-untyped-call]
+
+
+def list_files(run_id: str, names: Sequence[str]) -> str:
+    """All files of these artifacts, with their sizes, as JSON."""
+    return json.dumps(dict(_files(run_id, names)))
+
+
+def is_whole(run_id: str, names: Sequence[str], listed: str | None) -> bool:
+    """Whether a run still has these artifacts, undamaged, and all files that `list_files` has listed."""
+    expected = json.loads(listed) if listed else {}
+    names = sorted({*names, *(path.partition("/")[0] for path in expected)})
+    there = dict(_files(run_id, names))
+    is_complete = all(path in there and there[path] in (None, size) for path, size in expected.items())
+    is_there = {path.partition("/")[0] for path in there}.issuperset(names)
+    return is_complete and is_there and not _is_damaged(run_id, names)
+
+
+def _files(run_id: str, names: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+    """The path and size of each file of these artifacts; some servers do not know sizes."""
+    client = MlflowClient()
+    waiting = [item for item in client.list_artifacts(run_id) if item.path in names]
+    while waiting:
+        item = waiting.pop()
+        if item.is_dir:
+            waiting += client.list_artifacts(run_id, item.path)
+        else:
+            yield item.path, item.file_size
+
+
+def _is_damaged(run_id: str, names: Sequence[str]) -> bool:
+    """Whether artifacts that lie on this machine, and have checksums, have changed."""
+    folder = local_artifacts(run_id)
+    for name in names if folder is not None else ():
+        described = Path(str(folder)) / name
+        if (described / DESCRIPTION).exists():
+            damage = find_damage(described, contents=size_bytes(described) <= LARGEST_CHECKED_BYTES)
+            if damage:
+                say(f"run {run_id} is not reused: its {name} is damaged ({damage})")
+                return True
+    return False

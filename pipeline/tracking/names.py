@@ -11,6 +11,10 @@ REUSED = "thaw.reused"
 RESUMED = "thaw.resumed"
 REASON = "thaw.reason"
 PROCESS = "thaw.process"
+# Followed by what of the recipe may be auto: device and decoder; and precision, which follows from the device.
+RESOLVED = "thaw.resolved."
+# Which artifacts a finished run has, with their sizes.
+FILES = "thaw.files"
 SECONDS = "stage/seconds"
 DESCRIPTION = "mlflow.note.content"
 VERDICT = "thaw.verdict"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,12 +18,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.fluent import _active_run_stack
 
-from pipeline.cache.store import DESCRIPTION, find_damage, size_bytes
-from pipeline.system.console import say, warn
+from pipeline.system.console import warn
 from pipeline.system.errors import Pruned, UserError
 from pipeline.system.processes import identity
 from pipeline.tracking.abandoned import close_abandoned
-from pipeline.tracking.artifacts import local_artifacts
+from pipeline.tracking.artifacts import is_whole, list_files
 from pipeline.tracking.contact import connect
 from pipeline.tracking.experiments import (
     DEFAULT,
@@ -38,10 +36,12 @@ from pipeline.tracking.experiments import (
 )
 from pipeline.tracking.names import (
     DONE,
+    FILES,
     FINGERPRINT,
     OPENING,
     PROCESS,
     REASON,
+    RESOLVED,
     REUSED,
     SECONDS,
     STAGE,
@@ -49,13 +49,14 @@ from pipeline.tracking.names import (
 )
 from pipeline.tracking.sender import Sender, call_server, flush, sending
 from pipeline.tracking.server import Unreachable, patience_seconds, shown
-from pipeline.tracking.system_metrics import system_metrics
+from pipeline.tracking.system_metrics import steps_before, system_metrics
 from pipeline.tracking.values import LONGEST_TAG, is_made_up, log_metrics, log_params, name_run, set_tags
 
 
 @dataclass(frozen=True)
 class RunRef:
-    """A finished run of a stage, on the run `upstream`; `reused` if it was not run now."""
+    """A finished run of a stage, on the run `upstream`; `reused` if it was not run now. `resolved` is what its device,
+    precision and decoder were, where the recipe may say auto."""
 
     run_id: str
     stage: str
@@ -64,10 +65,10 @@ class RunRef:
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     reused: bool = False
+    resolved: dict[str, str] = field(default_factory=dict)
 
 
 SECONDS_TO_LEAVE = 5.0
-LARGEST_CHECKED_BYTES = 2**28
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -159,7 +160,7 @@ def _start(given: str | None, name: str, parent: str | None, pointer: Run | None
         )
         if REASON in run.data.tags:  # for which it failed before
             MlflowClient().delete_tag(run.info.run_id, REASON)
-        return run.info.run_id, _system_steps(run)
+        return run.info.run_id, steps_before(run)
 
     tried: list[bool] = []
     try:
@@ -172,12 +173,6 @@ def _opened_by(opening: str, experiment: str | None) -> str | None:
     query = f"tags.`{OPENING}` = '{opening}'"
     found = MlflowClient().search_runs([experiment or DEFAULT], query, max_results=1)
     return found[0].info.run_id if found else None
-
-
-def _system_steps(run: Run) -> int:
-    """How many points of system metrics a run already has."""
-    names = [name for name in run.data.metrics if name.startswith("system/")]
-    return len(MlflowClient().get_metric_history(run.info.run_id, names[0])) if names else 0
 
 
 @contextmanager
@@ -240,48 +235,54 @@ def run_of(run_id: str) -> RunRef:
     return _as_ref(run, reused=False)
 
 
-def find_done(fingerprint: str, artifacts: Sequence[str], within: str | None = None) -> RunRef | None:
-    """The latest FINISHED run of the experiment in use with this fingerprint that was marked done and still has these
-    artifacts, undamaged; with `within`, only that run or one nested in it."""
+def find_done(
+    fingerprint: str,
+    artifacts: Sequence[str],
+    within: str | None = None,
+    accept: Callable[[RunRef], bool] = lambda ref: True,
+) -> RunRef | None:
+    """The latest FINISHED run of the experiment in use with this fingerprint that was marked done, still has these
+    artifacts, undamaged, and that `accept` is true of; with `within`, only that run or one nested in it."""
     connect()
-    return call_server(lambda: _find_done(fingerprint, artifacts, within))
+    for run in call_server(lambda: _find_done(fingerprint, within)):
+        ref, files = _as_ref(run, reused=True), run.data.tags.get(FILES)
+        if call_server(partial(is_whole, ref.run_id, artifacts, files)) and accept(ref):
+            return ref
+    return None
 
 
-def _find_done(fingerprint: str, artifacts: Sequence[str], within: str | None) -> RunRef | None:
+def _find_done(fingerprint: str, within: str | None) -> list[Run]:
     query = f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{DONE}` = 'true' and attributes.status = 'FINISHED'"
     client = MlflowClient()
     searched = experiment_id() if within is None else client.get_run(within).info.experiment_id
     if searched is None:
-        return None
-    for run in client.search_runs([searched], query, order_by=["attributes.start_time DESC"], max_results=50):
-        nested_in = run.data.tags.get("mlflow.parentRunId")
-        if within is not None and within not in (run.info.run_id, nested_in):
-            continue
-        there = {item.path for item in client.list_artifacts(run.info.run_id)}
-        if there.issuperset(artifacts) and not _is_damaged(run.info.run_id, artifacts):
-            return _as_ref(run, reused=True)
-    return None
+        return []
+    runs = client.search_runs([searched], query, order_by=["attributes.start_time DESC"], max_results=50)
+    return [run for run in runs if within in (None, run.info.run_id, run.data.tags.get("mlflow.parentRunId"))]
 
 
-def _is_damaged(run_id: str, artifacts: Sequence[str]) -> bool:
-    """Whether artifacts that lie on this machine, and have checksums, have changed."""
-    folder = local_artifacts(run_id)
-    for name in artifacts if folder is not None else ():
-        described = Path(str(folder)) / name
-        if (described / DESCRIPTION).exists():
-            damage = find_damage(described, contents=size_bytes(described) <= LARGEST_CHECKED_BYTES)
-            if damage:
-                say(f"run {run_id} is not reused: its {name} is damaged ({damage})")
-                return True
-    return False
+def is_standing(run_id: str) -> bool:
+    """Whether a run, the one that it follows, and so on, are all there, done and with the artifacts that they had."""
+    following: str | None = run_id
+    while following is not None:
+        run = find_run(following)
+        if run is None or run.info.lifecycle_stage != "active" or DONE not in run.data.tags:
+            return False
+        if not call_server(partial(is_whole, following, (), run.data.tags.get(FILES))):
+            return False
+        following = run.data.tags.get(UPSTREAM)
+    return True
 
 
-def mark_done(run_id: str, seconds: float) -> RunRef:
-    """The last step of a stage's run: from now on it may be reused instead of running the stage again."""
+def mark_done(run_id: str, seconds: float, artifacts: Sequence[str] = ()) -> RunRef:
+    """The last step of a stage's run: from now on it may be reused instead of running the stage again, as long as it
+    has all files of these artifacts."""
     log_metrics(run_id, {SECONDS: seconds}, step=0)
     set_tags(run_id, {DONE: "true"})
     try:
         flush(run_id)
+        files = call_server(lambda: list_files(run_id, artifacts))
+        set_tags(run_id, {FILES: files} if len(files) <= LONGEST_TAG else {})
         return _as_ref(call_server(lambda: MlflowClient().get_run(run_id)), reused=False)
     except Unreachable as error:
         error.done = run_id
@@ -300,13 +301,6 @@ def is_open() -> bool:
     return mlflow.active_run() is not None
 
 
-def tag_reason(run_id: str, reason: str) -> None:
-    """Show on the page of a run why it ended; if the server is away, the reason is left in the outbox."""
-    with sending(run_id) as sender, suppress(Unreachable):
-        sender.enqueue(run_id, "values", {"tags": {REASON: reason[:LONGEST_TAG]}})
-        sender.flush(0.0)
-
-
 def _as_ref(run: Run, reused: bool) -> RunRef:
     tags: dict[str, Any] = run.data.tags
     return RunRef(
@@ -317,4 +311,5 @@ def _as_ref(run: Run, reused: bool) -> RunRef:
         metrics=dict(run.data.metrics),
         seconds=run.data.metrics.get(SECONDS, 0.0),
         reused=reused,
+        resolved={key.removeprefix(RESOLVED): value for key, value in tags.items() if key.startswith(RESOLVED)},
     )

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from mlflow.entities import Run
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking import MlflowClient
 
 
 @contextmanager
@@ -36,3 +38,9 @@ def system_metrics(run_id: str, log: Callable[[Mapping[str, float], int], None],
     finally:
         is_over.set()
         thread.join()
+
+
+def steps_before(run: Run) -> int:
+    """How many points of system metrics a run already has."""
+    names = [name for name in run.data.metrics if name.startswith("system/")]
+    return len(MlflowClient().get_metric_history(run.info.run_id, names[0])) if names else 0

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import pandas as pd
 from mlflow.entities import Run
@@ -10,9 +11,10 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.system.errors import UserError
 from pipeline.tracking.experiments import find_run
-from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, REUSED, STAGE
+from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, REASON, REUSED, STAGE
 from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
-from pipeline.tracking.sender import call_server, enqueue, flush
+from pipeline.tracking.sender import call_server, enqueue, flush, sending
+from pipeline.tracking.server import Unreachable
 
 LONGEST_TAG, LONGEST_PARAM = 5000, 6000
 RUN_NAME = "mlflow.runName"
@@ -25,6 +27,13 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     items = [(key, value[:LONGEST_TAG]) for key, value in tags.items()]
     for start in range(0, len(items), TAGS_PER_CALL):
         enqueue(run_id, "values", {"tags": dict(items[start : start + TAGS_PER_CALL])})
+
+
+def tag_reason(run_id: str, reason: str) -> None:
+    """Show on the page of a run why it ended; if the server is away, the reason is left in the outbox."""
+    with sending(run_id) as sender, suppress(Unreachable):
+        sender.enqueue(run_id, "values", {"tags": {REASON: reason[:LONGEST_TAG]}})
+        sender.flush(0.0)
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:

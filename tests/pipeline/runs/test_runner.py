@@ -1,8 +1,14 @@
+import shutil
 from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from mlflow.tracking._tracking_service.utils import _get_store
 
 from pipeline import tracking
 from pipeline.recipe.recipe_file import override_recipe, read_recipe
@@ -14,10 +20,12 @@ from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.runs.upstream import Upstream
 from pipeline.system.errors import UserError
+from pipeline.tracking.artifacts import local_artifacts
 from pipeline.tracking.runs import RunRef
 from stages import evaluate
 
 RESIZE = Stage("resize", ("resize", "augment"), follows=("fine_tune", "lr_find"), artifacts=("out.txt", "recipe.yaml"))
+FINE_TUNE = Stage("fine_tune", ("fine_tune",), artifacts=("out.txt", "recipe.yaml"))
 UPSTREAM = RunRef("u" * 32, "fine_tune", "print of upstream", None)
 INPUTS = {"weights": "sha256:1"}
 
@@ -124,9 +132,144 @@ def test_whatever_a_stage_depends_on_runs_it_again_and_nothing_else_does(work):
         again(recipe_with(resize__lr="0.01")),
         again(recipe_with(fine_tune__cycles="5")),
         again(recipe_with(device="cpu")),
-        again(upstream=RunRef("v" * 32, "lr_find", UPSTREAM.fingerprint, None)),
     ]
     assert [run_again(work).reused for run_again in unchanged] == [True] * len(unchanged)
+
+
+def made_by(device: str, decoder: str) -> Callable[[Job], None]:
+    """A stage's work on a machine where the recipe's auto is these."""
+
+    def work_there(job: Job) -> None:
+        tracking.set_tags(job.run_id, {"thaw.resolved.device": device, "thaw.resolved.decoder": decoder})
+        tracking.log_text(job.run_id, "done", "out.txt")
+
+    return work_there
+
+
+@on_a_server
+def test_what_is_left_to_the_machine_may_have_been_another_there_and_is_told(work, capsys):
+    first = run_stage(RESIZE, on(Recipe()), INPUTS, made_by("cuda", "nvjpeg"))
+    assert run_stage(RESIZE, on(Recipe()), INPUTS, work).run_id == first.run_id
+    assert "s on cuda in float32, pictures decoded by nvjpeg)" in capsys.readouterr().out
+
+
+@on_a_server
+@pytest.mark.parametrize("asked", [{"data__decoder": "pillow"}, {"device": "cpu"}])
+def test_what_is_asked_for_is_not_taken_from_a_run_that_was_made_otherwise(work, asked):
+    run_stage(RESIZE, on(Recipe()), INPUTS, made_by("cuda", "nvjpeg"))
+    first = run_stage(RESIZE, on(recipe_with(**asked)), INPUTS, made_by("cpu", "pillow"))
+    assert not first.reused
+    assert run_stage(RESIZE, on(recipe_with(**asked)), INPUTS, work).run_id == first.run_id
+    assert work.calls == 0
+
+
+@on_a_server
+def test_what_the_upstream_run_was_made_by_counts(work):
+    one, other = (
+        RunRef(UPSTREAM.run_id, "fine_tune", "print", None, resolved={"decoder": decoder})
+        for decoder in ("pillow", "nvjpeg")
+    )
+    run_stage(RESIZE, on(Recipe(), one), INPUTS, work)
+    assert not run_stage(RESIZE, on(Recipe(), other), INPUTS, work).reused
+    assert run_stage(RESIZE, on(Recipe(), one), INPUTS, work).reused
+
+
+@on_a_server
+def test_another_version_of_a_library_that_makes_the_numbers_runs_a_stage_again(work, monkeypatch):
+    real = metadata.version
+    for name in runner.LIBRARIES:
+        run_stage(RESIZE, on(Recipe()), INPUTS, work)
+        major, minor, *_ = real(name).split(".")
+        for version, is_reused in ((f"{major}.{minor}.99+cu999", True), (f"{major}.{int(minor) + 1}.0", False)):
+            monkeypatch.setattr(metadata, "version", lambda one: version if one == name else real(one))  # noqa: B023
+            assert run_stage(RESIZE, on(Recipe()), INPUTS, work).reused == is_reused
+        monkeypatch.setattr(metadata, "version", real)
+
+
+@on_a_server
+def test_a_backup_made_by_another_decoder_is_not_resumed_from(monkeypatch):
+    folders = []
+    for decoder in ("pillow", "nvjpeg", "pillow"):
+        monkeypatch.setattr(runner, "choose_decoder", lambda choice, device: decoder)  # noqa: B023
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(RESIZE, on(Recipe()), INPUTS, lambda job: _stop(folders, job))
+    assert folders[0] == folders[2] != folders[1]
+
+
+def _stop(folders: list[Path], job: Job) -> None:
+    folders.append(job.folder)
+    raise KeyboardInterrupt
+
+
+def chain_of_two(work: Callable[[Job], None], recipe: Recipe | None = None) -> tuple[RunRef, RunRef]:
+    """A run of fine_tune, and one of resize on it, as main runs them."""
+    recipe = recipe or Recipe()
+    first = run_stage(FINE_TUNE, Upstream(recipe), INPUTS, work)
+    return first, run_stage(RESIZE, on(recipe, first), INPUTS, work)
+
+
+def delete(run_id: str) -> None:
+    MlflowClient().delete_run(run_id)
+
+
+def delete_for_good(run_id: str) -> None:
+    delete(run_id)
+    shutil.rmtree(local_artifacts(run_id))
+    _get_store()._hard_delete_run(run_id)
+
+
+def delete_artifact(run_id: str) -> None:
+    (local_artifacts(run_id) / "out.txt").unlink()
+
+
+def cut_artifact_short(run_id: str) -> None:
+    (local_artifacts(run_id) / "out.txt").write_text("")
+
+
+@on_a_server
+@pytest.mark.parametrize("lose", [delete, delete_for_good, delete_artifact, cut_artifact_short])
+def test_a_stage_that_stands_on_a_run_that_is_gone_is_done_again_and_then_reused(work, lose):
+    first, second = chain_of_two(work)
+    assert [ref.run_id for ref in chain_of_two(work)] == [first.run_id, second.run_id]
+    lose(first.run_id)
+    anew = chain_of_two(work)
+    assert [ref.reused for ref in anew] == [False, False]
+    assert anew[1].upstream == anew[0].run_id
+    assert [ref.run_id for ref in chain_of_two(work)] == [ref.run_id for ref in anew]
+    assert work.calls == 4
+
+
+@on_a_server
+def test_a_stage_on_another_run_of_the_same_fingerprint_is_reused_while_that_is_there(work):
+    first, second = chain_of_two(work)
+    twin = run_stage(FINE_TUNE, Upstream(recipe_with(reuse="never")), INPUTS, work)
+    assert run_stage(RESIZE, on(Recipe(), twin), INPUTS, work).run_id == second.run_id
+    delete(first.run_id)
+    assert run_stage(RESIZE, on(Recipe(), twin), INPUTS, work).upstream == twin.run_id
+
+
+@on_a_server
+def test_a_server_that_cannot_answer_is_not_taken_for_one_without_the_run(work, monkeypatch):
+    first, _ = chain_of_two(work)
+    twin = run_stage(FINE_TUNE, Upstream(recipe_with(reuse="never")), INPUTS, work)
+    real = MlflowClient.get_run
+
+    def refuse(client: MlflowClient, run_id: str) -> object:
+        if run_id == first.run_id:
+            raise MlflowException("not allowed", PERMISSION_DENIED)
+        return real(client, run_id)
+
+    monkeypatch.setattr(MlflowClient, "get_run", refuse)
+    with pytest.raises(MlflowException, match="not allowed"):
+        run_stage(RESIZE, on(Recipe(), twin), INPUTS, work)
+
+
+@on_a_server
+def test_a_run_whose_upstream_is_gone_cannot_be_built_on_and_that_is_told(work):
+    first, second = chain_of_two(work)
+    delete_for_good(first.run_id)
+    with pytest.raises(UserError, match=f"run {first.run_id} that it follows is gone; run main again"):
+        Upstream.of(Stage("evaluate", follows=("resize",)), Recipe(), second.run_id)
 
 
 @on_a_server
@@ -195,7 +338,8 @@ def test_evaluate_depends_on_the_code_and_the_requirements_of_the_served_model(m
     monkeypatch.setattr(tracking, "run_of", lambda run_id: UPSTREAM)
     monkeypatch.setattr(evaluate, "run_stage", lambda stage, up, inputs, work: handed.append(inputs))
     evaluate.run(Recipe(), UPSTREAM.run_id)
-    assert handed == [{"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pinned())}]
+    served = {"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pinned())}
+    assert handed == [served | {"fine_tune_cycles": "2"}]
     monkeypatch.setattr(evaluate, "pinned", lambda: ["torch==0"])
     evaluate.run(Recipe(), UPSTREAM.run_id)
     assert handed[1] == handed[0] | {"served_pins": "torch==0"}
