@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 from rich.filesize import decimal
 
+from pipeline.cache.location import cache_folder, report_unwritable
 from pipeline.cache.maintenance import DAMAGED, Entry, clear, list_entries, verify
-from pipeline.cache.store import cache_folder
 from pipeline.system.console import duration, say, table, warn
 from pipeline.system.disk import free_bytes
 from pipeline.system.errors import UserError
+from pipeline.system.machine import check_system
 
 SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 RUNS_SHOWN = 2
@@ -38,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     send = tracking.add_parser("send", help="send what was logged while the tracking server was away")
     send.set_defaults(command=_send)
     try:
+        check_system()
         given = parser.parse_args(arguments)
-        return int(given.command(given))
+        with report_unwritable():
+            return int(given.command(given))
     except UserError as error:
         warn(str(error))
         return 2

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline.cache.location import check_cache, report_unwritable
 from pipeline.data.readers.sources import list_source
 from pipeline.models.weights import check_backbone, find_weights
 from pipeline.recipe.mistakes import check_held_out, check_positive_class
@@ -24,6 +25,7 @@ from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.system.console import say, warn
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
+from pipeline.system.machine import check_gpu, check_system
 from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals
 from stages.registry import OPTIONS, STAGES, Option
@@ -46,18 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(0)
 
     def work() -> None:
+        check_system()
         if name in STAGES:
             stage = STAGES[name]
             recipe, upstream = _read(stage, rest)
+            check_gpu(recipe.device)
             data = check_inputs(recipe) if upstream is None else ""
             for check in stage.checks:
                 check(recipe)
+            check_cache()
             _use_experiment(data, upstream)
             if name in REGISTERING and recipe.evaluate.register_as:
                 _check_registry(recipe.evaluate.register_as, data)
             _module(name).run(recipe, upstream)
         elif name in OPTIONS:
             options = _read_options(name, OPTIONS[name], rest)
+            check_gpu(str(options.get("device")))
+            check_cache()
             _module(name).run(**options)
         else:
             close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
@@ -89,14 +96,17 @@ def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
     if by_mlflow_run:
         end_with_parent()  # `mlflow run` itself, when it is ended or killed, leaves its process running
     try:
-        with report_full_disk("the results of the run"):
+        with report_unwritable(), report_full_disk("the results of the run"):
             work()
     except UserError as error:
         warn(str(error))
         _tag_reason(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        warn(f"{name} was stopped; its run is marked KILLED. The same command resumes from the last backup.")
+    except KeyboardInterrupt as stop:
+        if getattr(stop, "__notes__", None):  # left by the run that it ended
+            warn(f"{name} was stopped; its run is marked KILLED. The same command resumes from the last backup.")
+        else:
+            warn(f"{name} was stopped before its run began; the same command starts anew.")
         if by_mlflow_run and "MLFLOW_RUN_ID" not in os.environ:  # else no run was opened, and it marks its own FAILED
             end_mlflow_run()
         sys.exit(130)

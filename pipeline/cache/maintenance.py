@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cache.location import cache_folder
 from pipeline.cache.markers import FOLDER as PROCESSES
 from pipeline.cache.markers import (
     LOCK,
@@ -20,7 +21,7 @@ from pipeline.cache.markers import (
     remove_dead_markers,
     used_by,
 )
-from pipeline.cache.store import DESCRIPTION, cache_folder, find_damage, remove, size_bytes
+from pipeline.cache.store import DESCRIPTION, find_damage, remove, size_bytes
 
 WHOLE, DAMAGED, HALF_BUILT, UNSENT, REMEMBERED = "whole", "damaged", "half-built", "not sent", "remembered"
 OUTBOX = "outbox"
@@ -32,6 +33,8 @@ _FORMATS = {
     "backbone": "{}",
     "dtype": "{}",
     "cut": "cut at {}",
+    "decoder": "{}",
+    "precision": "{}",
     "place": "{}",
     "stage": "{}",
     "run_id": "of run {:.8}",
@@ -182,7 +185,8 @@ def _remove_stray_sidecars(cache: Path) -> None:
 
 
 def _kinds(cache: Path) -> list[Path]:
-    return sorted(path for path in cache.glob("*") if path.is_dir() and path.name != PROCESSES)
+    inside = cache.iterdir() if cache.exists() else ()  # unlike glob, that does not take a folder for empty
+    return sorted(path for path in inside if path.is_dir() and path.name != PROCESSES)
 
 
 def _is_sidecar(path: Path) -> bool:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipeline.cache.location import make_folder, share
+
 # Files beside a store, and temporary folders of stores that are being built or removed.
 LOCK, USES = ".lock", ".uses"
 BUILDING, DISCARDED = "building", "discarded"
@@ -44,7 +46,7 @@ def half_done(store: Path) -> list[Path]:
 
 @contextmanager
 def lock_if_free(path: Path) -> Iterator[bool]:
-    """Locks a file during the block, unless another process holds it; gives whether it did.
+    """Locks a file during the block, unless another process holds it, or another user owns it; gives whether it did.
 
     If there was no such file, it is removed again.
     """
@@ -52,7 +54,7 @@ def lock_if_free(path: Path) -> Iterator[bool]:
     lock = FileLock(path, blocking=False)
     try:
         lock.acquire()
-    except Timeout:
+    except (Timeout, PermissionError):
         yield False
         return
     try:
@@ -68,6 +70,7 @@ def note_use(store: Path, run_id: str) -> None:
     if run_id not in used_by(store):
         with beside(store, USES).open("a", encoding="utf-8") as file:  # a short line is written in one piece
             file.write(f"{run_id}\n")
+        share(beside(store, USES))
     beside(store, USES).touch()
 
 
@@ -127,11 +130,12 @@ def _join(cache: Path) -> Path:
         lock = _held.get((cache, os.getpid()))
         if lock is None:
             folder = cache / FOLDER
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             remove_dead_markers(cache)
             marker = folder / f"{socket.gethostname()}-{os.getpid()}-{int(time.time())}"
             lock = FileLock(marker, thread_local=False)
             lock.acquire()
+            share(marker)
             marker.write_text(_FIRST_LINE, encoding="utf-8")
             atexit.register(leave)
             _held[cache, os.getpid()] = lock

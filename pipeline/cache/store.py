@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from pipeline.cache.hashing import content_key, file_checksum
+from pipeline.cache.location import cache_folder, make_folder, report_unwritable, share, shared_lock
 from pipeline.cache.markers import (
     BUILDING,
     DISCARDED,
@@ -46,24 +47,16 @@ _CHUNK_BYTES = 4_000_000
 _SECONDS_BEFORE_REPORT = 1.0
 
 
-def cache_folder() -> Path:
-    """The folder of all stores: `$THAW_CACHE`, else `thaw` in the user's cache folder."""
-    chosen = os.environ.get("THAW_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "thaw"
-
-
 def open_or_build(kind: str, key_parts: Mapping[str, Any], build: Build) -> tuple[Path, bool]:
     """The store of this `kind` for `key_parts`, and whether it existed.
 
     If it does not exist, or is damaged, which is reported, `build` is given an empty folder to fill. Other processes
     that want the same store wait for this one. Sizes of files are always checked, contents of files that were modified
-    after they were described. UserError if the disk is full.
+    after they were described. UserError if the disk is full, or the cache cannot be written.
     """
     cache = cache_folder()
     store = cache / kind / content_key(key_parts)
-    with report_full_disk(_title(store), store.parent, MAKE_ROOM), locked(store):
+    with report_unwritable(), report_full_disk(_title(store), store.parent, MAKE_ROOM), locked(store):
         damage = (find_damage(store) or _find_modified(store)) if store.exists() else ""
         if damage:
             say(f"Damaged: {_title(store)} {store} ({damage}); it is removed and built again.")
@@ -73,6 +66,7 @@ def open_or_build(kind: str, key_parts: Mapping[str, Any], build: Build) -> tupl
             publish(store, key_parts, build)
         with suppress(OSError):  # a store can be read on a full disk
             beside(store, USES).touch()
+            share(beside(store, USES))
             note_open(cache, f"{kind}/{store.name}")
     return store, found
 
@@ -83,8 +77,8 @@ def publish(store: Path, made_from: Mapping[str, Any], build: Build) -> None:
     An earlier `store` is removed once the new one is ready. The caller holds the lock: what earlier builders of the
     same store left half-built is removed. UserError if the disk is full; nothing is left behind then.
     """
-    with report_full_disk(_title(store), store.parent, MAKE_ROOM):
-        store.parent.mkdir(parents=True, exist_ok=True)
+    with report_unwritable(), report_full_disk(_title(store), store.parent, MAKE_ROOM):
+        make_folder(store.parent)
         for left in half_done(store):
             shutil.rmtree(left, ignore_errors=True)
         unfinished = new_name(store, BUILDING)
@@ -93,6 +87,7 @@ def publish(store: Path, made_from: Mapping[str, Any], build: Build) -> None:
             known = build(unfinished)
             describe(unfinished, made_from, known or {})
             for path in (*unfinished.rglob("*"), unfinished):
+                share(path)
                 _sync(path)
             remove(store)
             unfinished.rename(store)
@@ -111,13 +106,13 @@ def remove(store: Path) -> None:
 @contextmanager
 def locked(store: Path, waiting: str = "") -> Iterator[None]:
     """Holds the lock of a store; if another process holds it, reports that in the words of `waiting`, and waits."""
-    store.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(beside(store, LOCK))
-    try:
-        lock.acquire(timeout=_SECONDS_BEFORE_REPORT)
-    except Timeout:
-        say(waiting or f"Waiting for another process that is writing {_title(store)} {store}.")
-        lock.acquire()
+    lock = shared_lock(beside(store, LOCK))
+    with report_unwritable():
+        try:
+            lock.acquire(timeout=_SECONDS_BEFORE_REPORT)
+        except Timeout:
+            say(waiting or f"Waiting for another process that is writing {_title(store)} {store}.")
+            lock.acquire()
     try:
         yield
     finally:
@@ -179,6 +174,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        share(unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -194,7 +190,8 @@ def _find_modified(store: Path) -> str:
     damage = _find_changed(store, modified)
     if not damage:
         for name in modified:  # checked once is enough
-            os.utime(store / name, ns=(described_ns, described_ns))
+            with suppress(PermissionError):  # a file of another user
+                os.utime(store / name, ns=(described_ns, described_ns))
     return damage
 
 

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.cache.store import cache_folder
+from pipeline.cache.location import cache_folder, check_cache, report_unwritable, share
 from pipeline.data.decode import loaded, upright_size
 from pipeline.system.console import track
 from pipeline.system.parallel import in_parallel
@@ -100,8 +100,11 @@ def _file_state(path: str) -> tuple[int, int]:
 
 
 def _open_database() -> sqlite3.Connection:
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    database = sqlite3.connect(folder / "inspected.sqlite", timeout=60)
+    check_cache()
+    path = cache_folder() / "inspected.sqlite"
+    with report_unwritable():
+        path.open("ab").close()  # SQLite's own errors name no file
+    share(path)
+    database = sqlite3.connect(path, timeout=60)
     database.execute(_SCHEMA)
     return database

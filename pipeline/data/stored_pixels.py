@@ -22,7 +22,8 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic, write_array_header_1_0
 
 from pipeline.cache.hashing import content_key, library_versions
-from pipeline.cache.store import DESCRIPTION, cache_folder, open_or_build
+from pipeline.cache.location import cache_folder, make_folder, share
+from pipeline.cache.store import DESCRIPTION, open_or_build
 from pipeline.data.decode import Decoder, Fit, Pixels
 from pipeline.data.decoded_pixels import DecodedPixels
 from pipeline.data.manifest import Manifest
@@ -220,9 +221,11 @@ def write_rows(folder: Path, shape: Shape, rows_from: Callable[[int], Iterator[P
     `rows_from` is called with the number of finished rows, and yields the others in order, in arrays of one or more. If
     it raises an error, the rows before are kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     done, digest = finished_rows(folder, shape)
     with (folder / FILE).open("r+b" if done else "w+b") as file, (folder / JOURNAL).open("ab") as journal:
+        share(folder / FILE)
+        share(folder / JOURNAL)
         if not done:
             journal.truncate(0)
             file.write(_header(shape))

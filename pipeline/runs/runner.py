@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from pipeline import tracking
 from pipeline.cache.hashing import content_key, library_versions
-from pipeline.cache.store import cache_folder, locked
+from pipeline.cache.location import cache_folder
+from pipeline.cache.store import locked
 from pipeline.data.nvjpeg import choose_decoder
 from pipeline.recipe.schema import flatten, write_recipe
 from pipeline.runs.fingerprint import git_tags, source_digest, stage_fingerprint

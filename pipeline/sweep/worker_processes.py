@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.cache.location import make_folder
 from pipeline.system.console import warn
 from pipeline.system.errors import UserError
 from pipeline.system.memory import keep_freed_memory
@@ -36,7 +37,7 @@ class Workers:
     def __init__(
         self, count: int, target: Callable[..., bool], arguments: Sequence[Any], folder: Path, gpus: int = 0
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._gpus = gpus
         self._target = target
         self._arguments = tuple(arguments)

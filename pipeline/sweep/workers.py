@@ -8,7 +8,7 @@ import optuna
 import torch
 from optuna.trial import Trial
 
-from pipeline.cache.store import cache_folder
+from pipeline.cache.location import cache_folder
 from pipeline.recipe.schema import Recipe
 from pipeline.sweep.space import most_epochs
 from pipeline.sweep.study import build_pruner, build_sampler, open_storage, sampler_seed, space_of, suggest

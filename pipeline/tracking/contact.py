@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import mlflow
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.cache.hashing import content_key
-from pipeline.cache.store import cache_folder
+from pipeline.cache.location import cache_folder, shared_lock
 from pipeline.system.console import say, warn
 from pipeline.system.errors import UserError
 from pipeline.tracking.delivery import Queue, deliver
@@ -35,9 +35,8 @@ def connect() -> None:
 @cache
 def _connect(uri: str, experiment: str | None, experiment_id: str | None, cache: Path) -> None:
     check_server(uri)
-    (cache / "servers").mkdir(parents=True, exist_ok=True)
     # On an empty database several processes would create the tables at once, and most of them would fail.
-    with FileLock(cache / "servers" / f"{content_key({'uri': absolute(uri)})}.lock"):
+    with shared_lock(cache / "servers" / f"{content_key({'uri': absolute(uri)})}.lock"):
         try:
             if experiment_id is not None:
                 _check_experiment(MlflowClient(uri), experiment_id)
@@ -135,7 +134,7 @@ def send_leftovers(uri: str | None = None) -> Iterator[SentLeftovers]:
                     kept = outbox.give_up_refused()
                     sent = replace(sent, problem=f"{sent.problem} They are not sent again, but kept in {kept}.")
                 yield sent
-        except Timeout:
+        except (Timeout, PermissionError):  # it is in use, or of another user
             continue
 
 

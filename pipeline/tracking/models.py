@@ -11,7 +11,6 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities.model_registry import ModelVersion
@@ -21,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array
 
-from pipeline.cache.store import cache_folder
+from pipeline.cache.location import cache_folder, shared_lock
 from pipeline.system.console import warn
 from pipeline.system.errors import UserError
 from pipeline.tracking.artifacts import artifact, log_file
@@ -232,12 +231,11 @@ def promote_if_better(name: str, version: str, metric: str, value: float, test_c
     is in the sentence, and leaves the alias alone.
     """
     client = MlflowClient()
-    lock = cache_folder() / "champions.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = shared_lock(cache_folder() / "champions.lock")
     try:
         tags = {TEST_CONTENT: test_content, METRIC: metric, METRIC_VALUE: repr(value)}
         _tag_version(client, name, version, tags)
-        with FileLock(lock):  # two that end at once must not both be compared with the one before
+        with lock:  # two that end at once must not both be compared with the one before
             standing = _ask_registry(f"tell which version of {name} is its champion", lambda: _champion(client, name))
             wins, outcome = _compare(standing, name, version, metric, value, test_content)
             if wins:

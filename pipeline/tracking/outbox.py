@@ -18,7 +18,7 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from pipeline.cache.store import cache_folder
+from pipeline.cache.location import cache_folder, make_folder, report_unwritable
 from pipeline.system.processes import identity, is_alive
 from pipeline.tracking.server import absolute
 
@@ -166,7 +166,8 @@ class Outbox:
 
         Raises filelock.Timeout if another process has it for longer than `wait_seconds`.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with report_unwritable():
+            make_folder(self.folder.parent)
         with FileLock(self.folder.with_suffix(".lock"), timeout=wait_seconds, thread_local=False):
             self.folder.mkdir(exist_ok=True)
             self._tidy()

@@ -116,7 +116,8 @@ def _ending(sender: Sender, run_ids: Sequence[str]) -> Iterator[None]:
     """End runs by how the block ends."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        stop.add_note("KILLED")  # read by the command line
         _end(sender, run_ids, "KILLED", "stopped by Ctrl-C or SIGTERM")
         raise
     except Pruned as error:
@@ -253,11 +254,10 @@ def find_done(
 
 def _find_done(fingerprint: str, within: str | None) -> list[Run]:
     query = f"tags.`{FINGERPRINT}` = '{fingerprint}' and tags.`{DONE}` = 'true' and attributes.status = 'FINISHED'"
-    client = MlflowClient()
-    searched = experiment_id() if within is None else client.get_run(within).info.experiment_id
+    searched = experiment_id() if within is None else MlflowClient().get_run(within).info.experiment_id
     if searched is None:
         return []
-    runs = client.search_runs([searched], query, order_by=["attributes.start_time DESC"], max_results=50)
+    runs = MlflowClient().search_runs([searched], query, order_by=["attributes.start_time DESC"], max_results=50)
     return [run for run in runs if within in (None, run.info.run_id, run.data.tags.get("mlflow.parentRunId"))]
 
 

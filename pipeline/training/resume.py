@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.cache.location import make_folder
 from pipeline.cache.store import is_whole, publish, write_whole
 from pipeline.system.console import say
 from pipeline.system.errors import UserError
@@ -101,7 +102,7 @@ class Backups:
     ) -> None:
         """Save the last of `records`, and a backup too if writing takes at most 1 % of the time, or `surely`."""
         folder = self._folder / EPOCHS
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         text = json.dumps(asdict(records[-1]))
         write_whole(folder / f"{len(records):08d}.json", text.encode())
         if surely or self._may_write(0.0):

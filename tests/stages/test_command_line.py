@@ -275,14 +275,50 @@ def test_a_mistake_that_a_stage_finds_ends_in_its_sentence(capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stage_that_is_stopped_says_so(capsys, number):
+    is_open = True
+
     def run(recipe, upstream):
-        os.kill(os.getpid(), number)
-        time.sleep(5)
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt as stop:
+            if is_open:
+                stop.add_note("KILLED")  # as an open run does
+            raise
 
     assert start(run=run)[0] == 130
     assert capsys.readouterr().err == (
         "first was stopped; its run is marked KILLED. The same command resumes from the last backup.\n"
     )
+    is_open = False
+    assert start(run=run)[0] == 130
+    assert capsys.readouterr().err == "first was stopped before its run began; the same command starts anew.\n"
+
+
+@pytest.mark.parametrize("words", ["main --device cuda", "predict --model m --data {folder}/alone --device cuda"])
+def test_a_gpu_that_is_not_there_is_told_before_anything_heavy_is_imported(folders, words, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    outcome = call(*words.format(folder=folders).split(), folder=folders)
+    assert (outcome.code, outcome.said.split(";")[0]) == (2, "device is cuda, but CUDA_VISIBLE_DEVICES hides all GPUs")
+    assert not outcome.modules.intersection(HEAVY)
+
+
+@pytest.mark.parametrize("words", ["first --seed 3", "predict"])
+def test_on_windows_the_first_words_are_that_it_does_not_run_there(capsys, monkeypatch, words):
+    monkeypatch.setattr(sys, "platform", "win32")
+    name, *rest = words.split()
+    assert start(*rest, name=name) == (2, [])
+    assert capsys.readouterr().err.startswith("Thaw runs on Linux and macOS, but not on Windows itself; run it there")
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_run(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path / "file"))
+    assert start() == (2, [])
+    said = capsys.readouterr().err
+    assert said.startswith(f"The cache {tmp_path / 'file'} cannot be written (")
+    assert "set THAW_CACHE to a folder that you can write" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_an_error_of_ours_is_not_hidden():

@@ -1,0 +1,31 @@
+"""What this machine is, as far as it is known without loading torch."""
+
+import glob
+import os
+import shutil
+import sys
+
+from pipeline.system.errors import UserError
+
+# Files of the drivers of NVIDIA's and AMD's GPUs, and of Linux within Windows, and the programs that list GPUs.
+_DRIVERS = ("/dev/nvidia*", "/proc/driver/nvidia", "/dev/nvhost*", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
+_PROGRAMS = ("nvidia-smi", "rocm-smi")
+_HIDES_ALL = ("", "-1")
+
+
+def check_system() -> None:
+    """UserError on a system that Thaw does not run on."""
+    if sys.platform in ("win32", "cygwin"):
+        raise UserError("Thaw runs on Linux and macOS, but not on Windows itself; run it there in WSL (wsl --install).")
+
+
+def check_gpu(device: str) -> None:
+    """UserError if `device` is cuda, and there is certainly no GPU."""
+    if device != "cuda":
+        return
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in _HIDES_ALL:
+        raise UserError(
+            "device is cuda, but CUDA_VISIBLE_DEVICES hides all GPUs; unset it, or set device to auto or cpu."
+        )
+    if not any(map(glob.glob, _DRIVERS)) and not any(map(shutil.which, _PROGRAMS)):
+        raise UserError("device is cuda, but this machine has no CUDA device; set device to auto or cpu.")
