@@ -70,9 +70,10 @@ def activation_key_parts(
         "weights": weights,
         "dtype": dtype,
         "version": ACTIVATIONS_VERSION,
-        "decoder": decoder,
         "versions": library_versions("torch", "torchvision", "timm", "pillow"),
     }
+    if decoder != "pillow":
+        key_parts["decoder"] = decoder
     return key_parts if cut == "head" else key_parts | {"cut": cut}
 
 
@@ -110,7 +111,8 @@ def open_activations(
 
 def with_precision(key_parts: Mapping[str, object], device: torch.device) -> dict[str, object]:
     """`key_parts` of activations that are computed on `device`."""
-    return {**key_parts, "precision": precision_of(device)}
+    precision = precision_of(device)
+    return dict(key_parts) if precision == "float32" else {**key_parts, "precision": precision}
 
 
 @torch.no_grad()

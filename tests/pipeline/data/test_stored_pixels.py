@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from pipeline.data.batches import Batches, fetch_pixels
 from pipeline.data.manifest import build_manifest, save_manifest
 from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.sources import list_source
-from pipeline.data.stored_pixels import FILE, JOURNAL, finished_rows, open_pixels, write_rows
+from pipeline.data.stored_pixels import FILE, JOURNAL, decoder_of, finished_rows, open_pixels, write_rows
 from pipeline.system.errors import UserError
 
 PROJECT = Path(__file__).parents[3]
@@ -279,6 +280,19 @@ def test_another_decoder_is_another_store_and_pillow_keeps_the_one_it_had(manife
     assert json.loads((second.folder / "store.json").read_text())["made_from"]["decoder"] == "nvjpeg"
     assert second.folder != first.folder
     assert (second[:] == first[:]).all()
+
+
+def test_another_version_of_what_decodes_is_another_store(manifest, monkeypatch):
+    first = open_pixels(manifest, 8, "crop")
+    monkeypatch.setattr(metadata, "version", lambda name: "99.0")
+    assert open_pixels(manifest, 8, "crop").folder != first.folder
+
+
+def test_pixels_say_what_decoded_them(manifest, monkeypatch):
+    monkeypatch.setattr(nvjpeg, "read_header", lambda content: None)
+    for decoder in ("pillow", "nvjpeg"):
+        for max_store_gib in (0, 1):
+            assert decoder_of(open_pixels(manifest, 8, "crop", max_store_gib, decoder=decoder)) == decoder
 
 
 def test_without_the_pictures_a_fetched_store_of_the_other_decoder_is_used(manifest, tmp_path, monkeypatch):

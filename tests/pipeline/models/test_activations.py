@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.models.activations import (
     open_activations,
     read_activations,
     read_last_activations,
+    with_precision,
     write_activations,
 )
 from pipeline.models.body import build_body
@@ -166,8 +168,26 @@ def test_the_same_ingredients_give_the_same_key() -> None:
     assert content_key(key_parts()) == content_key(key_parts(hashes=("aa", "bb", "cc")))
 
 
-def test_stores_in_front_of_the_head_are_found_by_the_key_that_they_always_had() -> None:
-    assert content_key(key_parts()) == content_key(key_parts(cut="head")) == "ecdbabc5bd99590c313df7d125e73707"
+def test_what_the_store_is_made_by_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = key_parts()
+    assert parts == key_parts(cut="head")
+    checkpoint = Checkpoint("test_resnet", ["a", "b", "c"], 8, 0.5, 32, "crop", False)
+    decoded_elsewhere = activation_key_parts(["aa", "bb", "cc"], checkpoint, "random:0", "float32", decoder="nvjpeg")
+    on_a_gpu = with_precision(parts, torch.device("cuda"))
+    real = metadata.version
+    keys = [parts, decoded_elsewhere, on_a_gpu]
+    for name in ("torch", "torchvision", "timm", "pillow"):
+        monkeypatch.setattr(metadata, "version", lambda one: "99.1.2" if one == name else real(one))  # noqa: B023
+        keys.append(key_parts())
+    assert len({content_key(one) for one in keys}) == 7
+
+
+def test_a_patch_of_a_library_and_another_build_of_it_keep_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    for version in ("2.14.0", "2.14.1+cu130"):
+        monkeypatch.setattr(metadata, "version", lambda name: version)  # noqa: B023
+        keys.append(content_key(key_parts()))
+    assert keys[0] == keys[1]
 
 
 def test_a_store_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from pipeline.models.weights import find_weights
 from pipeline.system.errors import UserError
 
 BACKBONE = "test_resnet"
+ASK = hub._require_answer
 REPOSITORY = "models--timm--test_resnet.r160_in1k"
 
 
@@ -78,7 +79,7 @@ def test_a_hub_out_of_reach_is_one_sentence_that_says_what_to_do() -> None:
 
 
 def test_without_a_network_it_is_known_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+    monkeypatch.setattr(hub, "_require_answer", ASK)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
     with pytest.raises(UserError, match="cannot be had from timm's hub"):

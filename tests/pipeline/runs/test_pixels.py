@@ -10,11 +10,13 @@ from PIL import Image
 
 from pipeline import tracking
 from pipeline.cache.markers import used_by
+from pipeline.data import nvjpeg
 from pipeline.data.manifest import Manifest, build_manifest
 from pipeline.data.readers.sources import list_source
 from pipeline.data.stored_pixels import FILE
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.recipe.schema import Data
+from pipeline.runs import pixels as runs_pixels
 from pipeline.runs.pixels import open_run_pixels
 from pipeline.system.errors import UserError
 
@@ -57,6 +59,21 @@ def test_without_cache_and_pictures_they_come_from_the_precompute_run(precompute
     assert tracking.has_artifact(precompute, f"pixels/16/{FILE}")
     move_to_another_machine(pictures, cache)
     assert np.array_equal(open_for(precompute, pictures), first)
+
+
+def test_pixels_of_another_decoder_are_not_taken_for_those_that_the_recipe_asks_for(
+    precompute, pictures, cache, monkeypatch
+):
+    with monkeypatch.context() as there:
+        there.setattr(nvjpeg, "read_header", lambda content: None)  # all is left to Pillow
+        there.setattr(runs_pixels, "choose_decoder", lambda choice, device: "nvjpeg")
+        open_for(precompute, pictures)
+    move_to_another_machine(pictures, cache)
+    data = Data(max_store_gib=1.0, max_logged_gib=1.0, decoder="pillow")
+    with pytest.raises(
+        UserError, match=r"data\.decoder is pillow, but .* as decoded by nvjpeg; set data\.decoder to auto"
+    ):
+        open_run_pixels(precompute, "later", pictures, CHECKPOINT, data, torch.device("cpu"))
 
 
 def test_pixels_that_are_too_large_are_not_saved_with_the_run_and_that_is_reported_when_they_are_missing(
