@@ -99,9 +99,10 @@ def _count_activations(module: nn.Module, backbone: str, image_px: int) -> int:
 
 def _hub_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
     """What timm makes of its hub's weights: of the file that was fetched, or else of what it fetches itself."""
-    known = {} if weights.path is None else {"pretrained_cfg_overlay": _overlay(backbone, weights.path)}
+    overlay = None if weights.path is None else _overlay(backbone, weights.path)
     try:
-        state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True, **known).state_dict()
+        module = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay)
+        state: dict[str, Tensor] = module.state_dict()
     except Exception as error:  # the hub's client has a dozen classes of errors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if weights.path is not None:
