@@ -73,9 +73,8 @@ def test_other_weights_than_the_hubs_are_left_as_they_are() -> None:
 
 
 def test_a_hub_out_of_reach_is_one_sentence_that_says_what_to_do() -> None:
-    module = build_body(BACKBONE, 32).module
     with pytest.raises(UserError, match=r"timm's hub \(no route to host\); check the network"):
-        load_weights(module, BACKBONE, find_weights(BACKBONE, "hub", 0))
+        fetch_weights(BACKBONE, find_weights(BACKBONE, "hub", 0))
 
 
 def test_without_a_network_it_is_known_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
