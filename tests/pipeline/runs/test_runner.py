@@ -260,7 +260,7 @@ def test_a_server_that_cannot_answer_is_not_taken_for_one_without_the_run(work, 
         return real(client, run_id)
 
     monkeypatch.setattr(MlflowClient, "get_run", refuse)
-    with pytest.raises(MlflowException, match="not allowed"):
+    with pytest.raises(UserError, match="not allowed"):
         run_stage(RESIZE, on(Recipe(), twin), INPUTS, work)
 
 
