@@ -1,5 +1,6 @@
 """precompute: one pass of the frozen layer groups over every picture; their activations are stored once."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -33,6 +34,8 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     weights = fetch_weights(model.backbone, find_weights(model.backbone, model.weights, recipe.seed))
     manifest = list_pictures(recipe)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
+    if manifest.ranges:
+        inputs["ranges"] = json.dumps(manifest.ranges)
     if recipe.precompute.views:  # only then does the result depend on how pictures are varied
         stage = replace(stage, sections=("precompute", "augment"), artifacts=(*stage.artifacts, "views"))
     return run_stage(stage, Upstream(recipe), inputs, partial(work, Upstream(recipe), manifest, weights))
@@ -43,7 +46,8 @@ def list_pictures(recipe: Recipe) -> Manifest:
     data = recipe.data
     listing = list_source(data.source, data.extensions)
     split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
-    return build_manifest(listing, data.valid_fraction, data.test_fraction, data.max_bad, split_seed, data.duplicates)
+    held_out = data.valid_fraction, data.test_fraction
+    return build_manifest(listing, *held_out, data.max_bad, split_seed, data.duplicates, data.range)
 
 
 def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
@@ -51,7 +55,7 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     say(describe_manifest(manifest))
     recipe, settings, data, head = up.recipe, up.recipe.precompute, up.recipe.data, up.recipe.head
     network_facts = recipe.model.backbone, manifest.classes, head.hidden, head.dropout
-    checkpoint = Checkpoint(*network_facts, settings.image_px, data.fit, manifest.is_grey)
+    checkpoint = Checkpoint(*network_facts, settings.image_px, data.fit, manifest.is_grey, ranges=manifest.ranges)
     network = start_network(checkpoint, weights, recipe.seed)
     halves = cut_network(network, settings.cut, settings.image_px)
     views = Views(manifest.rows("train"), settings.views, up.augmentation, recipe.seed)

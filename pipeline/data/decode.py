@@ -6,11 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
-from typing import Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+
+from pipeline.data.deep import Ranges, grey_of, kind_of, scale_colours, strips
 
 Pixels = npt.NDArray[np.uint8]
 Fit: TypeAlias = Literal["crop", "pad", "squish"]
@@ -28,21 +31,22 @@ MOST_PIXELS = 178_956_970
 MOST_PIXELS_OF_JPEG = 1_000_000_000
 # Larger pictures are decoded one at a time, so that several threads do not hold several of them.
 LARGE_PIXELS = 32_000_000
-# Steps that take many bytes per pixel are done on strips of this size.
-PIXELS_AT_ONCE = 4_000_000
 _one_large_at_a_time = threading.Lock()
+# Deep pictures are scaled from what their files can hold.
+NO_RANGES: Ranges = MappingProxyType[str, Any]({})
 
 
-def decode_square(content: bytes, size_px: int, fit: Fit, grey: bool) -> Pixels:
+def decode_square(content: bytes, size_px: int, fit: Fit, grey: bool, ranges: Ranges = NO_RANGES) -> Pixels:
     """The picture in `content`, upright, resized to `size_px` × `size_px`, as (height, width, 1 or 3) uint8.
 
     `fit` is how it is made square: "crop" cuts the longer side at both ends, "pad" fills the shorter one with
-    black, "squish" stretches. Transparent parts become white. Resizing is antialiased. Raises OSError,
-    ValueError or SyntaxError, as Pillow does, if `content` is not a complete picture.
+    black, "squish" stretches. Transparent parts become white. Resizing is antialiased. Deep pictures are scaled from
+    `ranges`. Raises OSError, ValueError or SyntaxError, as Pillow does, if `content` is not a complete picture.
     """
     # Twice the size, so that the loss of decoding a JPEG at a smaller scale is not visible after resizing.
     with loaded(content, 2 * size_px) as picture:
-        flat = to_grey_or_colour(upright(picture), grey)
+        scale_colours(picture, content, ranges)
+        flat = to_grey_or_colour(upright(picture), grey, ranges)
         return np.asarray(_square(flat, size_px, fit)).reshape(size_px, size_px, 1 if grey else 3)
 
 
@@ -83,12 +87,11 @@ def upright_size(content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def to_grey_or_colour(picture: Image.Image, grey: bool) -> Image.Image:
-    """`picture` in mode L or RGB, on white if it is transparent. Deep pictures are scaled from their full range to
-    8 bits."""
+def to_grey_or_colour(picture: Image.Image, grey: bool, ranges: Ranges = NO_RANGES) -> Image.Image:
+    """`picture` in mode L or RGB, on white if it is transparent. Deep grey pictures are scaled from `ranges`."""
     mode = "L" if grey else "RGB"
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        picture = Image.fromarray(_to_eight_bits(np.asarray(picture)))
+    if kind_of(picture.mode):
+        picture = grey_of(picture, ranges)
     if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
         return _on_white(picture, mode)
     return picture if picture.mode == mode else picture.convert(mode)
@@ -135,38 +138,11 @@ def _formats() -> tuple[str, ...]:
 
 def _on_white(picture: Image.Image, mode: str) -> Image.Image:
     flat = Image.new(mode, picture.size)
-    for top, bottom in _strips(*picture.size):
+    for top, bottom in strips(*picture.size):
         coloured = picture.crop((0, top, picture.width, bottom)).convert("RGBA")
         white = Image.new("RGBA", coloured.size, "white")
         flat.paste(Image.alpha_composite(white, coloured).convert(mode), (0, top))
     return flat
-
-
-def _to_eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
-    """Values scaled to 8 bits: 16 bits from their full range, and so wider integers within it; floats from 0 to 1 or 0
-    to 255, the first that holds them; values outside from their own span. NaN and infinity become black."""
-    strips = [slice(*rows) for rows in _strips(values.shape[1], values.shape[0])]
-    spans = [(numbers.min(), numbers.max()) for numbers in (_numbers(values[rows]) for rows in strips)]
-    least, most = min(float(low) for low, _ in spans), max(float(high) for _, high in spans)
-    low, high = 0.0, 65535.0
-    if values.dtype.kind == "f":
-        high = next((limit for limit in (1.0, 255.0) if most <= limit), high)
-    if least < low or most > high:
-        low, high = least, most
-    bytes_ = np.zeros(values.shape, dtype=np.uint8)
-    for rows in strips if high > low else ():
-        bytes_[rows] = ((_numbers(values[rows]) - low) * (255 / (high - low))).round()
-    return bytes_
-
-
-def _numbers(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-
-
-def _strips(width: int, height: int) -> Iterator[tuple[int, int]]:
-    """(first row, row after the last) of strips of at most PIXELS_AT_ONCE, or of one row."""
-    rows = max(PIXELS_AT_ONCE // max(width, 1), 1)
-    yield from ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _square(picture: Image.Image, size_px: int, fit: Fit) -> Image.Image:

@@ -34,7 +34,7 @@ class DecodedPixels:
     def __init__(self, manifest: Manifest, size_px: int, fit: Fit, decoder: Decoder = "pillow") -> None:
         self.decoder = decoder
         self._root, self._folder = manifest.root, str(manifest.root)
-        self._fit, self._size_px, self._grey = fit, size_px, manifest.is_grey
+        self._fit, self._size_px, self._grey, self._ranges = fit, size_px, manifest.is_grey, manifest.ranges
         self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self.shape: tuple[int, int, int, int] = (len(manifest.table), size_px, size_px, 1 if self._grey else 3)
@@ -89,7 +89,7 @@ class DecodedPixels:
 
     def _decode_content(self, row: int, content: bytearray) -> Pixels:
         try:
-            return decode_square(bytes(content), self._size_px, self._fit, self._grey)
+            return decode_square(bytes(content), self._size_px, self._fit, self._grey, self._ranges)
         except (OSError, ValueError, SyntaxError) as error:
             raise self._changed(row, str(error)) from None
 

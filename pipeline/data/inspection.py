@@ -4,6 +4,7 @@ Results are remembered by (path, size, modification time), so that the next star
 """
 
 import hashlib
+import json
 import os
 import sqlite3
 import warnings
@@ -15,25 +16,28 @@ from typing import NamedTuple
 
 from pipeline.cache.location import cache_folder, check_cache, report_unwritable, share
 from pipeline.data.decode import loaded, upright_size
+from pipeline.data.deep import measure, mode_of
 from pipeline.system.console import track
 from pipeline.system.parallel import in_parallel
 
 # The table gets a new name when its columns or their meaning change.
-_SCHEMA = """create table if not exists inspected_upright (
+_SCHEMA = """create table if not exists inspected_deep (
     path text primary key, bytes integer, modified_ns integer,
-    hash text, width_px integer, height_px integer, mode text) without rowid"""
+    hash text, width_px integer, height_px integer, mode text, span text) without rowid"""
 # Results are written to the database after so many pictures.
 PICTURES_AT_ONCE = 256
 
 
 class Inspected(NamedTuple):
-    """One picture's SHA-256, its size when it is upright (turned by its EXIF orientation) and its Pillow mode; `error`
-    is empty if it can be decoded completely."""
+    """One picture's SHA-256, its size when it is upright (turned by its EXIF orientation), its mode (see
+    `deep.mode_of`), and if it is deep the span of its numbers, as JSON; `error` is empty if it can be decoded
+    completely."""
 
     hash: str
     width_px: int
     height_px: int
     mode: str
+    span: str
     error: str
 
 
@@ -53,29 +57,29 @@ def inspect_picture(path: Path) -> Inspected:
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        return Inspected("", 0, 0, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        return Inspected("", 0, 0, "", "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
     digest = hashlib.sha256(content).hexdigest()
     if not content:
-        return Inspected(digest, 0, 0, "", "is empty")
+        return Inspected(digest, 0, 0, "", "", "is empty")
     try:
         # A JPEG that is complete at its smallest scale is complete.
         with loaded(content, least_px=1) as picture:
-            mode = picture.mode
-        return Inspected(digest, *upright_size(content), mode, "")
+            mode, span = mode_of(picture, content), measure(picture, content)
+        return Inspected(digest, *upright_size(content), mode, json.dumps(span) if span else "", "")
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise any error that a parser of their format does
         reason = " ".join(str(error).replace(str(path), "").split()) or type(error).__name__
-        return Inspected(digest, 0, 0, "", f"cannot be decoded: {reason}")
+        return Inspected(digest, 0, 0, "", "", f"cannot be decoded: {reason}")
 
 
 def _inspect_chunk(database: sqlite3.Connection, root: Path, relative_paths: Sequence[str]) -> list[Inspected]:
     keys = {path: _file_state(path) for path in (os.path.join(root, relative) for relative in relative_paths)}
     marks = ",".join("?" * len(keys))
-    rows = database.execute(f"select * from inspected_upright where path in ({marks})", list(keys))
+    rows = database.execute(f"select * from inspected_deep where path in ({marks})", list(keys))
     found = {
-        path: Inspected(digest, width, height, mode, "")
-        for path, size, modified, digest, width, height, mode in rows
+        path: Inspected(digest, width, height, mode, span, "")
+        for path, size, modified, digest, width, height, mode, span in rows
         if (size, modified) == keys[path]
     }
     new = [path for path in keys if path not in found]
@@ -84,7 +88,7 @@ def _inspect_chunk(database: sqlite3.Connection, root: Path, relative_paths: Seq
             warnings.simplefilter("ignore")  # only errors matter
             results = dict(zip(new, in_parallel(inspect_picture, [Path(path) for path in new]), strict=True))
         good = [(path, *keys[path], *one[:-1]) for path, one in results.items() if not one.error]
-        database.executemany("insert or replace into inspected_upright values (?, ?, ?, ?, ?, ?, ?)", good)
+        database.executemany("insert or replace into inspected_deep values (?, ?, ?, ?, ?, ?, ?, ?)", good)
         database.commit()
         found |= results
     return [found[path] for path in keys]

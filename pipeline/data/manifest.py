@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline.data.decode import GREY_MODES
+from pipeline.data.deep import Choice, Span, choose_ranges, describe_ranges, kind_of, span_of_set
 from pipeline.data.inspection import Inspected, inspect_all
 from pipeline.data.readers.listing import Listing
 from pipeline.data.splits import MOVED_COLUMNS, SPLITS, assign_splits, contradictions
@@ -39,7 +40,8 @@ class Manifest:
     """`table` has a row per picture (see COLUMNS; paths are below `root`), `classes` the labels in the order of
     the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were moved to
     another split (`path`, `moved_from`, `moved_to`, `same_as`), `drawn` the splits whose pictures the recipe's
-    fractions choose, and not the source."""
+    fractions choose, and not the source. Deep pictures are scaled from `ranges`; `spans` are those of the training
+    pictures."""
 
     name: str
     root: Path
@@ -48,6 +50,8 @@ class Manifest:
     set_aside: pd.DataFrame
     moved: pd.DataFrame = field(default_factory=_nothing_moved)
     drawn: tuple[str, ...] = ("valid", "test")
+    ranges: dict[str, list[float]] = field(default_factory=dict)
+    spans: dict[str, Span] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -86,12 +90,13 @@ def build_manifest(
     max_bad: float,
     seed: int,
     duplicates: Duplicates = "move",
+    range_: Choice = "auto",
 ) -> Manifest:
     """Open every picture of `listing`, set the bad ones aside, and split those that have no split yet.
 
     Pictures of the same content in two classes are bad. Copies in two splits are moved to one of them. Raises
     UserError if more than `max_bad` of the pictures are bad, a class has too few good ones, or, if `duplicates` is
-    "stop", the same content is in two classes or splits.
+    "stop", the same content is in two classes or splits. `range_` is from what deep pictures are scaled.
     """
     table, errors = _inspected(listing)
     several_classes = {row: reason for row, reason in contradictions(table).items() if not errors[row]}
@@ -118,8 +123,11 @@ def build_manifest(
     _check_enough(good, sorted(set(listing.labels)), listing.root, drawn)
     set_aside = pd.DataFrame(listing.set_aside, columns=SET_ASIDE_COLUMNS)
     set_aside = pd.concat([set_aside, bad], ignore_index=True) if len(bad) else set_aside
+    spans = _spans(good[good["split"] == "train"])
+    ranges, table = choose_ranges(range_, spans), good[COLUMNS]
     _release_memory()
-    return Manifest(listing.name, listing.root, sorted(set(good["label"])), good[COLUMNS], set_aside, moved, drawn)
+    classes = sorted(set(good["label"]))
+    return Manifest(listing.name, listing.root, classes, table, set_aside, moved, drawn, ranges, spans)
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
@@ -134,6 +142,8 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         "classes": manifest.classes,
         "digest": manifest.digest,
         "drawn": manifest.drawn,
+        "ranges": manifest.ranges,
+        "spans": manifest.spans,
     }
     (folder / "manifest.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
@@ -145,15 +155,10 @@ def load_manifest(folder: Path) -> Manifest:
         table = read_table(folder / "manifest.csv", TEXT_COLUMNS)
         set_aside = read_table(folder / "set_aside.csv", SET_ASIDE_COLUMNS)
         moved = read_table(folder / "duplicates.csv", MOVED_COLUMNS)
-        manifest = Manifest(
-            facts["name"],
-            Path(facts["root"]),
-            facts["classes"],
-            table,
-            set_aside,
-            moved,
-            tuple(facts.get("drawn", ("valid", "test"))),
-        )
+        spans = {kind: Span(*span) for kind, span in facts.get("spans", {}).items()}
+        ranges, root = facts.get("ranges", {}), Path(facts["root"])
+        drawn = tuple(facts.get("drawn", ("valid", "test")))
+        manifest = Manifest(facts["name"], root, facts["classes"], table, set_aside, moved, drawn, ranges, spans)
         is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
         paths = (Path(path) for path in table["path"])
         escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
@@ -178,6 +183,7 @@ def class_counts(manifest: Manifest) -> pd.DataFrame:
 def describe_manifest(manifest: Manifest) -> str:
     """The number of pictures by class and split, and the files that were set aside, in lines for the console."""
     lines = [f"  {line}" for line in class_counts(manifest).to_string().splitlines()]
+    lines += describe_ranges(manifest.ranges, manifest.spans)
     if len(manifest.moved):
         first = manifest.moved.iloc[0]
         lines.append(
@@ -202,7 +208,16 @@ def _inspected(listing: Listing) -> tuple[pd.DataFrame, pd.Series]:
     for name, values in given.items():
         table[name] = pd.Series("" if values is None else values, index=table.index, dtype=str)
     table["weight"] = 1.0 if listing.weights is None else listing.weights
-    return table[COLUMNS], table["error"].astype(str)
+    return table[[*COLUMNS, "span"]], table["error"].astype(str)
+
+
+def _spans(table: pd.DataFrame) -> dict[str, Span]:
+    """The spans of the deep pictures of `table`, by the kind of their numbers."""
+    deep = table[table["span"] != ""]
+    by_kind: dict[str, list[Span]] = {}
+    for mode, span in zip(deep["mode"], deep["span"], strict=True):
+        by_kind.setdefault(kind_of(mode), []).append(Span(*json.loads(span)))
+    return {kind: span_of_set(spans) for kind, spans in by_kind.items()}
 
 
 def _release_memory() -> None:

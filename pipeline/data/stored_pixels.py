@@ -77,6 +77,8 @@ def open_pixels(
     }
     if decoder != "pillow":
         key_parts["decoder"] = decoder
+    if manifest.ranges:
+        key_parts["ranges"] = manifest.ranges
     # Beside the store, and protected by its lock.
     unfinished = cache_folder() / "pixels" / f".{content_key(key_parts)}.partial"
 

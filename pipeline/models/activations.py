@@ -74,6 +74,8 @@ def activation_key_parts(
     }
     if decoder != "pillow":
         key_parts["decoder"] = decoder
+    if checkpoint.ranges:
+        key_parts["ranges"] = checkpoint.ranges
     return key_parts if cut == "head" else key_parts | {"cut": cut}
 
 

@@ -1,7 +1,7 @@
 """A network on disk: its weights as safetensors, and how it is built and trained as JSON."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.cache.store import DESCRIPTION, describe, find_damage
 from pipeline.data.decode import Fit
+from pipeline.data.deep import Ranges
 from pipeline.models.body import build_body, load_weights
 from pipeline.models.network import Network
 from pipeline.models.weights import Weights
@@ -21,7 +22,8 @@ FACTS = "checkpoint.json"
 @dataclass(frozen=True)
 class Checkpoint:
     """How to build a network (`backbone`, `classes`, `hidden`, `dropout`), what it was trained on (`image_px`,
-    `fit`, `grey`), and how far: `epochs` and `steps` over all stages."""
+    `fit`, `grey`, and the `ranges` that deep pictures are scaled from), and how far: `epochs` and `steps` over all
+    stages."""
 
     backbone: str
     classes: list[str]
@@ -32,6 +34,7 @@ class Checkpoint:
     grey: bool
     epochs: int = 0
     steps: int = 0
+    ranges: Ranges = field(default_factory=dict)
 
 
 def build_network(checkpoint: Checkpoint) -> Network:

@@ -36,7 +36,8 @@ class Classifier:
 
     def decode(self, content: bytes) -> Pixels:
         """An encoded picture as the square of uint8 that the network was trained on; errors as in `decode_square`."""
-        return decode_square(content, self.checkpoint.image_px, self.checkpoint.fit, self.checkpoint.grey)
+        facts = self.checkpoint
+        return decode_square(content, facts.image_px, facts.fit, facts.grey, facts.ranges)
 
     def probabilities(self, squares: Iterable[Pixels], batch_size: int) -> Probabilities:
         """Calibrated class probabilities (pictures, classes) of squares from `decode`, read a batch at a time, so that

@@ -72,9 +72,11 @@ def _facts(classifier: Classifier) -> dict[str, object]:
         "values": "float32, a pixel from 0 to 255 divided by 255; grey" if checkpoint.grey else
         "float32, a pixel from 0 to 255 divided by 255; red, green, blue",
         "fit": checkpoint.fit,
+        "ranges": {kind: list(numbers) for kind, numbers in checkpoint.ranges.items()},
         "resize": "bilinear, antialiased",
         "output": OUTPUT,
         "classes": checkpoint.classes,
         "temperature": classifier.temperature,
-        "note": "Normalisation and temperature are part of the model.",
+        "note": "Normalisation and temperature are part of the model. Deep pictures (16 or 32 bits, floats) are scaled "
+        "to 0 to 255 from `ranges`, and clipped; without one, from what their files can hold.",
     }  # fmt: skip

@@ -105,6 +105,9 @@ def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str |
     if name and (not name.strip() or name in (".", "..")):
         where = _where(["evaluate.register_as"], typed, origin)
         return f"{where}: evaluate.register_as is {name!r}, which no registry takes; give a name, or an empty one."
+    if isinstance(data.range, list) and data.range[0] >= data.range[1]:
+        where = _where(["data.range"], typed, origin)
+        return f"{where}: data.range is {data.range}, which is no range; give a low number and a higher one."
     for key, lr in (("fine_tune.lr", recipe.fine_tune.lr), ("resize.lr", recipe.resize.lr)):
         if isinstance(lr, list) and len(lr) != 3:
             where = _where([key], typed, origin)

@@ -48,6 +48,12 @@ class Data(Section):
     fit: Literal["crop", "pad", "squish"] = Field(
         "crop", description="crop, pad or squish: how a picture is made square"
     )
+    range: Literal["auto", "container"] | Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
+        "auto",
+        description="auto (deep pictures, of 16 or 32 bits or floats, are scaled to 8 bits from the range of the "
+        "training pictures), container (from all that their files can hold), or two numbers such as [0, 4095] that "
+        "become black and white",
+    )
     extensions: list[str] = Field(
         PICTURE_ENDINGS,
         description="a list of file endings such as [.jpg, .png]; other files of a folder are set aside",

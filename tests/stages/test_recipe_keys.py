@@ -78,6 +78,7 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
     "data.valid_fraction": lambda chain: len(chain.manifest.rows("valid")) == 3 * 5,
     "data.test_fraction": lambda chain: len(chain.manifest.rows("test")) == 3 * 7,
     "data.fit": lambda chain: checkpoint(chain.precompute)["fit"] == "squish",
+    "data.range": lambda chain: checkpoint(chain.resize)["ranges"] == {"integer": [0, 4095], "float": [0, 4095]},
     "model.backbone": lambda chain: checkpoint(chain.precompute)["backbone"] == "test_resnet",
     "model.weights": lambda chain: chain.precompute.run.data.tags["thaw.weights"] == "random:3",
     "head.hidden": lambda chain: chain.train_head.network()["head.2.weight"].shape == (24, 192),

@@ -200,7 +200,7 @@ OTHER = {
 }  # fmt: skip
 # The stages by the run that they follow, with the sections or keys that their result depends on beside their own.
 DEPENDS_ON = [
-    ("precompute", "", ("precompute", "data.valid_fraction", "data.test_fraction", "data.fit", "model")),
+    ("precompute", "", ("precompute", "data.valid_fraction", "data.test_fraction", "data.fit", "data.range", "model")),
     ("lr_find", "precompute", ("lr_find", "head", "train_head.freeze")),
     ("train_head", "precompute", ("train_head", "head", "augment")),
     ("lr_find", "train_head", ("lr_find", "augment")),

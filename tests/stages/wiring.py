@@ -195,7 +195,8 @@ def recipe_on(data: Path, **changes: Any) -> Recipe:
     content: dict[str, Any] = {
         "seed": 3,
         "device": "cpu",
-        "data": {"source": str(data), "valid_fraction": 0.2, "test_fraction": 0.3, "fit": "squish"},
+        "data": {"source": str(data), "valid_fraction": 0.2, "test_fraction": 0.3, "fit": "squish",
+                 "range": [0, 4095]},
         "model": {"backbone": "test_resnet", "weights": "random"},
         "head": {"hidden": 24, "dropout": 0.3},
         "augment": {"flip": "all", "rotate_degrees": 20.0, "zoom": 1.3, "crop": 0.8, "lighting": 0.3, "strength": 0.5,

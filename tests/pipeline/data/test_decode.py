@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import decode as decoding
+from pipeline.data import deep
 from pipeline.data.decode import GREY_MODES, decode_square, loaded, to_grey_or_colour, upright_size
 
 FITS = ["crop", "pad", "squish"]
@@ -438,5 +439,5 @@ def test_work_on_strips_gives_the_same_as_work_on_the_whole_picture(mode, monkey
     for grey in (False, True):
         whole = np.asarray(to_grey_or_colour(picture.copy(), grey))
         with monkeypatch.context() as patched:
-            patched.setattr(decoding, "PIXELS_AT_ONCE", 30)
+            patched.setattr(deep, "PIXELS_AT_ONCE", 30)
             assert (np.asarray(to_grey_or_colour(picture.copy(), grey)) == whole).all()

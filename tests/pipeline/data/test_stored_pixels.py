@@ -209,9 +209,9 @@ def decoded(monkeypatch):
     sizes = []
     decode = decoded_pixels.decode_square
 
-    def count(content, size_px, fit, grey):
+    def count(content, size_px, *others):
         sizes.append(size_px)
-        return decode(content, size_px, fit, grey)
+        return decode(content, size_px, *others)
 
     monkeypatch.setattr(decoded_pixels, "decode_square", count)
     return sizes

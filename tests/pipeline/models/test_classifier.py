@@ -1,10 +1,13 @@
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from pipeline.models.classifier import CALIBRATION, Classifier, answer_table, load_classifier, save_classifier
 
 CPU = torch.device("cpu")
@@ -40,6 +43,18 @@ def test_the_temperature_divides_the_logits(checkpoint, tmp_path, squares):
     np.testing.assert_allclose(plain.probabilities(squares, 8), logits.softmax(1), atol=1e-5)
     np.testing.assert_allclose(mild.probabilities(squares, 8), (logits / 4).softmax(1), atol=1e-5)
     assert np.ptp(logits.numpy(), axis=0).max() > 0.1, "the pictures have to be told apart for this to mean anything"
+
+
+def test_a_deep_picture_is_decoded_by_the_range_that_the_checkpoint_keeps(checkpoint, tmp_path):
+    network, facts = load_checkpoint(checkpoint)
+    save_checkpoint(network, replace(facts, ranges={"integer": [1942.0, 2052.0]}), tmp_path / "deep")
+    values = np.linspace(1942, 2052, 32 * 32).reshape(32, 32).astype(np.uint16)
+    for kind in ("PNG", "TIFF"):
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, kind)
+        square = load(tmp_path / "deep", tmp_path / kind, 1.0).decode(file.getvalue())
+        assert np.ptp(square) == 255
+        assert np.ptp(load(checkpoint, tmp_path / f"plain {kind}", 1.0).decode(file.getvalue())) <= 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
