@@ -1,5 +1,6 @@
 """A set of pictures before training: tables, their figure, and samples of each class as the network will see them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.data.augment import Augmentation, augment
 from pipeline.data.batches import fetch_pixels
 from pipeline.data.decode import Pixels
 from pipeline.data.manifest import Manifest, class_counts
+from pipeline.reports.figures import plot_labels
 from pipeline.reports.pictures import in_colour
 from pipeline.system.arrays import Rows
 from pipeline.system.tables import write_table
@@ -39,6 +41,7 @@ def size_table(manifest: Manifest) -> pd.DataFrame:
 
 def manifest_figure(counts: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     """Pictures by class and split, by size, and by mode; of more than MOST_CLASSES classes the largest and smallest."""
+    counts = counts.set_axis(plot_labels([str(label) for label in counts.index]))
     shown = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     title = "Pictures by class"
     if len(shown) > MOST_CLASSES:
@@ -68,7 +71,7 @@ def samples_figure(manifest: Manifest, pixels: Pixels) -> Figure:
     """Training pictures of each class, a class a row, exactly as they are stored for the network."""
     rows = _sample_rows(manifest, SAMPLES_PER_CLASS)
     grid = [[pixels[int(row)] for row in chosen] for chosen in rows.values()]
-    return _grid(list(rows), grid, "Training pictures as the network sees them", [])
+    return _grid(_labels(manifest, rows), grid, "Training pictures as the network sees them", [])
 
 
 def augmented_figure(manifest: Manifest, pixels: Pixels, augmentation: Augmentation, seed: int) -> Figure:
@@ -80,7 +83,13 @@ def augmented_figure(manifest: Manifest, pixels: Pixels, augmentation: Augmentat
     squares = [(batch * 255).round().byte().permute(0, 2, 3, 1).numpy() for batch in seen]
     grid = [[batch[index] for batch in squares] for index in range(len(rows))]
     headings = ["as it is", *("augmented" for _ in range(VIEWS))]
-    return _grid(list(rows), grid, "Training pictures as the network sees them", headings)
+    return _grid(_labels(manifest, rows), grid, "Training pictures as the network sees them", headings)
+
+
+def _labels(manifest: Manifest, chosen: Iterable[str]) -> list[str]:
+    """The names of the `chosen` classes as figures show them."""
+    names = dict(zip(manifest.classes, plot_labels(manifest.classes), strict=True))
+    return [names[label] for label in chosen]
 
 
 def _sample_rows(manifest: Manifest, count: int) -> dict[str, Rows]:

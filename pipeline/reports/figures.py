@@ -1,7 +1,9 @@
 """What all figures share: colours, a plain figure, and class names as a figure can show them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,13 +37,12 @@ def plain(axes: Axes) -> None:
 
 
 def plot_labels(names: Sequence[str], longest: int = LONGEST) -> list[str]:
-    """Each name, in one line, cut in the middle where it is longer than `longest`; "no. 3", by its position among
-    `names`, if the figures' font lacks one of its letters or another name looks the same."""
-    shown = [_shorten(" ".join(name.split()), longest) for name in names]
-    return [
-        text if text and _has_font(text) and shown.count(text) == 1 else f"no. {number}"
-        for number, text in enumerate(shown, 1)
-    ]
+    """Each name, in one line, cut in the middle where it is longer than `longest`, with "?" for what the figures' font
+    lacks, such as emoji; "no. 3", by its position among `names`, if nothing to read is left of it or another name looks
+    the same."""
+    shown = [_shorten(_in_font(" ".join(name.split())), longest) for name in names]
+    counts = Counter(shown)
+    return [text if text and counts[text] == 1 else f"no. {number}" for number, text in enumerate(shown, 1)]
 
 
 def label_classes(axes: Axes, classes: Sequence[str]) -> None:
@@ -64,8 +65,11 @@ def _shorten(name: str, longest: int) -> str:
     return f"{name[: longest - tail - 1]}…{name[-tail:]}"
 
 
-def _has_font(text: str) -> bool:
-    return all(letter == "\n" or ord(letter) in _letters() for letter in text)
+def _in_font(text: str) -> str:
+    """`text` with a "?" for each stretch of letters that the font lacks; empty if no letter or digit is left."""
+    stretches = groupby(text, lambda letter: ord(letter) in _letters())
+    kept = "".join("".join(letters) if is_drawn else "?" for is_drawn, letters in stretches)
+    return kept if kept == text or any(letter.isalnum() for letter in kept) else ""
 
 
 @cache

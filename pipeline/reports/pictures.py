@@ -122,7 +122,7 @@ def _lines(caption: Sequence[str], wide: int) -> list[str]:
     lines = []
     for line in caption:
         (drawn,) = plot_labels([line], LONGEST_LINE * wide)
-        shown = line.encode("ascii", "replace").decode() if drawn.startswith("no. ") else drawn
+        shown = line.encode("ascii", "backslashreplace").decode() if drawn == "no. 1" else drawn
         lines += textwrap.wrap(shown, CAPTION_LETTERS * wide)
     return lines
 

@@ -18,11 +18,11 @@ from pipeline.evaluation.run_comparison import (
     mcnemar_table,
     metrics_table,
 )
-from pipeline.reports.figures import label_classes
+from pipeline.reports.figures import label_classes, plot_labels
 from pipeline.reports.page import Figures, Paragraph, Section, html_report, markdown_table
 from pipeline.system.tables import write_table
 
-MOST_WITH_NUMBERS = 30
+MOST_WITH_NUMBERS, LONGEST_RUN_NAME = 30, 80
 
 
 def write_run_comparison(runs: Sequence[EvaluatedRun], folder: Path) -> str:
@@ -70,8 +70,9 @@ def run_curves_figure(curves: Mapping[str, Mapping[str, pd.DataFrame]], metrics:
     figure = Figure(figsize=(9, 2.8 * len(metrics) + 0.6), layout="constrained")
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    labels = plot_labels(list(curves), LONGEST_RUN_NAME)
     for axes, metric in zip(panels, metrics, strict=True):
-        for index, (name, of_run) in enumerate(curves.items()):
+        for index, (name, of_run) in enumerate(zip(labels, curves.values(), strict=True)):
             if metric in of_run:
                 points, colour = of_run[metric], colours[index % len(colours)]
                 width = 3.5 if index == 0 else 1.5  # so that both are seen where one curve covers another
@@ -82,7 +83,7 @@ def run_curves_figure(curves: Mapping[str, Mapping[str, pd.DataFrame]], metrics:
     panels[-1].set_xlabel("step, over all stages")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = {line.get_label(): line for axes in panels for line in axes.lines}
-    named = [handles[name] for name in curves if name in handles]
+    named = [handles[name] for name in labels if name in handles]
     for text in figure.legend(handles=named, loc="outside upper center", ncols=min(len(named), 3) or 1).get_texts():
         text.set_parse_math(False)
     return figure

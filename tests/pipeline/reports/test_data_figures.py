@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,15 @@ def test_tables_and_figures_are_written(tmp_path):
     assert files == {"manifest/classes.csv", "manifest/sizes.csv", "figures/manifest.png", "figures/samples.png"}
     counts = pd.read_csv(tmp_path / "manifest" / "classes.csv", index_col=0)
     assert counts.to_dict("index") == {label: {"train": 6, "valid": 2, "test": 2} for label in ("$cat$", "dog, large")}
+
+
+def test_names_that_the_font_cannot_draw_warn_of_nothing(tmp_path):
+    manifest = manifest_of(8, ("cat 🐈", "two\nlines $x$", "犬", "猫"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_manifest_figures(manifest, pixels_of(manifest), tmp_path)
+        figure = augmented_figure(manifest, pixels_of(manifest), AUGMENTATION, 0)
+        figure.savefig(tmp_path / "augmented.png")
+    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == [
+        "cat ?", "two lines $x$", "no. 3", "no. 4"
+    ]  # fmt: skip

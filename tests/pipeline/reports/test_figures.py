@@ -24,3 +24,19 @@ def test_names_that_would_look_the_same_or_cannot_be_drawn_are_numbered_by_their
 @pytest.mark.parametrize(("name", "shown"), [("two\nlines", "two lines"), ("  ", "no. 1"), ("", "no. 1")])
 def test_a_name_is_one_line_and_never_empty(name, shown):
     assert plot_labels([name]) == [shown]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("🐈 cat", "? cat"),
+        ("cat 🐈🐕?", "cat ??"),
+        ("猫 cats 犬", "? cats ?"),
+        ("🐈", "no. 1"),
+        ("🐈 🐈", "no. 1"),
+        ("\x07bell", "?bell"),
+    ],
+)
+def test_what_the_font_lacks_is_replaced_where_enough_is_left_to_read(name, shown):
+    assert plot_labels([name]) == [shown]
+    assert plot_labels(["🐈 cat", "🐕 cat"]) == ["no. 1", "no. 2"]
