@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,14 +18,18 @@ MOST_PIXELS = 89_478_485
 # Formats of pictures that need no other program: Pillow would run Ghostscript on an EPS file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 
+_FROM_URL_SAFE = str.maketrans("-_", "+/")
+# A picture that is text, whose letters could be base64 too.
+_PLAIN_PNM = re.compile(rb"P[1-3]\s")
+
 
 def picture_bytes(given: Any) -> bytes:
     """The bytes of a picture file for `given`; ValueError or OSError, with the reason, if it is no picture.
 
-    `given` is the bytes themselves, base64 text of them (line breaks and the head of a `data:` URL are ignored), a
-    `Path`, or an array (height, width), (height, width, 1), or (height, width, 3 or 4) of uint8. Text is read as a path
-    or a `file:` URI only if the environment variable THAW_READ_PATHS is "true": a request to a server is text, and
-    must not make the server read its own files.
+    `given` is the bytes themselves, base64 text of them (plain or URL-safe, padded or not, with line breaks, or as a
+    `data:` URL), a `Path`, or an array (height, width), (height, width, 1), or (height, width, 3 or 4) of uint8. Text
+    is read as a path or a `file:` URI only if the environment variable THAW_READ_PATHS is "true": a request to a server
+    is text, and must not make the server read its own files.
     """
     if isinstance(given, Path):
         content = given.read_bytes()
@@ -68,7 +73,7 @@ def _from_text(text: str) -> bytes:
 
 def _from_bytes(content: bytes) -> bytes:
     """The bytes of a picture file; some of MLflow's request formats give base64 text as bytes."""
-    if content.isascii():
+    if content.isascii() and not _PLAIN_PNM.match(content):
         try:
             return _from_base64(content.decode("ascii"))
         except binascii.Error:
@@ -77,9 +82,12 @@ def _from_bytes(content: bytes) -> bytes:
 
 
 def _from_base64(text: str) -> bytes:
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    return base64.b64decode("".join(text.split()), validate=True)
+    """The bytes; binascii.Error for other text."""
+    text = "".join(text.split())
+    if text[:5].lower() == "data:":
+        text = unquote(text.partition(",")[2])
+    text = text.rstrip("=").translate(_FROM_URL_SAFE)
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 def _check_size(content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Data sets as inputs of runs; logged and registered models, and which is the champion."""
 
+import base64
 import re
 import sys
 import warnings
@@ -72,6 +73,8 @@ def log_classifier(
         ColSpec(Array("string"), "top_labels"),
         ColSpec(Array("double"), "top_probabilities"),
     ]
+    # The column is of text: a binary one MLflow's server would decode itself, and refuse or garble data URLs, URL-safe
+    # and unpadded base64, which the model takes.
     log_model = partial(
         mlflow.pyfunc.log_model,
         name="model",
@@ -80,9 +83,9 @@ def log_classifier(
         artifacts={CHECKPOINT: str(files.checkpoint), "card": str(files.card)},
         pip_requirements=list(files.requirements),
         signature=ModelSignature(
-            Schema([ColSpec("binary", "image")]), Schema(outputs), ParamSchema([ParamSpec("top_k", "long", top_k)])
+            Schema([ColSpec("string", "image")]), Schema(outputs), ParamSchema([ParamSpec("top_k", "long", top_k)])
         ),
-        input_example=pd.DataFrame({"image": [example]}),
+        input_example=pd.DataFrame({"image": [base64.b64encode(example).decode()]}),
     )
     with _importable(files.loader.parent):  # MLflow runs the loader to see whether it can
         info = call_server(log_model)

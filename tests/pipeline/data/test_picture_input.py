@@ -1,5 +1,6 @@
 import base64
 import io
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -29,12 +30,27 @@ def test_bytes_are_taken_as_they_are(content):
     assert picture_bytes(bytearray(content)) == content
 
 
-def test_base64_text_is_decoded_with_or_without_line_breaks_and_a_data_urls_head(content):
-    text = base64.b64encode(content).decode()
-    lines = base64.encodebytes(content).decode()
+def spellings(content):
+    """All ways in which programs write base64, as text."""
+    text, lines = base64.b64encode(content).decode(), base64.encodebytes(content).decode()
     assert lines.count("\n") > 1
-    for one in (text, lines, lines.replace("\n", "\r\n"), f"data:image/png;base64,{text}", text.encode()):
-        assert picture_bytes(one) == content
+    url_safe = base64.urlsafe_b64encode(content).decode()
+    written = [text, lines, lines.replace("\n", "\r\n"), url_safe, text.rstrip("="), url_safe.rstrip("=")]
+    heads = "data:image/png;base64,", "data:;base64,", "DATA:image/png;charset=utf-8;BASE64,"
+    urls = [head + one for head in heads for one in (*written, quote(text, safe=""))]
+    return [*written, *urls, f"  {text}\n", f" {urls[0]}"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_base64_is_decoded_however_it_is_written(content, cut):
+    content += bytes(cut)  # with no, one or two signs of padding
+    for one in spellings(content):
+        assert picture_bytes(one) == picture_bytes(one.encode()) == content, one[:30]
+
+
+def test_bytes_of_a_picture_that_is_text_are_no_base64():
+    grey = b"P2 2 2 255 0 100 200 255"
+    assert picture_bytes(grey) == grey
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
