@@ -13,7 +13,15 @@ from rich.filesize import decimal
 
 from pipeline.cache.location import cache_folder, report_unwritable
 from pipeline.cache.maintenance import DAMAGED, Entry, clear, list_entries, verify
-from pipeline.system.console import duration, say, table, warn
+from pipeline.system.console import (
+    OUTPUT_CLOSED_STATUS,
+    OutputClosed,
+    duration,
+    guarded_output,
+    say,
+    table,
+    warn,
+)
 from pipeline.system.disk import free_bytes
 from pipeline.system.errors import UserError
 from pipeline.system.machine import check_system
@@ -46,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         warn(str(error))
         return 2
+    except OutputClosed:
+        return OUTPUT_CLOSED_STATUS
     except KeyboardInterrupt:
         return 130
 
@@ -162,4 +172,5 @@ def _format_runs(runs: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded_output():
+        sys.exit(main())

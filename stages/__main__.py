@@ -22,7 +22,7 @@ from pipeline.recipe.recipe_file import check_overrides, help_text, override_rec
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.fingerprint import PROJECT
 from pipeline.runs.stage import RECIPE_FILE, Stage
-from pipeline.system.console import say, warn
+from pipeline.system.console import OUTPUT_CLOSED_STATUS, OutputClosed, guarded_output, say, warn
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
 from pipeline.system.machine import check_gpu, check_system
@@ -103,13 +103,16 @@ def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
         _tag_reason(str(error))
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        if getattr(stop, "__notes__", None):  # left by the run that it ended
+        is_closed = isinstance(stop, OutputClosed)
+        if is_closed:
+            pass  # whoever read the output has gone
+        elif getattr(stop, "__notes__", None):  # left by the run that it ended
             warn(f"{name} was stopped; its run is marked KILLED. The same command resumes from the last backup.")
         else:
             warn(f"{name} was stopped before its run began; the same command starts anew.")
         if by_mlflow_run and "MLFLOW_RUN_ID" not in os.environ:  # else no run was opened, and it marks its own FAILED
             end_mlflow_run()
-        sys.exit(130)
+        sys.exit(OUTPUT_CLOSED_STATUS if is_closed else 130)
     sys.exit(0)
 
 
@@ -243,4 +246,5 @@ def _tag_reason(reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded_output():
+        main()

@@ -1,10 +1,14 @@
 import io
+import os
 import re
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from pipeline.system import console
-from pipeline.system.console import duration, say, table, track, warn
+from pipeline.system.console import OutputClosed, duration, guarded_output, say, table, track, warn
 
 
 @pytest.mark.parametrize(
@@ -103,3 +107,86 @@ def test_a_wide_table_is_not_cut_in_a_log_file(capsys):
 def test_a_cell_with_markup_is_shown_as_it_is(capsys, cell):
     table("t", ("class", "note"), [(cell, cell)])
     assert capsys.readouterr().out.count(cell) == 2
+
+
+def ascii_stream():
+    return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+
+def test_what_a_terminal_cannot_encode_is_escaped(monkeypatch):
+    out, errors = ascii_stream(), ascii_stream()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", errors)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0)
+    say("  кошка 🐈")
+    warn("größer")
+    table("Größe", ("класс", "…"), [("кошка", "1"), ("dog", "2")])
+    assert list(track(range(2), "größer", 2, "images")) == [0, 1]
+    written = out.buffer.getvalue().decode("ascii")
+    assert written.startswith("  \\u043a\\u043e\\u0448\\u043a\\u0430 \\U0001f408\n")
+    first, second = (
+        next(line for line in written.splitlines() if f" {name} " in line)
+        for name in ("\\u043a\\u043e\\u0448\\u043a\\u0430", "dog")
+    )
+    assert len(first) == len(second), "columns are as wide as what is escaped in them"
+    assert "gr\\xf6\\xdfer: 1 of 2" in written
+    assert errors.buffer.getvalue() == b"gr\\xf6\\xdfer\n"
+
+
+def test_a_name_that_is_no_unicode_is_escaped_in_any_encoding(capsys):
+    say("caf\udce9.png")
+    assert capsys.readouterr().out == "caf\\udce9.png\n"
+
+
+def test_a_program_that_was_started_without_output_works(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    say("done")
+    warn("careful")
+    table("t", ("a",), [("b",)])
+    assert list(track(range(2), "working", 2, "images")) == [0, 1]
+
+
+class ClosedPipe(io.StringIO):
+    def flush(self):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_where_nobody_reads_on_the_main_thread_ends_as_by_ctrl_c_and_others_go_on(monkeypatch):
+    monkeypatch.setattr("sys.stdout", ClosedPipe())
+    other = threading.Thread(target=say, args=["from another thread"])
+    other.start()
+    other.join()
+    for write in (lambda: say("done"), lambda: table("t", ("a",), [("b",)])):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            write()
+        assert caught.type is OutputClosed
+
+
+def printed(code, to):
+    """(exit code, standard error) of a program that runs `code` and writes to a pipe that is read up to `to` bytes."""
+    lines = ["import sys", "from pipeline.system.console import guarded_output, say", code]
+    program = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""})  # fmt: skip
+    program.stdout.read(to)
+    program.stdout.close()
+    errors = program.stderr.read().decode()
+    program.stderr.close()
+    return program.wait(20), errors
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("with guarded_output():\n  [print('кошка' * 999) for _ in range(999)]", 141),
+        ("with guarded_output():\n  print('buffered')\n  import time; time.sleep(0.3); sys.exit(0)", 0),
+    ],
+    ids=["what a library prints", "what is left in the buffer"],
+)
+def test_a_pipe_that_is_closed_is_no_traceback(code, status):
+    assert printed(code, 10 if status else 0) == (status, "")
+
+
+def test_another_pipe_that_breaks_is_an_error_all_the_same(capsys):
+    with pytest.raises(BrokenPipeError), guarded_output():
+        raise BrokenPipeError
