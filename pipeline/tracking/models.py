@@ -67,12 +67,8 @@ def log_classifier(
     `example` is an encoded picture. `metrics` at `step` are logged on the run, linked to the model and to `dataset`.
     """
     numbers = ["confidence", *(f"probability/{label}" for label in classes)]
-    outputs: list[ColSpec | TensorSpec] = [
-        ColSpec("string", "label"),
-        *(ColSpec("double", name) for name in numbers),
-        ColSpec(Array("string"), "top_labels"),
-        ColSpec(Array("double"), "top_probabilities"),
-    ]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "label"), *(ColSpec("double", name) for name in numbers)]
+    outputs += [ColSpec(Array("string"), "top_labels"), ColSpec(Array("double"), "top_probabilities")]
     # The column is of text: a binary one MLflow's server would decode itself, and refuse or garble data URLs, URL-safe
     # and unpadded base64, which the model takes.
     log_model = partial(
