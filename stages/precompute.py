@@ -34,8 +34,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     weights = fetch_weights(model.backbone, find_weights(model.backbone, model.weights, recipe.seed))
     manifest = list_pictures(recipe)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
-    if manifest.ranges:
-        inputs["ranges"] = json.dumps(manifest.ranges)
+    inputs |= {"ranges": json.dumps(manifest.ranges)} if manifest.ranges else {}
     if recipe.precompute.views:  # only then does the result depend on how pictures are varied
         stage = replace(stage, sections=("precompute", "augment"), artifacts=(*stage.artifacts, "views"))
     return run_stage(stage, Upstream(recipe), inputs, partial(work, Upstream(recipe), manifest, weights))
@@ -44,10 +43,9 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
 def list_pictures(recipe: Recipe) -> Manifest:
     """The manifest of the recipe's pictures, inspected and split."""
     data = recipe.data
-    listing = list_source(data.source, data.extensions)
     split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
-    held_out = data.valid_fraction, data.test_fraction
-    return build_manifest(listing, *held_out, data.max_bad, split_seed, data.duplicates, data.range)
+    shares = data.valid_fraction, data.test_fraction, data.max_bad
+    return build_manifest(list_source(data.source, data.extensions), *shares, split_seed, data.duplicates, data.range)
 
 
 def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
@@ -60,13 +58,15 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     halves = cut_network(network, settings.cut, settings.image_px)
     views = Views(manifest.rows("train"), settings.views, up.augmentation, recipe.seed)
     if settings.cut != "head":
-        rows = len(manifest.table) + views.count * len(views.rows)
-        check_store_size(rows, halves.shape, settings.dtype, data.max_store_gib)
+        check_store_size(
+            len(manifest.table) + views.count * len(views.rows), halves.shape, settings.dtype, data.max_store_gib
+        )
     pixels = open_run_pixels(job.run_id, job.run_id, manifest, checkpoint, data, up.device)
     decoder = decoder_of(pixels)
     tracking.set_tags(job.run_id, {f"{tracking.RESOLVED}decoder": decoder})
     with tracking.new_files(job.run_id) as folder:
         save_manifest(manifest, folder / "manifest")
+        save_checkpoint(network, checkpoint, folder / "checkpoint")
         write_manifest_figures(manifest, pixels, folder)
     hashes = list(manifest.table["hash"])
     key_parts = activation_key_parts(hashes, checkpoint, weights.identity, settings.dtype, settings.cut, decoder)
@@ -77,8 +77,6 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
         varied = open_views(network, pixels, views, key_parts, how_stored, halves)
         note_use(varied, job.run_id)
         tracking.log_folder(job.run_id, varied, "views")
-    with tracking.new_files(job.run_id) as folder:
-        save_checkpoint(network, checkpoint, folder / "checkpoint")
     tracking.log_folder(job.run_id, store, "activations")
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, "training")
     tracking.set_tags(job.run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})
