@@ -111,7 +111,7 @@ def test_better_docstrings_and_sentences_for_the_user_do_not_change_the_digest(c
     before = source_digest("stages.resize")
     for path, old, new in (
         ("stages/resize.py", '"""resize: the same network', '"""resize: that very network'),
-        ("pipeline/training/fit.py", '"""One step of descent', '"""A step of descent'),
+        ("pipeline/training/step.py", '"""One step of descent', '"""A step of descent'),
         ("pipeline/training/fit.py", "lower the stage's lr.", "take a lower one."),
         ("pipeline/runs/runner.py", "took {duration", "it took {duration"),
         ("pipeline/__init__.py", '"""', '"""More. '),
