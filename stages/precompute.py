@@ -1,6 +1,5 @@
 """precompute: one pass of the frozen layer groups over every picture; their activations are stored once."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -34,7 +33,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     weights = fetch_weights(model.backbone, find_weights(model.backbone, model.weights, recipe.seed))
     manifest = list_pictures(recipe)
     inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
-    inputs |= {"ranges": json.dumps(manifest.ranges)} if manifest.ranges else {}
+    inputs |= {"ranges": str(manifest.ranges)} if manifest.ranges else {}
     if recipe.precompute.views:  # only then does the result depend on how pictures are varied
         stage = replace(stage, sections=("precompute", "augment"), artifacts=(*stage.artifacts, "views"))
     return run_stage(stage, Upstream(recipe), inputs, partial(work, Upstream(recipe), manifest, weights))
@@ -58,9 +57,8 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     halves = cut_network(network, settings.cut, settings.image_px)
     views = Views(manifest.rows("train"), settings.views, up.augmentation, recipe.seed)
     if settings.cut != "head":
-        check_store_size(
-            len(manifest.table) + views.count * len(views.rows), halves.shape, settings.dtype, data.max_store_gib
-        )
+        stored_rows = len(manifest.table) + views.count * len(views.rows)
+        check_store_size(stored_rows, halves.shape, settings.dtype, data.max_store_gib)
     pixels = open_run_pixels(job.run_id, job.run_id, manifest, checkpoint, data, up.device)
     decoder = decoder_of(pixels)
     tracking.set_tags(job.run_id, {f"{tracking.RESOLVED}decoder": decoder})
