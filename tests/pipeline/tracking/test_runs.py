@@ -85,8 +85,9 @@ def test_a_run_that_breaks_off_says_how_and_why_and_the_error_goes_on(error, sta
 
 
 def test_ctrl_c_in_a_nested_run_ends_both_as_killed():
-    with pytest.raises(KeyboardInterrupt), open_run("main", {}, {}), open_run("resize", {}, {}):
+    with pytest.raises(KeyboardInterrupt) as stop, open_run("main", {}, {}), open_run("resize", {}, {}):
         raise KeyboardInterrupt
+    assert stop.value.__notes__  # by which the command line knows that a run was marked
     assert [run.info.status for run in all_runs()] == ["KILLED", "KILLED"]
 
 
