@@ -23,6 +23,7 @@ from pipeline.system.console import duration, say
 from pipeline.system.device import precision_of
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import Pruned
+from pipeline.system.memory import return_freed_memory
 from pipeline.tracking import RunRef
 from pipeline.training.fit import EpochRecord
 
@@ -76,6 +77,7 @@ def run_stage(
                     shutil.rmtree(folder, ignore_errors=True)
                 try:
                     done = _run(stage, up, fingerprint, Job("", folder, after_epoch), work)
+                    return_freed_memory()
                 except Pruned:
                     shutil.rmtree(folder, ignore_errors=True)
                     raise
