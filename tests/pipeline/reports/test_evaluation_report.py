@@ -102,7 +102,7 @@ def test_the_report_says_the_headline_every_verdict_and_its_command_and_escapes_
     assert all(html.escape(one.words) in page for one in evaluation.verdicts)
     assert "&lt;b&gt;hen&lt;/b&gt;" in page
     assert "<b>hen" not in page
-    assert "mlflow run . --env-manager local -P fine_tune.cycles=3" in page
+    assert "mlflow run . --env-manager local -P fine_tune.cycles=2" in page
 
 
 def test_a_reader_finds_what_to_do_next_before_where_it_fails_and_this_before_the_rest(odd):
