@@ -339,7 +339,7 @@ def test_evaluate_depends_on_the_code_and_the_requirements_of_the_served_model(m
     monkeypatch.setattr(evaluate, "run_stage", lambda stage, up, inputs, work: handed.append(inputs))
     evaluate.run(Recipe(), UPSTREAM.run_id)
     served = {"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pinned())}
-    assert handed == [served | {"fine_tune_cycles": "2"}]
+    assert handed == [served | {"fine_tune_cycles": "1"}]
     monkeypatch.setattr(evaluate, "pinned", lambda: ["torch==0"])
     evaluate.run(Recipe(), UPSTREAM.run_id)
     assert handed[1] == handed[0] | {"served_pins": "torch==0"}
