@@ -42,7 +42,7 @@ def work(up: Upstream, job: Job) -> None:
     found = suggestions(curve.rates, curve.smoothed)
     if is_unfrozen:
         found["below_rise"] = below_rise(curve.rates, curve.losses)
-        if found[chosen] is None:
+        if found[chosen] is None and chosen != "below_rise":
             say(f"  {chosen} suggests nothing on this curve; the rate is taken well below where the loss rises.")
             chosen = "below_rise"
     with tracking.new_files(job.run_id) as folder:

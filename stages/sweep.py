@@ -17,6 +17,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     tracking.connect()
     for variant in network_variants(recipe):
         check_recipe(variant)
+    # A storage that cannot be reached is reported before pictures are opened.
     open_storage(storage_url(recipe.sweep.storage), recipe.sweep.heartbeat_seconds, make_tables=True)
     manifest = list_pictures(recipe)
     pictures = Pictures(manifest.name, manifest.digest, len(manifest.rows("valid")))

@@ -189,8 +189,10 @@ def _container(is_float: bool, least: float, most: float) -> tuple[float, float]
 
 
 def _own_container(values: Numbers) -> tuple[float, float]:
-    numbers = [np.nan_to_num(values[slice(*rows)].astype(np.float64), posinf=0, neginf=0) for rows in _rows(values)]
-    least, most = min(float(part.min()) for part in numbers), max(float(part.max()) for part in numbers)
+    # One strip at a time: as float64 a whole picture would take eight bytes a pixel.
+    strips_ = (np.nan_to_num(values[slice(*rows)].astype(np.float64), posinf=0, neginf=0) for rows in _rows(values))
+    ends = [(float(strip.min()), float(strip.max())) for strip in strips_]
+    least, most = min(low for low, _ in ends), max(high for _, high in ends)
     return _container(values.dtype.kind == "f", least, most)
 
 

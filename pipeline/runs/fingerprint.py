@@ -21,7 +21,7 @@ SENTENCES = ("UserError", "say", "warn")
 def stage_fingerprint(
     stage: str, sections: Mapping[str, Mapping[str, Any]], seed: int, inputs: Mapping[str, Any], code: str
 ) -> str:
-    """The hash of a stage's sections of the recipe, its seed, its inputs (prints, digests, versions) and its code.
+    """The hash of a stage's sections of the recipe, its seed, its inputs (such as digests) and its code.
 
     Numbers count as numbers: 1e-2 is 0.01.
     """

@@ -52,8 +52,7 @@ def check_space(recipe: Recipe) -> None:
 def _check_values(recipe: Recipe) -> None:
     """UserError if the recipe does not take a choice or the end of a range: one by one, but every combination of those
     that must fit one another."""
-    ends = {key: values.of if isinstance(values, Choice) else [values.low, values.high]
-            for key, values in recipe.sweep.space.items()}  # fmt: skip
+    ends = {key: _ends(values) for key, values in recipe.sweep.space.items()}
     for key in (key for key in ends if key not in COMPARED):
         for value in ends[key]:
             with_values(recipe, {key: value} | _other_rates(key, value))
@@ -71,7 +70,12 @@ def varied_models(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _choices(recipe: Recipe, key: str) -> list[Value]:
     values = recipe.sweep.space.get(key)
-    return list(values.of) if isinstance(values, Choice) else [flatten(recipe)[key]]  # type: ignore[list-item]
+    return [flatten(recipe)[key]] if values is None else _ends(values)  # type: ignore[list-item]
+
+
+def _ends(values: Range) -> list[Value]:
+    """All choices, or both ends of a range."""
+    return list(values.of) if isinstance(values, Choice) else [values.low, values.high]
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
@@ -107,12 +111,7 @@ def values_of(recipe: Recipe, keys: Sequence[str], suggestions: Mapping[str, flo
 
 def network_variants(recipe: Recipe) -> Iterator[Recipe]:
     """The recipe, with each combination of values of the keys that say how the network is built and cut."""
-    space = recipe.sweep.space
-    varied = {
-        key: values.of if isinstance(values, Choice) else [values.low, values.high]
-        for key, values in space.items()
-        if key in NETWORK_KEYS
-    }
+    varied = {key: _ends(values) for key, values in recipe.sweep.space.items() if key in NETWORK_KEYS}
     for combination in itertools.product(*varied.values()):
         yield with_values(recipe, dict(zip(varied, combination, strict=True)))
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.data import deep
 from pipeline.data.decode import decode_square
-from pipeline.data.deep import Span, choose_ranges, describe_ranges, kind_of, measure, mode_of, span_of_set
+from pipeline.data.deep import Span, choose_ranges, describe_ranges, grey_of, kind_of, measure, mode_of, span_of_set
 from pipeline.data.manifest import build_manifest, describe_manifest, load_manifest, save_manifest
 from pipeline.data.readers.listing import Listing
 from pipeline.data.stored_pixels import open_pixels
@@ -246,3 +248,13 @@ def test_pixels_are_scaled_by_the_range_of_their_manifest_and_stored_by_it(listi
     assert np.ptp(container[train]) <= 1
     assert 120 < np.ptp(given[train]) < 180
     assert (auto[manifest_of(listing).rows("test")] == 255).all(), "brighter than all that training has seen"
+
+
+def test_a_picture_is_scaled_by_its_container_strip_by_strip_and_not_in_eight_bytes_a_pixel(monkeypatch):
+    monkeypatch.setattr(deep, "PIXELS_AT_ONCE", 10_000)
+    picture = Image.fromarray(np.full((1000, 1000), 300, dtype=np.uint16))
+    tracemalloc.start()
+    grey_of(picture, {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_500_000  # its own 2 MB, once more as an array, and 1 MB of grey

@@ -227,8 +227,9 @@ def test_a_tree_may_be_as_deep_as_the_system_takes(tmp_path):
     assert listing.paths == [f"cat/{deep}/1.jpg", "dog/1.jpg"]
 
 
-def test_a_folder_that_cannot_be_read_is_set_aside(tmp_path, monkeypatch):
-    source = tree(tmp_path, "cat/1.jpg", "cat/locked/2.jpg", "dog/1.jpg")
+@pytest.fixture
+def locked(monkeypatch):
+    """Folders of this name cannot be read, not even by root."""
     scan = os.scandir
 
     def refuse(path):
@@ -237,6 +238,11 @@ def test_a_folder_that_cannot_be_read_is_set_aside(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_folder_that_cannot_be_read_is_set_aside(tmp_path):
+    source = tree(tmp_path, "cat/1.jpg", "cat/locked/2.jpg", "dog/1.jpg")
     listing = list_source(source, ENDINGS)
     assert listing.paths == ["cat/1.jpg", "dog/1.jpg"]
     assert listing.set_aside == [("cat/locked", "cannot be read: Permission denied")]
@@ -264,21 +270,14 @@ def test_a_path_that_is_no_folder_is_an_error(tmp_path):
         list_pictures(str(tmp_path / "nowhere"), ENDINGS)
 
 
-def test_pictures_to_predict_are_listed_as_those_to_train_on(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("locked")
+def test_pictures_to_predict_are_listed_as_those_to_train_on(tmp_path):
     source = tree(tmp_path / "photos", "a/1.jpg", "b/1.jpg", "b/Thumbs.db", "__MACOSX/1.jpg", "b/locked/2.jpg")
     tree(tmp_path / "elsewhere", "2.JPG", "deep/3.jpg")
     (tmp_path / "photos/a/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos/b/loop").symlink_to(tmp_path / "photos/b")
     (tmp_path / "photos/b/gone.jpg").symlink_to(tmp_path / "gone")
     os.mkfifo(tmp_path / "photos/b/pipe.jpg")
-    scan = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
     root, found = list_pictures(source, ENDINGS)
     below = [str(path.relative_to(root)) for path in found]
     assert [path for path in below if path != "b/locked"] == list_source(source, ENDINGS).paths
