@@ -51,10 +51,14 @@ def training_split(manifest: Manifest, fraction: float, seed: int) -> Split:
 def pixel_batches(
     pixels: Pixels, split: Split, augmentation: Augmentation, batch_size: int, device: torch.device, seed: int
 ) -> tuple[Batches, Batches]:
-    """(shuffled, augmented training batches; plain validation batches) of images."""
+    """(shuffled, augmented training batches; plain validation batches) of images.
+
+    On a CPU validation takes no larger batches, since memory that it alone needs is kept through training.
+    """
     fetch, workers = training_fetcher(pixels, np.concatenate([split.train, split.valid]), device)
     train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation, workers, split.weights)
-    return train, Batches(fetch, split.valid, split.targets, 2 * batch_size, device, workers=workers)
+    valid_batch_size = 2 * batch_size if device.type == "cuda" else batch_size
+    return train, Batches(fetch, split.valid, split.targets, valid_batch_size, device, workers=workers)
 
 
 def training_fetcher(pixels: Pixels, rows: Rows, device: torch.device) -> tuple[Fetch, int]:

@@ -281,8 +281,8 @@ def mark_done(run_id: str, seconds: float, artifacts: Sequence[str] = ()) -> Run
     set_tags(run_id, {DONE: "true"})
     try:
         flush(run_id)
-        files = call_server(lambda: list_files(run_id, artifacts))
-        set_tags(run_id, {FILES: files} if len(files) <= LONGEST_TAG else {})
+        files = call_server(lambda: list_files(run_id, artifacts)) if artifacts else ""
+        set_tags(run_id, {FILES: files} if 0 < len(files) <= LONGEST_TAG else {})
         return _as_ref(call_server(lambda: MlflowClient().get_run(run_id)), reused=False)
     except Unreachable as error:
         error.done = run_id
