@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
             yield child
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """What `module` imports: modules of the project by full name, and the top packages of others."""
     if module in IMPORTS_WITHIN_FUNCTIONS:
         found = [one for one in TREES[module].body if isinstance(one, ast.Import | ast.ImportFrom)]
@@ -101,10 +103,11 @@ def imports(module: str) -> set[str]:
             whole = {f"{statement.module}.{alias.name}" for alias in statement.names}
             named = {name if name in TREES else str(statement.module) for name in whole}
         names |= {name if name in TREES else name.split(".")[0] for name in named}
-    return names
+    return frozenset(names)
 
 
-def reached(module: str) -> set[str]:
+@cache
+def reached(module: str) -> frozenset[str]:
     """All that is imported by `module`, directly or through others of the project."""
     seen: set[str] = set()
     waiting = [module]
@@ -113,7 +116,7 @@ def reached(module: str) -> set[str]:
         if name not in seen:
             seen.add(name)
             waiting += imports(name) if name in TREES else []
-    return seen - {module}
+    return frozenset(seen - {module})
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
