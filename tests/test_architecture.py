@@ -59,7 +59,7 @@ IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
 LONGEST_FILE, LONGEST_STAGE, MOST_FILES, MOST_PARAMETERS = 325, 80, 13, 7
 COMMAND_LINE = {"__init__", "__main__", "registry"}
 TESTED_WITHIN_OTHERS = {
-    "pipeline.system.errors", "pipeline.system.device", "pipeline.cache.hashing", "pipeline.recipe.fields",
+    "pipeline.system.errors", "pipeline.cache.hashing", "pipeline.recipe.fields",
     "pipeline.tracking.names", "pipeline.tracking.artifacts", "pipeline.tracking.values", "pipeline.runs.stage",
 }  # fmt: skip
 IN_PYPI = {"PIL": "pillow"}

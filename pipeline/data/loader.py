@@ -12,12 +12,12 @@ from torch import Tensor
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import Batches, as_images, fetch_pixels
 from pipeline.data.decode import Pixels
-from pipeline.data.decoded_pixels import DecodedPixels
+from pipeline.data.decoded_pixels import ROWS_OF_A_GPU, DecodedPixels
 from pipeline.data.manifest import Manifest
 from pipeline.data.splits import stratified_fraction
 from pipeline.data.stored_pixels import StoredPixels
 from pipeline.system.arrays import Rows
-from pipeline.system.device import to_device
+from pipeline.system.device import pictures_per_pass, to_device
 
 Fetch: TypeAlias = Callable[[Rows], Tensor]
 
@@ -57,7 +57,7 @@ def pixel_batches(
     """
     fetch, workers = training_fetcher(pixels, np.concatenate([split.train, split.valid]), device)
     train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation, workers, split.weights)
-    valid_batch_size = 2 * batch_size if device.type == "cuda" else batch_size
+    valid_batch_size = rows_per_pass(pixels, batch_size, device)
     return train, Batches(fetch, split.valid, split.targets, valid_batch_size, device, workers=workers)
 
 
@@ -79,6 +79,13 @@ def prefetching_fetcher(pixels: Pixels, device: torch.device) -> tuple[Fetch, in
     if device.type == "cuda":
         return _fetch_pinned(pixels, device) if isinstance(pixels, StoredPixels) else fetch_pixels(pixels, device), 1
     return fetch_pixels(pixels, device), 0
+
+
+def rows_per_pass(pixels: Pixels, batch_size: int, device: torch.device) -> int:
+    """How many of `pixels` go through a network at a time where nothing is trained (see `pictures_per_pass`); of those
+    that are decoded each time no more than a GPU decodes at once, since their files are held meanwhile."""
+    count = pictures_per_pass(batch_size, pixels.shape[1], device)
+    return min(count, max(batch_size, ROWS_OF_A_GPU)) if isinstance(pixels, DecodedPixels) else count
 
 
 def resident(stored: Any, rows: Rows, device: torch.device) -> Fetch | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.data.augment import warp
 from pipeline.data.batches import prefetch
 from pipeline.data.decode import Pixels
-from pipeline.data.loader import prefetching_fetcher
+from pipeline.data.loader import prefetching_fetcher, rows_per_pass
 from pipeline.models.network import Network
 from pipeline.system.arrays import Rows
 from pipeline.system.console import track
@@ -32,15 +32,18 @@ def predict(
     description: str = "predicting",
 ) -> Probabilities:
     """Class probabilities (rows, classes), in eval mode; with `views` (number, 2, 3), the mean of the probabilities
-    over these fixed views of each picture (see `augment.view_matrices`)."""
+    over these fixed views of each picture (see `augment.view_matrices`), all in one batch. A GPU takes more than
+    `batch_size` at a time if that is faster."""
     network.eval()
+    at_once = rows_per_pass(pixels, batch_size, device)
     chunks = []
-    for images in _images(pixels, rows, batch_size, device, description):
-        if views is None:
+    if views is None:
+        for images in _images(pixels, rows, at_once, device, description):
             chunks.append(_probabilities(network, images))
-        else:
-            seen = [_probabilities(network, _view(images, matrix)) for matrix in views]
-            chunks.append(torch.stack(seen).mean(0))
+    else:
+        for images in _images(pixels, rows, max(at_once // len(views), 1), device, description):
+            seen = _probabilities(network, _views(images, views))
+            chunks.append(seen.view(len(views), len(images), -1).mean(0))
     return torch.cat(chunks).cpu().numpy()
 
 
@@ -56,7 +59,7 @@ def predict_with_activations(
     """The result of `predict`, and from the same pass the head's input (rows, activations)."""
     network.eval()
     chunks, seen = [], []
-    for images in _images(pixels, rows, batch_size, device, description):
+    for images in _images(pixels, rows, rows_per_pass(pixels, batch_size, device), device, description):
         with mixed_precision(device):
             activations = network.activations(images)
             logits = network.head(activations)
@@ -108,5 +111,6 @@ def _probabilities(network: Network, images: Tensor) -> Tensor:
     return probabilities
 
 
-def _view(images: Tensor, matrix: Tensor) -> Tensor:
-    return warp(images, matrix.expand(len(images), 2, 3))
+def _views(images: Tensor, matrices: Tensor) -> Tensor:
+    """All images (N, …) in the first view, then all in the second, and so on, (views × N, …)."""
+    return warp(images.repeat(len(matrices), 1, 1, 1), matrices.repeat_interleave(len(images), 0))

@@ -22,13 +22,13 @@ from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.store import DESCRIPTION, open_or_build
 from pipeline.data.batches import Batches, fetch_activations, prefetch
 from pipeline.data.decode import Decoder, Pixels
-from pipeline.data.loader import Split, prefetching_fetcher, resident
+from pipeline.data.loader import Split, prefetching_fetcher, resident, rows_per_pass
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.cut import Above, Cut, Halves, cut_network
 from pipeline.models.network import Network
 from pipeline.system.arrays import MAPPED_BYTES, MappedRows, Rows, allocate_array, release_pages
 from pipeline.system.console import track
-from pipeline.system.device import mixed_precision, precision_of
+from pipeline.system.device import mixed_precision, pictures_per_pass, precision_of
 from pipeline.system.errors import UserError
 
 FILE, VIEWS_FILE, VIEW_ROWS_FILE = "activations.npy", "views.npy", "rows.npy"
@@ -128,18 +128,25 @@ def write_activations(
     below: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Write the body's last activations of these rows, in eval mode, into `stored` (rows, activations); each batch of
-    images is passed through `vary` before. With `below`, the activations are those that it computes.
+    images is passed through `vary` before. With `below`, the activations are those that it computes. A GPU may compute
+    those of several batches at once.
 
     Raises UserError if one is too large for float16, or is no number.
     """
     network.eval()
-    batch_size, device = settings.batch_size, settings.device
+    device, batch_size = settings.device, rows_per_pass(pixels, settings.batch_size, settings.device)
+    batch_size -= batch_size % settings.batch_size  # whole batches, since `vary` may draw random numbers for each
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     fetch, workers = prefetching_fetcher(pixels, device)
     fetched = track(
         prefetch(fetch, chunks, device, workers), "precomputing activations", len(rows), "images", batch_size
     )
-    _write(stored, below or network.activations, map(vary, fetched))
+
+    def vary_batches(images: Tensor) -> Tensor:
+        batches = [vary(batch) for batch in images.split(settings.batch_size)]
+        return batches[0] if len(batches) == 1 else torch.cat(batches)
+
+    _write(stored, below or network.activations, map(vary_batches, fetched))
 
 
 def _write(stored: Activations, compute: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> None:
@@ -207,8 +214,9 @@ def read_last_activations(
         assert isinstance(above, Above)
         last = allocate_array(last_folder / FILE, (len(stored), network.width), stored.dtype)
         fetch = fetch_activations(MappedRows(stored), device)
-        chunks = (np.arange(start, min(start + batch_size, len(stored))) for start in range(0, len(stored), batch_size))
-        fetched = track(map(fetch, chunks), "comparing pictures", len(stored), "images", batch_size)
+        count = pictures_per_pass(batch_size, checkpoint.image_px, device)
+        chunks = (np.arange(start, min(start + count, len(stored))) for start in range(0, len(stored), count))
+        fetched = track(map(fetch, chunks), "comparing pictures", len(stored), "images", count)
         _write(last, above.last_activations, fetched)
         last.flush()
 

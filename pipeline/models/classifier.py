@@ -16,6 +16,7 @@ from pipeline.data.batches import fetch_pixels
 from pipeline.data.decode import Pixels, decode_square
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.network import Network
+from pipeline.system.device import pictures_per_pass
 
 Probabilities = npt.NDArray[np.float64]
 CALIBRATION = "calibration.json"
@@ -41,9 +42,10 @@ class Classifier:
 
     def probabilities(self, squares: Iterable[Pixels], batch_size: int) -> Probabilities:
         """Calibrated class probabilities (pictures, classes) of squares from `decode`, read a batch at a time, so that
-        they may be decoded meanwhile."""
+        they may be decoded meanwhile. A GPU may take more than `batch_size`."""
         waiting, chunks = iter(squares), []
-        while batch := list(islice(waiting, batch_size)):
+        count = pictures_per_pass(batch_size, self.checkpoint.image_px, self.device)
+        while batch := list(islice(waiting, count)):
             chunks.append(self._of_batch(np.stack(batch)))
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.checkpoint.classes)))
 

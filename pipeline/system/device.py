@@ -9,6 +9,14 @@ from torch import Tensor
 from pipeline.system.errors import UserError
 
 
+# What a GPU computes at a time where nothing is trained, in pixels: so much that launching its kernels takes no longer.
+PIXELS_PER_PASS = 2**24
+# More than the layers of any common backbone hold for a pixel of the picture at any moment of such a pass.
+BYTES_PER_PIXEL = 512
+# Of a GPU's free memory, which it may take.
+SHARE_OF_FREE_MEMORY = 0.5
+
+
 def choose_device(name: str) -> torch.device:
     """The device for "auto", "cpu" or "cuda"; UserError if it is not available."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -27,6 +35,16 @@ def precision_of(device: torch.device) -> Literal["bfloat16", "float32"]:
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """A block in which networks compute in `precision_of(device)`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(device) == "bfloat16")
+
+
+def pictures_per_pass(batch_size: int, image_px: int, device: torch.device) -> int:
+    """How many pictures of `image_px` go through a network at a time where nothing is trained, so that the result does
+    not depend on it: `batch_size`; on a GPU more, if that keeps it from waiting for launches and its memory holds them.
+    """
+    if device.type != "cuda":
+        return batch_size
+    held = int(SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]) // (BYTES_PER_PIXEL * image_px**2)
+    return max(batch_size, min(PIXELS_PER_PASS // image_px**2, held))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

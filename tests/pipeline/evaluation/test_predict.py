@@ -86,6 +86,14 @@ def test_eight_views_are_the_mean_over_all_flips_and_quarter_turns(network, pixe
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+def test_all_views_of_a_picture_go_through_the_network_in_one_batch(network, pixels):
+    sizes = []
+    hook = network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    predict(network, pixels, all_rows(pixels), 8, CPU, view_matrices("all", 1.0, 4))
+    hook.remove()
+    assert sizes == [8, 8, 8, 4]
+
+
 def test_one_channel_is_enough_for_grey_pictures(network, pixels):
     grey = pixels[..., :1]
     found = predict(network, grey, all_rows(grey), 4, CPU)

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.cache.hashing import content_key
 from pipeline.data.augment import Augmentation
 from pipeline.data.loader import Split
+from pipeline.models import activations
 from pipeline.models.activations import (
     VIEWS_FILE,
     PlainAndViews,
@@ -137,6 +138,15 @@ def test_views_repeat_bit_for_bit(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     torch.rand(5)
     monkeypatch.setenv("THAW_CACHE", str(cache / "another"))
     assert np.array_equal(np.load(views_store() / VIEWS_FILE), first)
+
+
+def test_views_are_the_same_where_several_batches_are_computed_at_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = np.load(views_store() / VIEWS_FILE)
+    monkeypatch.setenv("THAW_CACHE", str(cache / "at once"))
+    monkeypatch.setattr(activations, "rows_per_pass", lambda pixels, batch_size, device: 2 * batch_size + 1)
+    np.testing.assert_allclose(np.load(views_store() / VIEWS_FILE), first, rtol=1e-4, atol=1e-5)
 
 
 def test_views_are_stored_and_trained_on_in_front_of_the_late_group_too() -> None:

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from pipeline.system.device import BYTES_PER_PIXEL, PIXELS_PER_PASS, SHARE_OF_FREE_MEMORY, pictures_per_pass
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def free_bytes(monkeypatch):
+    """Lets a GPU that is not there have so much free memory."""
+    return lambda count: monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (count, count))
+
+
+def test_a_cpu_takes_as_many_pictures_at_a_time_as_the_recipe_says():
+    assert pictures_per_pass(16, 128, torch.device("cpu")) == 16
+
+
+@pytest.mark.parametrize("image_px", [64, 128, 224])
+def test_a_gpu_takes_so_many_pictures_that_it_never_waits_for_launches(free_bytes, image_px):
+    free_bytes(80 * 2**30)
+    count = pictures_per_pass(16, image_px, GPU)
+    assert count == PIXELS_PER_PASS // image_px**2 > 300
+    assert pictures_per_pass(5000, image_px, GPU) == 5000
+
+
+def test_a_gpu_takes_no_more_at_a_time_than_its_free_memory_holds(free_bytes):
+    free_bytes(2 * 2**30)
+    count = pictures_per_pass(16, 224, GPU)
+    assert 16 < count < 100
+    assert count * 224**2 * BYTES_PER_PIXEL <= SHARE_OF_FREE_MEMORY * 2 * 2**30
+    free_bytes(2**20)
+    assert pictures_per_pass(16, 224, GPU) == 16
