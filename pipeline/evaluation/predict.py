@@ -36,12 +36,12 @@ def predict(
     `batch_size` at a time if that is faster."""
     network.eval()
     at_once = rows_per_pass(pixels, batch_size, device)
+    count = at_once if views is None else max(at_once // len(views), 1)
     chunks = []
-    if views is None:
-        for images in _images(pixels, rows, at_once, device, description):
+    for images in _images(pixels, rows, count, device, description):
+        if views is None:
             chunks.append(_probabilities(network, images))
-    else:
-        for images in _images(pixels, rows, max(at_once // len(views), 1), device, description):
+        else:
             seen = _probabilities(network, _views(images, views))
             chunks.append(seen.view(len(views), len(images), -1).mean(0))
     return torch.cat(chunks).cpu().numpy()

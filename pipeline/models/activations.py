@@ -143,7 +143,7 @@ def write_activations(
     )
 
     def vary_batches(images: Tensor) -> Tensor:
-        batches = [vary(batch) for batch in images.split(settings.batch_size)]
+        batches = [vary(batch) for batch in torch.split(images, settings.batch_size)]
         return batches[0] if len(batches) == 1 else torch.cat(batches)
 
     _write(stored, below or network.activations, map(vary_batches, fetched))

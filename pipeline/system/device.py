@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pipeline.system.errors import UserError
 
-
 # What a GPU computes at a time where nothing is trained, in pixels: so much that launching its kernels takes no longer.
 PIXELS_PER_PASS = 2**24
 # More than the layers of any common backbone hold for a pixel of the picture at any moment of such a pass.
