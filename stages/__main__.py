@@ -37,7 +37,7 @@ COMMANDS = (*STAGES, *OPTIONS)
 NOT_GIVEN = "(not given)"
 REGISTERING = ("main", "sweep")
 # Keys that say how to run and not what results, so that a run may set them anew on any upstream.
-FREE_KEYS = ("device", "reuse", "data.max_store_gib", "data.max_logged_gib")
+FREE_KEYS = ("device", "reuse", "compile", "data.max_store_gib", "data.max_logged_gib")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

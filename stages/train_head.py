@@ -58,8 +58,8 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
         kept: FixedStatistics = "all" if fixed == "body" and settings.stored_epochs else fixed
-        description = f"{trained}, augmented"
-        return Phase(network, optimizer, *batches, cycles, smoothing, kept, description, settings.warm_up)
+        shown = f"{trained}, augmented"
+        return Phase(network, optimizer, *batches, cycles, smoothing, kept, shown, settings.warm_up, recipe.compile)
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)

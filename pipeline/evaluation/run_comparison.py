@@ -12,7 +12,7 @@ from pipeline.system.errors import UserError
 
 # Below this p-value a difference is called more than chance.
 SIGNIFICANT = 0.05
-NOT_COMPARED = ("device", "reuse")
+NOT_COMPARED = ("device", "reuse", "compile")
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,11 @@ class Recipe(Section):
         min_length=1,
         description="auto (take a finished run with the same fingerprint), never, or the id of the run to take from",
     )
+    compile: bool = Field(
+        False,
+        description="true or false: compile the network for training on pictures (torch.compile), which takes about a "
+        "minute for each stage and pays in long ones",
+    )
     data: Data = Data()
     model: Model = Model()
     head: Head = Head()

@@ -51,6 +51,7 @@ def train_unfrozen(
             "all" if settings.batchnorm == "fixed" else "none",
             f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
             settings.warm_up,
+            up.recipe.compile,
         )
 
     train_and_log(job, network, [on_pixels], checkpoint, rates)

@@ -1,6 +1,7 @@
 """What this machine is, as far as it is known without loading torch."""
 
 import glob
+import importlib.util
 import os
 import shutil
 import sys
@@ -29,3 +30,13 @@ def check_gpu(device: str) -> None:
         )
     if not any(map(glob.glob, _DRIVERS)) and not any(map(shutil.which, _PROGRAMS)):
         raise UserError("device is cuda, but this machine has no CUDA device; set device to auto or cpu.")
+
+
+def missing_compiler(device: str) -> str:
+    """What torch.compile needs on a cpu or cuda `device` and is not installed, or an empty text."""
+    if device == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "the package triton"
+        return "" if any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang", "cc"))) else "a C compiler (gcc)"
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return "" if shutil.which(compiler) else f"a C++ compiler ({compiler})"

@@ -78,7 +78,7 @@ class Phase:
     """A part of a stage's training: `module`, the network or what lies above a cut of it, is trained by `optimizer` on
     the batches of `train`, through cosine cycles of `cycle_epochs` epochs each, and validated on those of `valid`.
     `fixed_statistics` is that of `training_mode`; `description` is shown beside its progress. In a `warm_up`, a share
-    of the first cycle, the rates climb."""
+    of the first cycle, the rates climb. If `is_compiled`, a Network is compiled for its training steps."""
 
     module: nn.Module
     optimizer: Optimizer
@@ -89,6 +89,7 @@ class Phase:
     fixed_statistics: FixedStatistics = "none"
     description: str = "training"
     warm_up: float = 0.0
+    is_compiled: bool = False
 
 
 def fit(
@@ -110,7 +111,7 @@ def fit(
     train, cycle_epochs = phase.train, phase.cycle_epochs
     assert train.seed is not None, "training batches have to be shuffled"
     start = start or TrainingProgress()
-    step = steps_of(phase.module, phase.optimizer, phase.label_smoothing)
+    step = steps_of(phase.module, phase.optimizer, phase.label_smoothing, phase.is_compiled)
     for done in range(start.epochs, sum(cycle_epochs)):
         epoch, first_step = epochs_before + done, steps_before + done * len(train)
         factors = [

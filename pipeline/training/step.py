@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.models.network import Network
 from pipeline.system.console import say
 from pipeline.system.device import mixed_precision
+from pipeline.training.compiled import CompiledNetwork
 
 # Steps of a shape that run eagerly before it is captured: libraries choose their kernels and the optimizer builds its
 # state in them.
@@ -26,35 +28,40 @@ class StepLoss(NamedTuple):
     weighted: Tensor
 
 
+Forward: TypeAlias = Callable[[Tensor], Tensor]
 Step: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], StepLoss]
 
 
-def steps_of(module: nn.Module, optimizer: Optimizer, label_smoothing: float = 0.0) -> Step:
+def steps_of(module: nn.Module, optimizer: Optimizer, label_smoothing: float = 0.0, is_compiled: bool = False) -> Step:
     """A function that takes one step of descent on a batch: `step(inputs, targets, weights)`; see `train_step`.
 
     On a GPU the step is captured once for each shape of batch and then replayed, which spares the processor the
-    launching of some thousand kernels. The module's modes and frozen parameters must stay as they are.
+    launching of some thousand kernels. The module's modes and frozen parameters must stay as they are. A Network can be
+    compiled first; see `CompiledNetwork`.
     """
-    if next(module.parameters()).device.type == "cuda":
-        return CapturedStep(module, optimizer, label_smoothing)
+    forward: Forward = CompiledNetwork(module) if is_compiled and isinstance(module, Network) else module
+    device = next(module.parameters()).device
+    if device.type == "cuda":
+        return CapturedStep(forward, optimizer, label_smoothing, device)
 
     def step(inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
-        return train_step(module, optimizer, inputs, targets, label_smoothing, weights)
+        return train_step(forward, optimizer, inputs, targets, label_smoothing, weights)
 
     return step
 
 
 def train_step(
-    network: nn.Module,
+    forward: Forward,
     optimizer: Optimizer,
     inputs: Tensor,
     targets: Tensor,
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> StepLoss:
-    """One step of descent, on the mean cross-entropy or, with `weights` (N), on the weighted mean."""
+    """One step of descent, on the mean cross-entropy of the logits of `forward` or, with `weights` (N), on the weighted
+    mean."""
     with mixed_precision(inputs.device):
-        logits = network(inputs)
+        logits = forward(inputs)
     logits = logits.float()
     loss = _cross_entropy(logits, targets, weights, label_smoothing)
     optimizer.zero_grad(set_to_none=True)
@@ -79,9 +86,8 @@ class CapturedStep:
     The optimizer's rates become tensors on the device, which `set_rates` fills: a graph reads them anew at each replay.
     """
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, label_smoothing: float) -> None:
-        self._module, self._optimizer, self._label_smoothing = module, optimizer, label_smoothing
-        device = next(module.parameters()).device
+    def __init__(self, forward: Forward, optimizer: Optimizer, label_smoothing: float, device: torch.device) -> None:
+        self._forward, self._optimizer, self._label_smoothing = forward, optimizer, label_smoothing
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graphs: dict[tuple[object, ...], _Graph] = {}
         self._eager_steps: dict[tuple[object, ...], int] = {}
@@ -107,7 +113,7 @@ class CapturedStep:
 
     def _step(self, batch: list[Tensor]) -> StepLoss:
         weights = batch[2] if len(batch) > 2 else None
-        return train_step(self._module, self._optimizer, batch[0], batch[1], self._label_smoothing, weights)
+        return train_step(self._forward, self._optimizer, batch[0], batch[1], self._label_smoothing, weights)
 
     def _step_beside(self, batch: list[Tensor]) -> StepLoss:
         """An eager step on a stream of its own, as capturing demands of those before it."""

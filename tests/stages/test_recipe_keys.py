@@ -149,11 +149,13 @@ HERE, WIRING = "tests.stages.test_recipe_keys", "tests.stages.test_wiring"
 LATE = "test_the_late_group_trains_on_stored_feature_maps_and_their_views_while_the_early_one_stays_frozen"
 BATCHNORM = "test_batchnorm_learns_new_statistics_where_the_recipe_says_batch"
 RATES = "test_rates_that_are_listed_are_those_of_the_groups"
+COMPILED = "test_a_network_is_compiled_once_for_each_size_that_it_trains_on_pictures_of_if_the_recipe_says_so"
 MIXED = "test_mixing_arrives_in_the_batches_of_training"
 
 # Keys that another test shows to arrive, by its file and name.
 SHOWN_BY = {
     "device": (HERE, "test_the_device_of_the_recipe_is_asked_for"),
+    "compile": (WIRING, COMPILED),
     "reuse": ("tests.pipeline.runs.test_runner", "test_a_stage_that_is_never_to_be_reused_runs_again"),
     "data.split_seed": (HERE, "test_the_split_follows_from_its_own_seed"),
     "data.extensions": (HERE, "test_files_of_other_endings_are_set_aside"),

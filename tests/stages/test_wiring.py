@@ -205,7 +205,8 @@ def late(own_server):
     """Activations stored in front of the late group, with views and weights, and the stages after them."""
     with own_server() as folder:
         recipe = recipe_on(
-            draw_pictures(folder / "pictures", weights=True), precompute__cut="late", precompute__views=2,
+            draw_pictures(folder / "pictures", weights=True), compile=True, precompute__cut="late",
+            precompute__views=2,
             train_head__freeze="early", train_head__cycles=1, train_head__batchnorm="batch",
             fine_tune__batchnorm="batch",
             fine_tune__lr="auto", fine_tune__cycles=1, lr_find__batchnorm="fixed", resize__freeze="none",
@@ -230,6 +231,12 @@ def test_the_late_group_trains_on_stored_feature_maps_and_their_views_while_the_
     assert moved_groups(late["train_head"])[0] == {"late", "head"}
     for step in late["train_head"].steps:
         assert step.rates["head"] == pytest.approx(5 * step.rates["late"])
+
+
+def test_a_network_is_compiled_once_for_each_size_that_it_trains_on_pictures_of_if_the_recipe_says_so(late, chain):
+    counts = {name: len(late[name].compiled) for name in ("train_head", "lr_find", "fine_tune", "resize")}
+    assert counts == {"train_head": 1, "lr_find": 0, "fine_tune": 1, "resize": 1}
+    assert not chain.fine_tune.compiled
 
 
 def test_the_weights_of_a_table_count_in_every_training_step(late):

@@ -63,6 +63,7 @@ class Seen:
 
     reads: list[Read] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    compiled: list[nn.Module] = field(default_factory=list)
     predicted: list[dict[str, Any]] = field(default_factory=list)
     diagnosed: list[tuple[float, float]] = field(default_factory=list)
     advised_from: list[tuple[float, ...]] = field(default_factory=list)
@@ -143,6 +144,10 @@ def watched() -> Iterator[Seen]:
 
         return noted
 
+    def note_compiling(network: nn.Module) -> nn.Module:
+        seen.compiled.append(network)
+        return network
+
     diagnose = evaluation.diagnose_overfitting
 
     def note_diagnosis(train_loss: float, valid_loss: float, *more: Any) -> Any:
@@ -161,6 +166,7 @@ def watched() -> Iterator[Seen]:
         patch.setattr(evaluation, "diagnose_overfitting", note_diagnosis)
         patch.setattr(Batches, "weighted_epoch", note_epoch)
         patch.setattr(steps, "train_step", note_step)
+        patch.setattr(steps, "CompiledNetwork", note_compiling)
         for name in ("predict", "predict_with_activations"):
             patch.setattr(evaluation, name, note_predict(getattr(evaluation, name)))
         yield seen

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from pipeline.recipe.recipe_file import build_recipe
@@ -28,3 +30,13 @@ def test_a_recipe_that_can_be_done_passes():
 def test_what_cannot_be_done_is_known_before_the_first_stage(changes, words):
     with pytest.raises(UserError, match=words):
         check_recipe(recipe(**changes))
+
+
+def test_a_missing_compiler_is_one_sentence_before_the_first_stage_and_stops_nothing(monkeypatch, capsys):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    check_recipe(recipe(device="cpu"))
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        check_recipe(recipe(device="cpu", compile="true"))
+    assert capsys.readouterr().err.count("compile is true, but a C++ compiler (g++) is missing here") == 1

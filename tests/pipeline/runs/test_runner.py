@@ -132,6 +132,7 @@ def test_whatever_a_stage_depends_on_runs_it_again_and_nothing_else_does(work):
         again(recipe_with(resize__lr="0.01")),
         again(recipe_with(fine_tune__cycles="5")),
         again(recipe_with(device="cpu")),
+        again(recipe_with(compile="true")),
     ]
     assert [run_again(work).reused for run_again in unchanged] == [True] * len(unchanged)
 

@@ -120,7 +120,7 @@ def losses_on_gpu(is_captured: bool, weighted: bool, mixed: bool) -> tuple[list[
     how many shapes were captured."""
     network = toy_network(dropout=0.3).cuda()
     optimizer = optimizer_of(network)
-    step = CapturedStep(network, optimizer, 0.1)
+    step = CapturedStep(network, optimizer, 0.1, torch.device("cuda"))
     losses = []
     for number in range(50):
         chosen = torch.arange(6 if number % 3 else 4)
@@ -160,7 +160,7 @@ def test_a_network_that_cannot_be_captured_is_trained_eagerly_which_is_said_once
 ) -> None:
     network = nn.Sequential(Waits(), toy_network()).cuda()
     optimizer = optimizer_of(network)
-    step = CapturedStep(network, optimizer, 0.0)
+    step = CapturedStep(network, optimizer, 0.0, torch.device("cuda"))
     losses = [float(step(INPUTS.cuda(), CLASSES.cuda(), None).plain) for _ in range(30)]
     assert losses[-1] < losses[0]
     assert capsys.readouterr().out.count("cannot be captured") == 1
