@@ -17,6 +17,7 @@ from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.data.readers.sources import list_source
 from pipeline.recipe.schema import Recipe
 from stages import evaluate, fine_tune, lr_find, precompute, resize, train_head
+from tests.forked_processes import fork_command
 from tests.stages.wiring import Seen, draw_pictures, recipe_on, run_watched
 
 PROJECT = Path(__file__).parents[2]
@@ -52,6 +53,13 @@ class Workplace:
         assert (done.returncode == 0) == (expect == 0), done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def command(self, name: str, *settings: str, expect: int = 0) -> str:
+        """What `python -m stages NAME`, with settings such as "seed=1", prints."""
+        process = fork_command("stages", [name, *(f"--{setting}" for setting in settings)], self.environment())
+        printed, _ = process.communicate(280)
+        assert process.returncode == expect, printed
+        return printed
+
     def runs(self, **tags: str) -> list[mlflow.entities.Run]:
         """The runs with these `thaw.` tags, oldest first."""
         experiment = self.client.get_experiment_by_name("cells")
@@ -81,15 +89,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 @pytest.fixture(scope="session")
 def smoke(workplace: Workplace) -> Callable[..., str]:
-    """The smoke recipe on the workplace's pictures."""
+    """A command on the smoke recipe and the workplace's pictures."""
 
-    def run(*arguments: str, expect: int = 0) -> str:
-        return workplace.mlflow_run(
-            "-P", "recipe=recipes/smoke.yaml", "-P", f"data={workplace.pictures}", "-P", "data.max_bad=0.05",
-            *arguments, expect=expect,
-        )  # fmt: skip
+    def run(name: str, *settings: str, expect: int = 0) -> str:
+        return workplace.command(name, *on_smoke_recipe(workplace), *settings, expect=expect)
 
     return run
+
+
+def on_smoke_recipe(workplace: Workplace) -> list[str]:
+    return ["recipe=recipes/smoke.yaml", f"data={workplace.pictures}", "data.max_bad=0.05"]
 
 
 @dataclass(frozen=True)
@@ -108,15 +117,22 @@ def trained(workplace: Workplace, printed: str) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def first(workplace: Workplace, smoke: Callable[..., str]) -> Trained:
-    """Trained once for all tests of whole commands."""
-    return trained(workplace, smoke())
+def first(workplace: Workplace) -> Trained:
+    """Trained once for all tests of whole commands, by `mlflow run`."""
+    settings = [word for setting in on_smoke_recipe(workplace) for word in ("-P", setting)]
+    return trained(workplace, workplace.mlflow_run(*settings))
+
+
+@pytest.fixture(scope="session")
+def again(workplace: Workplace, smoke: Callable[..., str], first: Trained) -> Trained:
+    """The same command a second time."""
+    return trained(workplace, smoke("main"))
 
 
 @pytest.fixture(scope="session")
 def second(workplace: Workplace, smoke: Callable[..., str], first: Trained) -> Trained:
     """Another run on the same pictures, whose later stages differ from the first one's."""
-    return trained(workplace, smoke("-P", "fine_tune.weight_decay=0.02"))
+    return trained(workplace, smoke("main", "fine_tune.weight_decay=0.02"))
 
 
 SPACE = "{fine_tune.cycle_len: {type: int, low: 1, high: 2}, fine_tune.lr: {type: log_uniform, low: 1e-4, high: 1e-2}}"
@@ -144,8 +160,8 @@ class Swept:
 @pytest.fixture(scope="session")
 def swept(workplace, smoke, first) -> Swept:
     url = f"sqlite:///{workplace.folder}/sweeps.db"
-    arguments = ["-e", "sweep", "-P", f"storage={url}", "-P", f"sweep.space={SPACE}", "-P", "sweep.seeds=2"]
-    printed = [smoke(*arguments, "-P", f"trials={trials}") for trials in (2, 3)]
+    settings = [f"storage={url}", f"sweep.space={SPACE}", "sweep.seeds=2"]
+    printed = [smoke("sweep", *settings, f"trials={trials}") for trials in (2, 3)]
     (name,) = optuna.get_all_study_names(url)
     return Swept(workplace, printed, optuna.load_study(study_name=name, storage=url))
 

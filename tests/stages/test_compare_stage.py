@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.slow
 def test_two_runs_are_compared_in_one_report(workplace, first, second):
     ids = [first.parent.info.run_id, second.parent.info.run_id]
-    printed = workplace.mlflow_run("-e", "compare", "-P", f"runs={','.join(ids)}")
+    printed = workplace.command("compare", f"runs={','.join(ids)}")
     run = workplace.runs(stage="compare")[-1]
     assert f"comparison.html of run {run.info.run_id}" in printed
     assert run.info.status == "FINISHED"
@@ -30,6 +30,6 @@ def test_two_runs_are_compared_in_one_report(workplace, first, second):
 @pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused_in_a_sentence(workplace, first):
     ids = [first.parent.info.run_id, first.nested[0].info.run_id]
-    printed = workplace.mlflow_run("-e", "compare", "-P", f"runs={','.join(ids)}", expect=1)
+    printed = workplace.command("compare", f"runs={','.join(ids)}", expect=2)
     assert f"Run {ids[1]} is a run of precompute that was not evaluated" in printed
     assert "Traceback" not in printed

@@ -36,9 +36,7 @@ def folder(workplace, first):
 
 
 def predict(workplace, data, output, expect=0, model="models:/thaw-smoke@champion"):
-    return workplace.mlflow_run(
-        "-e", "predict", "-P", f"model={model}", "-P", f"data={data}", "-P", f"output={output}", expect=expect
-    )
+    return workplace.command("predict", f"model={model}", f"data={data}", f"output={output}", expect=expect)
 
 
 def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
@@ -68,7 +66,7 @@ def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
 @pytest.mark.slow
 def test_a_model_that_is_not_there_is_reported_in_a_sentence(workplace, folder):
     output = workplace.folder / "none.csv"
-    printed = predict(workplace, folder[0], output, expect=1, model="models:/nowhere@champion")
+    printed = predict(workplace, folder[0], output, expect=2, model="models:/nowhere@champion")
     assert "The model models:/nowhere@champion cannot be fetched" in printed
     assert "Traceback" not in printed
     assert not output.exists()

@@ -15,9 +15,7 @@ FEW = ["sweep_head.settings=5", "sweep_head.seeds=2", "sweep_head.finder_seeds=3
 @pytest.fixture(scope="module")
 def swept(workplace, first):
     """What the command printed, and its run."""
-    arguments = [word for setting in FEW for word in ("-P", setting)]
-    upstream = f"upstream={first.nested[0].info.run_id}"
-    printed = workplace.mlflow_run("-e", "sweep_head", "-P", upstream, *arguments)
+    printed = workplace.command("sweep_head", f"upstream={first.nested[0].info.run_id}", *FEW)
     return printed, workplace.runs(stage="sweep_head")
 
 

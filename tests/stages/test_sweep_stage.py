@@ -89,10 +89,10 @@ def stage_runs(workplace):
     return [run for run in workplace.runs() if "thaw.stage" in run.data.tags]
 
 
-def test_a_wrong_space_is_reported_before_anything_starts(smoke, workplace):
+def test_a_wrong_space_is_reported_before_anything_starts(workplace):
     before = len(stage_runs(workplace))
     space = "{fine_tune.cycle_length: {type: int, low: 1, high: 2}}"
-    printed = smoke("-e", "sweep", "-P", f"sweep.space={space}", expect=2)
+    printed = workplace.mlflow_run("-e", "sweep", "-P", f"sweep.space={space}", expect=2)
     assert "fine_tune.cycle_length is not a key of a recipe; the nearest is fine_tune.cycle_len." in printed
     assert len(stage_runs(workplace)) == before
     assert workplace.runs()[-1].info.status == "FAILED"  # the run that `mlflow run` itself makes

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -75,8 +76,8 @@ def browser(workplace, first, tmp_path_factory) -> Iterator[Browser]:
                     time.sleep(0.2)
             yield Browser(address, folder)
         finally:
-            os.killpg(server.pid, 15)
-            server.wait(20)
+            os.killpg(server.pid, signal.SIGKILL)  # it takes its time to end on a busy machine
+            server.wait()
 
 
 def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser, first):
@@ -88,8 +89,8 @@ def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser
     assert first.nested[-1].data.tags["thaw.verdict"] in page
 
 
-def test_two_runs_stand_side_by_side_in_the_compare_view(browser, first, second):
-    ids = [run.parent.info.run_id for run in (first, second)]
+def test_two_runs_stand_side_by_side_in_the_compare_view(browser, first, again):
+    ids = [run.parent.info.run_id for run in (first, again)]
     experiment = first.parent.info.experiment_id
     query = urllib.parse.urlencode({"runs": json.dumps(ids), "experiments": json.dumps([experiment])})
     page = browser.look("compare", f"#/compare-runs?{query}", "1280,2400")

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -26,8 +24,8 @@ from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.sources import list_source
 from pipeline.data.stored_pixels import FILE, JOURNAL, decoder_of, finished_rows, open_pixels, write_rows
 from pipeline.system.errors import UserError
+from tests.forked_processes import fork_program
 
-PROJECT = Path(__file__).parents[3]
 SHAPE = (40, 4, 4, 3)
 COUNT = 6
 SQUARES = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
@@ -177,7 +175,7 @@ def rows(start):
     time.sleep(60)
 stored_pixels.write_rows(stored_pixels.Path({str(tmp_path)!r}), {SHAPE}, rows)
 """
-    writer = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    writer = fork_program(program)
     assert writer.stdout.readline() == "there\n"
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
@@ -463,8 +461,7 @@ print(pixels[:].mean(axis=(1, 2, 3)).tolist(), flush=True)
 
 
 def builder(folder, seconds):
-    command = [sys.executable, "-c", BUILDER, str(folder), str(seconds)]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    return fork_program(BUILDER, folder, seconds)
 
 
 def test_a_build_is_resumed_after_a_kill(manifest, tmp_path, cache):

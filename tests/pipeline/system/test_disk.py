@@ -1,11 +1,8 @@
 import errno
 import os
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +18,8 @@ from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoin
 from pipeline.system.arrays import allocate_array
 from pipeline.system.disk import free_bytes, report_full_disk
 from pipeline.system.errors import UserError
+from tests.forked_processes import fork_program
 
-PROJECT = Path(__file__).resolve().parents[3]
 KEY_PARTS = {"size_px": 8}
 CPU = torch.device("cpu")
 
@@ -238,14 +235,14 @@ def test_pixels_without_room_are_decoded_as_they_are_needed_and_not_half_publish
             Image.fromarray(picture).save(tmp_path / "photos" / label / f"{index}.png")
 
     def run(size_px):
-        command = [sys.executable, "-c", PIXELS, str(tmp_path / "photos"), str(size_px)]
-        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+        process = fork_program(PIXELS, tmp_path / "photos", size_px)
+        return process.communicate()[0], process.returncode
 
-    done = run(400)
-    assert done.returncode == 0, done
-    assert "pictures are decoded as they are needed" in done.stdout
+    printed, code = run(400)
+    assert code == 0, printed
+    assert "pictures are decoded as they are needed" in printed
     assert leftovers(cache_folder()) == []
-    assert run(100).returncode == 0
+    assert run(100)[1] == 0
 
 
 def test_keys_of_stores_do_not_depend_on_the_disk(small_disk):

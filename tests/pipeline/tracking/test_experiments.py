@@ -1,9 +1,6 @@
 """Runs go into the experiment of their data, unless the user named one; `mlflow run`'s own run then points to them."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -16,8 +13,8 @@ from pipeline.system.errors import Pruned, UserError
 from pipeline.system.processes import identity
 from pipeline.tracking.abandoned import close_abandoned
 from pipeline.tracking.experiments import DEFAULT, use_experiment, use_experiment_of
+from tests.forked_processes import fork_program
 
-PROJECT = Path(__file__).parents[3]
 TAGS = {tracking.STAGE: "resize"}
 HERE, NUMBER, STARTED = identity().rsplit(":", 2)
 DEAD = f"{HERE}:{NUMBER}:{float(STARTED) - 50:.2f}"
@@ -74,9 +71,7 @@ def test_runs_go_into_the_experiment_of_their_data(data, name):
 def test_runs_of_processes_that_this_one_starts_go_there_too():
     use_experiment("farm")
     program = "from pipeline import tracking\nwith tracking.open_run('trial', {}, {}) as run_id: print(run_id)"
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert experiment_of(done.stdout.split()[-1]) == "thaw-farm"
+    assert experiment_of(fork_program(program).communicate()[0].split()[-1]) == "thaw-farm"
 
 
 def test_an_experiment_that_is_there_is_used():

@@ -1,9 +1,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +10,7 @@ from mlflow import MlflowClient
 from pipeline.system.processes import identity
 from pipeline.tracking.contact import send_leftovers
 from pipeline.tracking.outbox import Entry, Outbox, first_group, outbox_folder
+from tests.forked_processes import fork_program
 
 SQLITE = "sqlite:////somewhere/mlflow.db"
 
@@ -131,8 +129,7 @@ def test_the_outbox_of_a_process_that_was_killed_can_be_held_and_is_of_nobody_al
         "with outbox.lock('sqlite:///x.db'):\n"
         "    outbox.write(Entry(1, 'text', {'text': 'a', 'place': 't'})); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    project = Path(__file__).parents[3]
-    assert subprocess.run([sys.executable, "-c", program], cwd=project, env=os.environ.copy()).returncode == -9
+    assert fork_program(program).wait() == -9
     outbox = Outbox("r")
     assert outbox.writer()["process"].startswith(f"{socket.gethostname()}:")
     assert not outbox.is_in_use()
