@@ -254,6 +254,7 @@ def test_names_of_test_files_are_unique_and_those_of_the_library_have_a_file_tha
         assert (PROJECT / tested).is_file(), f"{path.name} tests no file of its name"
 
 
+@pytest.mark.slow
 def test_all_of_the_library_but_tracking_and_what_logs_imports_without_mlflow():
     modules = [name for name in LIBRARY if not any(one.startswith(IMPORT_MLFLOW) for one in reached(name) | {name})]
     assert {"pipeline.evaluation.evaluation", "pipeline.training.phases"} <= set(modules)

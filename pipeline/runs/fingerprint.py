@@ -75,17 +75,23 @@ class _WithoutSentences(ast.NodeTransformer):
         return node
 
 
-@cache
 def _read_module(module: str) -> tuple[str, frozenset[str]]:
     """(a hash of the module's source without sentences, the project's modules that it imports)."""
-    tree = ast.parse(_path(module).read_text(encoding="utf-8"))
+    digest, named = _parse(_path(module).read_text(encoding="utf-8"))
+    return digest, frozenset(name for name in named if _path(name).is_file())
+
+
+@cache
+def _parse(source: str) -> tuple[str, frozenset[str]]:
+    """(a hash of the source without sentences, what it imports of the project, modules and names in them alike)."""
+    tree = ast.parse(source)
     named: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             named |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = frozenset(name for name in named if name.split(".")[0] in PACKAGES and _path(name).is_file())
+    ours = frozenset(name for name in named if name.split(".")[0] in PACKAGES)
     return hashlib.sha256(ast.dump(_WithoutSentences().visit(tree)).encode()).hexdigest(), ours
 
 

@@ -75,6 +75,7 @@ def test_a_second_run_is_reused_from_there_and_a_later_stage_follows_the_id_that
     assert done.runs_in("Default")[-1].data.tags["thaw.reused"] == found.info.run_id
 
 
+@pytest.mark.slow
 def test_a_mistake_is_the_reason_of_the_run_of_mlflow_run_and_leaves_no_other(done):
     before = len(done.runs_in("thaw-cells"))
     done.precompute("-P", "precompute.image_pxx=8", expect=2)

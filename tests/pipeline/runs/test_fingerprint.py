@@ -1,6 +1,5 @@
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,20 +71,16 @@ def test_the_default_written_out_changes_nothing():
 
 
 @pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project, whose sources are digested in place of the real ones."""
     for name in module.PACKAGES:
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PROJECT", tmp_path)
-    module._read_module.cache_clear()
-    yield tmp_path
-    module._read_module.cache_clear()
+    return tmp_path
 
 
 def put(path: Path, text: str) -> None:
-    """Write a file, which is read anew, as by another process."""
     path.write_text(text, encoding="utf-8")
-    module._read_module.cache_clear()
 
 
 def add(path: Path, text: str) -> None:
@@ -95,7 +90,6 @@ def add(path: Path, text: str) -> None:
 def test_where_the_project_lies_does_not_matter(copy, monkeypatch):
     here = source_digest("stages.resize")
     monkeypatch.setattr(module, "PROJECT", PROJECT)
-    module._read_module.cache_clear()
     assert source_digest("stages.resize") == here
 
 

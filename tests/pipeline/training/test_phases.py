@@ -42,7 +42,7 @@ def train(
 ) -> tuple[list[EpochRecord], Weights]:
     """Two phases of two epochs each: the records, and the weights in the end."""
     torch.manual_seed(0)
-    network = build_network(Checkpoint("tf_efficientnet_lite0", ["a", "b"], 8, 0.5, 32, "crop", grey=False))
+    network = build_network(Checkpoint("test_efficientnet", ["a", "b"], 8, 0.5, 32, "crop", grey=False))
     phases = [phase(network, "body", [2]), phase(network, "none", [1, 1])]
     training = Training(network, Backups(folder, run_id), after_epoch, EPOCHS_BEFORE, STEPS_BEFORE)
     records = train_in_phases(training, phases)

@@ -28,7 +28,7 @@ AUGMENTATION = Augmentation("all", 10.0, 1.1, 0.9, 0.2, 0.75)
 
 def small_network() -> Network:
     torch.manual_seed(0)
-    return build_network(Checkpoint("tf_efficientnet_lite0", ["a", "b"], 8, 0.5, SIZE_PX, "crop", grey=False))
+    return build_network(Checkpoint("test_efficientnet", ["a", "b"], 8, 0.5, SIZE_PX, "crop", grey=False))
 
 
 def optimizer_of(network: Network) -> Optimizer:
