@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from pipeline import tracking
 from pipeline.data.readers.sources import source_name
 from pipeline.recipe.schema import Recipe, training_settings
+from pipeline.runs.best_stage import best_stage
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.recipe_check import check_recipe
 from pipeline.runs.runner import ignore_epoch
-from pipeline.runs.summary import CURVES, log_summary
+from pipeline.runs.summary import CURVES, log_results, log_summary
+from pipeline.system.console import say
 from pipeline.tracking import RunRef
 from pipeline.training.fit import EpochRecord
 from stages import evaluate, fine_tune, lr_find, precompute, resize, train_head
@@ -25,8 +27,11 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
         for name, ref in train(recipe):
             done[name] = ref
             tracking.copy_curves(ref.run_id, run_id, CURVES)
-        done["evaluate"] = evaluate.run(recipe, done["resize"].run_id)
-        tracking.copy_curves(done["evaluate"].run_id, run_id, CURVES)
+        best, why = best_stage(done)
+        say(why)
+        tracking.set_tags(run_id, {tracking.EVALUATED_STAGE: why})
+        done["evaluate"] = evaluate.run(recipe, done[best].run_id)
+        log_results(run_id, done)
         tracking.show_result(done["evaluate"].run_id, run_id, ["report.html"])
         log_summary(run_id, source_name(recipe.data.source), done)
         return tracking.mark_done(run_id, time.perf_counter() - started)

@@ -105,12 +105,22 @@ STAGES: Mapping[str, Stage] = {
         ),
         Stage(
             "train_head",
-            ("train_head", "head", "augment"),
+            ("training", "train_head", "head", "augment"),
             ("lr_find", "precompute"),
             artifacts=("checkpoint", RECIPE_FILE),
         ),
-        Stage("fine_tune", ("fine_tune", "augment"), ("lr_find", *TRAINING), artifacts=("checkpoint", RECIPE_FILE)),
-        Stage("resize", ("resize", "augment"), (*TRAINING, "lr_find"), artifacts=("checkpoint", RECIPE_FILE)),
+        Stage(
+            "fine_tune",
+            ("training", "fine_tune", "augment"),
+            ("lr_find", *TRAINING),
+            artifacts=("checkpoint", RECIPE_FILE),
+        ),
+        Stage(
+            "resize",
+            ("training", "resize", "augment"),
+            (*TRAINING, "lr_find"),
+            artifacts=("checkpoint", RECIPE_FILE),
+        ),
         Stage(
             "evaluate",
             ("evaluate", "augment"),

@@ -32,7 +32,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
 
 def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
     """Both phases, one after the other, as one run of epochs."""
-    recipe, settings, device = up.recipe, up.recipe.train_head, up.device
+    recipe, settings, options, device = up.recipe, up.recipe.train_head, up.recipe.training, up.device
     network, checkpoint = up.network("precompute")
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
@@ -50,16 +50,16 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         batches = activation_batches(stored, split, settings.batch_size, device, recipe.seed, views)
         cut = recipe.precompute.cut, checkpoint.image_px
         above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay)
-        cycles = [settings.stored_epochs]
-        return Phase(above, optimizer, *batches, cycles, smoothing, fixed, f"{trained}, stored", settings.warm_up)
+        plan = [settings.stored_epochs], smoothing, fixed, f"{trained}, stored", settings.warm_up
+        return Phase(above, optimizer, *batches, *plan, options=options)
 
     def on_pixels() -> Phase:
         batches = pixel_batches(pixels, split, augmentation, settings.batch_size, device, recipe.seed)
         optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
         kept: FixedStatistics = "all" if fixed == "body" and settings.stored_epochs else fixed
-        shown = f"{trained}, augmented"
-        return Phase(network, optimizer, *batches, cycles, smoothing, kept, shown, settings.warm_up, recipe.compile)
+        plan = cycles, smoothing, kept, f"{trained}, augmented", settings.warm_up
+        return Phase(network, optimizer, *batches, *plan, recipe.compile, options)
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)

@@ -23,7 +23,8 @@ FACTS = "checkpoint.json"
 class Checkpoint:
     """How to build a network (`backbone`, `classes`, `hidden`, `dropout`), what it was trained on (`image_px`,
     `fit`, `grey`, and the `ranges` that deep pictures are scaled from), and how far: `epochs` and `steps` over all
-    stages."""
+    stages. `kept_epochs` are those after which it had these weights, if not after the last; of several they are the
+    mean."""
 
     backbone: str
     classes: list[str]
@@ -35,6 +36,7 @@ class Checkpoint:
     epochs: int = 0
     steps: int = 0
     ranges: Ranges = field(default_factory=dict)
+    kept_epochs: list[int] = field(default_factory=list)
 
 
 def build_network(checkpoint: Checkpoint) -> Network:

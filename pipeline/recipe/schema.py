@@ -12,20 +12,16 @@ from pipeline.recipe.fields import (
     PICTURE_ENDINGS,
     BatchNorm,
     BatchSize,
-    Count,
-    GroupRates,
     HeldOutShare,
     ImageSize,
     LearningRateRatio,
-    OneRate,
     Rate,
     Section,
-    Share,
-    Smoothing,
     WeightDecay,
     timm_name,
 )
 from pipeline.recipe.sweep_sections import Sweep, SweepHead
+from pipeline.recipe.training_sections import FineTune, Resize, TrainHead, TrainingOptions
 from pipeline.recipe.yaml_rules import write_yaml
 from pipeline.system.text import plain_name
 
@@ -180,56 +176,6 @@ class LrFind(Section):
     weight_decay: WeightDecay = 0.01
 
 
-class Training(Section):
-    """The keys that all training stages share."""
-
-    fraction: Share = 1.0
-    batch_size: BatchSize = 32
-    lr_ratio: LearningRateRatio = 3.0
-    batchnorm: BatchNorm = "fixed"
-    weight_decay: WeightDecay = 0.01
-    label_smoothing: Smoothing = 0.1
-    cycles: Count = 1
-    cycle_len: Count = 1
-    cycle_mult: Count = 1
-    warm_up: float = Field(
-        0.25, ge=0, lt=1, description="a share from 0 to below 1: of the first cycle, in which the rates climb"
-    )
-
-
-class TrainHead(Training):
-    """The head, and the late group where it is thawed: first on stored activations, then with augmentation on."""
-
-    freeze: Literal["early", "body"] = Field(
-        "body", description="early (the early layer group stays frozen) or body (all but the head does)"
-    )
-    lr: OneRate = "auto"
-    stored_epochs: int = Field(10, ge=0, description="a whole number from 0 up: epochs on stored activations")
-    cycles: int = Field(0, ge=0, description="a whole number from 0 up: cycles with augmentation on")
-
-
-class FineTune(Training):
-    """All layers, each group at its own rate."""
-
-    lr: GroupRates = "auto"
-    cycle_len: Count = 4
-
-
-class Resize(Training):
-    """The same network, at a larger image size."""
-
-    image_px: ImageSize = 256
-    freeze: Literal["none", "early", "body"] = Field(
-        "early", description="none, early (the early layer group stays frozen) or body (all but the head does)"
-    )
-    lr: GroupRates = Field(
-        "auto",
-        description="auto (the rate that the upstream run trained with), a rate above 0 for the head, or a list of "
-        "three rates, early to head",
-    )
-    cycle_len: Count = 4
-
-
 class Evaluate(Section):
     """What is evaluated, and how the model is registered."""
 
@@ -280,6 +226,7 @@ class Recipe(Section):
     augment: Augment = Augment()
     precompute: Precompute = Precompute()
     lr_find: LrFind = LrFind()
+    training: TrainingOptions = TrainingOptions()
     train_head: TrainHead = TrainHead()
     fine_tune: FineTune = FineTune()
     resize: Resize = Resize()

@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 LONGEST = 24
 MOST_LABELS = 80
-TRAIN, VALID = "#7a7a7a", "#d1495b"
+TRAIN, VALID, KEPT = "#7a7a7a", "#d1495b", "#333333"
 RULE_COLOURS = {
     "valley": "#1b9e77",
     "steep": "#d95f02",

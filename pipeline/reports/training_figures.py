@@ -2,16 +2,17 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.reports.figures import GROUP_COLOURS, TRAIN, VALID, plain
+from pipeline.reports.figures import GROUP_COLOURS, KEPT, TRAIN, VALID, plain
 
 
 def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
     """A stage's losses and accuracy by epoch, above the rate of each layer group by step.
 
-    `epochs` and `steps` are the tables of `history`.
+    `epochs` and `steps` are the tables of `history`; the epochs whose weights are kept are marked.
     """
     figure = Figure(figsize=(8, 6), layout="constrained")
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -23,6 +24,7 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
             f"{row.valid_accuracy:.1%}", (row.step, row.valid_loss), (0, 6), textcoords="offset points",
             ha="center", fontsize=8, color=VALID,
         )  # fmt: skip
+    _mark_kept(losses, epochs, "step", "valid_loss")
     losses.set_ylim(0, 1.3 * max(epochs["train_loss"].max(), epochs["valid_loss"].max()))
     losses.set_ylabel("loss (valid accuracy written in)")
     losses.legend(fontsize=8)
@@ -43,13 +45,14 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
 def learning_figure(epochs: pd.DataFrame) -> Figure:
     """Training and validation loss by epoch over all stages, above the validation accuracy.
 
-    `epochs` is the joined table of the stages' epochs, with `stage` and `phase`.
+    `epochs` is the joined table of the stages' epochs, with `stage` and `phase`; those that it calls kept are marked.
     """
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     losses, accuracies = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     for column, colour, label in (("train_loss", TRAIN, "train"), ("valid_loss", VALID, "valid")):
         losses.plot(epochs["epoch"], epochs[column], color=colour, marker="o", label=label)
     accuracies.plot(epochs["epoch"], epochs["valid_accuracy"], color=VALID, marker="o")
+    _mark_kept(accuracies, epochs, "epoch", "valid_accuracy")
     for (stage, phase), part in epochs.groupby(["stage", "phase"], sort=False):
         start = part["epoch"].min() - 0.5
         name = f"{stage}, {phase}" if phase else str(stage)
@@ -67,3 +70,10 @@ def learning_figure(epochs: pd.DataFrame) -> Figure:
     for axes in (losses, accuracies):
         plain(axes)
     return figure
+
+
+def _mark_kept(axes: Axes, epochs: pd.DataFrame, x: str, y: str) -> None:
+    """A ring around each epoch whose weights the stage keeps, or averages."""
+    if "kept" in epochs:  # runs of earlier versions do not say
+        kept = epochs[epochs["kept"].eq(True)]
+        axes.plot(kept[x], kept[y], "o", color=KEPT, fillstyle="none", markersize=12, label="kept")

@@ -29,7 +29,7 @@ SERVING = ("mlflow", "filelock", "numpy", "pandas", "pillow", "rich", "safetenso
 CHECKED_PICTURES = 64
 DIGEST = 16
 SAMPLE = 32
-BUILT = ("backbone", "hidden", "dropout", "image_px", "fit", "ranges", "epochs", "steps")
+BUILT = ("backbone", "hidden", "dropout", "image_px", "fit", "ranges", "epochs", "steps", "kept_epochs")
 
 
 def publish(
@@ -53,7 +53,9 @@ def publish(
             checked = [pixels[row] for row in manifest.rows("valid")[:CHECKED_PICTURES]]
             metrics["onnx/max_difference"] = export_onnx(classifier, checked, folder / "onnx")
             tracking.log_folder(run_id, folder / "onnx", "onnx")
-        built = {key: value for key, value in asdict(classifier.checkpoint).items() if key in BUILT and value != {}}
+        built = {
+            key: value for key, value in asdict(classifier.checkpoint).items() if key in BUILT and value not in ({}, [])
+        }
         counts = pd.crosstab(manifest.table["label"], manifest.table["split"]).rename_axis(None, axis=1)
         by_class, flat = counts.reset_index(names="class"), training_settings(recipe)
         card = model_card(name or manifest.name, by_class, evaluation, metrics, built, flat, run_id)

@@ -5,9 +5,20 @@ from collections.abc import Mapping
 from pipeline import tracking
 from pipeline.system.console import duration, say, table
 from pipeline.tracking.runs import RunRef
+from pipeline.training.history import kept_name
 
 # The metrics that the parent run copies from its stages: curves over all of training, and the final figures.
 CURVES = ("train/", "valid/", "test/", "overfit/", "lr/", "throughput/")
+
+
+def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
+    """Log on the parent run what the last of the stages, evaluate, found, at the end of the curve, wherever on it the
+    network stood that was evaluated."""
+    *trained, evaluated = done.values()
+    run_ids = [ref.run_id for ref in trained]
+    step = int(tracking.call_server(lambda: tracking.read_curve(run_ids, "train/loss"))["step"].max())
+    found = {name: value for name, value in evaluated.metrics.items() if name.startswith(CURVES)}
+    tracking.log_metrics(run_id, found, step=step)
 
 
 def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
@@ -35,10 +46,16 @@ def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
             (
                 name,
                 duration(ref.seconds),
-                f"{ref.metrics['valid/accuracy']:.4f}" if "valid/accuracy" in ref.metrics else "",
+                _format_accuracy(ref),
                 f"run {ref.run_id[:8]}" if ref.reused else "",
             )
             for name, ref in done.items()
         ],
     )
     say(f"See the curves, the report and the model with 'make ui'; this is run {run_id}.")
+
+
+def _format_accuracy(ref: RunRef) -> str:
+    """The validation accuracy of the network that the stage left, or evaluated."""
+    found = [ref.metrics[name] for name in (kept_name("valid/accuracy"), "valid/accuracy") if name in ref.metrics]
+    return f"{found[0]:.4f}" if found else ""

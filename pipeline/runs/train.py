@@ -8,13 +8,13 @@ from pipeline.data.loader import pixel_batches
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint
 from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
-from pipeline.recipe.schema import Training as TrainingSettings
+from pipeline.recipe.training_sections import TrainingStage
 from pipeline.reports.training_figures import training_figure
 from pipeline.runs.runner import Job
 from pipeline.runs.upstream import Upstream
 from pipeline.system.tables import write_table
 from pipeline.training.fit import EpochRecord, Phase
-from pipeline.training.history import best_metrics, epoch_points, epoch_table, step_table
+from pipeline.training.history import best_metrics, epoch_points, epoch_table, kept_metrics, step_table
 from pipeline.training.optim import thaw
 from pipeline.training.phases import Training, train_in_phases
 from pipeline.training.resume import Backups
@@ -25,7 +25,7 @@ TRAINED_BY = ("train_head", "fine_tune", "resize")
 
 def train_unfrozen(
     up: Upstream,
-    settings: TrainingSettings,
+    settings: TrainingStage,
     rates: Mapping[str, float],
     job: Job,
     frozen: Frozen = "none",
@@ -52,6 +52,7 @@ def train_unfrozen(
             f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
             settings.warm_up,
             up.recipe.compile,
+            up.recipe.training,
         )
 
     train_and_log(job, network, [on_pixels], checkpoint, rates)
@@ -64,8 +65,9 @@ def train_and_log(
     checkpoint: Checkpoint,
     rates: Mapping[str, float],
 ) -> None:
-    """Train through `phases`, resuming from a backup, and log each epoch as soon as it is done; then the best figures,
-    the top rate of each layer group, the tables of epochs and steps with their figure, and the trained network.
+    """Train through `phases`, resuming from a backup, and log each epoch as soon as it is done; then the best figures
+    and those of the weights that are kept, the top rate of each layer group, the tables of epochs and steps with their
+    figure, and the trained network.
 
     `checkpoint` says how the network is built, and how far earlier stages have trained it.
     """
@@ -77,14 +79,16 @@ def train_and_log(
         tracking.log_points(job.run_id, epoch_points(record))
         job.after_epoch(record)
 
-    records = train_in_phases(Training(network, backups, after_epoch, checkpoint.epochs, checkpoint.steps), phases)
-    last = records[-1]
+    trained = train_in_phases(Training(network, backups, after_epoch, checkpoint.epochs, checkpoint.steps), phases)
+    records, last = trained.records, trained.records[-1]
     top_rates = {f"rate/{group}": rate for group, rate in rates.items()}
-    tracking.log_metrics(job.run_id, best_metrics(records) | top_rates, step=last.step)
-    epochs, steps = epoch_table(records), step_table(records)
+    tracking.log_metrics(job.run_id, best_metrics(records) | kept_metrics(trained) | top_rates, step=last.step)
+    epochs, steps = epoch_table(records, trained.kept_epochs), step_table(records)
+    kept_epochs = [] if trained.kept_epochs == [last.epoch] else trained.kept_epochs
+    checkpoint = replace(checkpoint, epochs=last.epoch, steps=last.step, kept_epochs=kept_epochs)
     with tracking.new_files(job.run_id) as folder:
         (folder / "figures").mkdir()
         training_figure(epochs, steps).savefig(folder / "figures" / "training.png", dpi=120)
         write_table(epochs, folder / "epochs.csv")
         write_table(steps, folder / "steps.csv")
-        save_checkpoint(network, replace(checkpoint, epochs=last.epoch, steps=last.step), folder / "checkpoint")
+        save_checkpoint(network, checkpoint, folder / "checkpoint")

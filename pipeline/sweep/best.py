@@ -10,6 +10,7 @@ from pipeline import tracking
 from pipeline.cache.hashing import content_key
 from pipeline.recipe.recipe_file import command_line
 from pipeline.recipe.schema import Recipe, training_settings, write_recipe
+from pipeline.runs.best_stage import best_stage
 from pipeline.runs.runner import ignore_epoch
 from pipeline.runs.summary import CURVES
 from pipeline.sweep.sweep_report import NOT_EVALUATED, BestRecipe, write_sweep_report
@@ -18,6 +19,7 @@ from pipeline.sweep.trials import best_trial
 from pipeline.system.console import say
 from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef
+from pipeline.training.history import kept_name
 
 BEST_RECIPE = "best_recipe.yaml"
 EVALUATED = "evaluated"
@@ -61,9 +63,9 @@ def evaluate_best(
     key = content_key(training_settings(best) | {"seeds": recipe.sweep.seeds})
     evaluated = study.user_attrs.get(EVALUATED, {})
     if evaluated.get("key") != key or recipe.reuse == "never":
-        last = {seed: _train_seed(best, seed, train) for seed in range(best.seed, best.seed + recipe.sweep.seeds)}
-        seeds = _seeds_table({seed: ref.metrics for seed, ref in last.items()})
-        sentences = _log_evaluated(run_id, data, seeds, evaluate(best, last[best.seed].run_id))
+        networks = {seed: _train_seed(best, seed, train) for seed in range(best.seed, best.seed + recipe.sweep.seeds)}
+        seeds = _seeds_table({seed: ref.metrics for seed, ref in networks.items()})
+        sentences = _log_evaluated(run_id, data, seeds, evaluate(best, networks[best.seed].run_id))
         evaluated = {"key": key, "seeds": seeds.to_dict("records"), "sentences": sentences}
         study.set_user_attr(EVALUATED, evaluated)
     write(BestRecipe(pd.DataFrame(evaluated["seeds"]), evaluated["sentences"]))
@@ -73,17 +75,17 @@ def evaluate_best(
 
 
 def _train_seed(best: Recipe, seed: int, train: Train) -> RunRef:
-    """Train with another seed on the same split; the run of the last stage."""
+    """Train with another seed on the same split; the run of the stage whose network is to be evaluated."""
     split_seed = best.seed if best.data.split_seed == "auto" else best.data.split_seed
     data = best.data.model_copy(update={"split_seed": split_seed})
     seeded = best.model_copy(update={"seed": seed, "data": data})
     settings = training_settings(seeded)
     with tracking.open_run(f"best recipe, seed {seed}", {tracking.STAGE: "seed"}, settings) as run_id:
-        last = None
-        for _, last in train(seeded, ignore_epoch):
-            tracking.copy_curves(last.run_id, run_id, CURVES)
-        assert last is not None
-        return last
+        done = {}
+        for stage, ref in train(seeded, ignore_epoch):
+            done[stage] = ref
+            tracking.copy_curves(ref.run_id, run_id, CURVES)
+        return done[best_stage(done)[0]]
 
 
 def _log_evaluated(run_id: str, data: str, seeds: pd.DataFrame, evaluated: RunRef) -> list[str]:
@@ -103,8 +105,8 @@ def _log_evaluated(run_id: str, data: str, seeds: pd.DataFrame, evaluated: RunRe
 
 
 def _seeds_table(metrics: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
-    """A row for each seed with the metrics of its last stage."""
-    rows = [{"seed": seed, **{name: found[name] for name in NAMES}} for seed, found in metrics.items()]
+    """A row for each seed with the results of its network."""
+    rows = [{"seed": seed, **{name: found[kept_name(name)] for name in NAMES}} for seed, found in metrics.items()]
     return pd.DataFrame(rows, columns=["seed", *NAMES])
 
 

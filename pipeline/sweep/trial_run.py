@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from pipeline import tracking
 from pipeline.recipe.schema import Recipe, training_settings
+from pipeline.runs.best_stage import best_stage
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.runner import AfterEpoch
 from pipeline.runs.summary import CURVES
@@ -14,7 +15,7 @@ from pipeline.sweep.space import Value, values_of, with_values
 from pipeline.sweep.trials import is_recipes_own
 from pipeline.system.errors import Pruned
 from pipeline.tracking import RunRef
-from pipeline.training.history import epoch_points
+from pipeline.training.history import epoch_points, kept_name
 
 UNFROZEN = ("fine_tune", "resize")
 TRAINED = ("train_head", *UNFROZEN)
@@ -109,8 +110,8 @@ def _train(recipe: Recipe, reporter: TrialReporter, run_id: str, train: Train) -
 
 
 def _objective(objective: str, done: Mapping[str, RunRef]) -> float:
-    """The objective of a trained network; for seconds, those of all epochs, reused ones included."""
+    """The objective of the network that would be evaluated; for seconds, those of all epochs, reused ones included."""
     if objective == "train/seconds":
         run_ids = [done[stage].run_id for stage in TRAINED]
         return float(tracking.read_curve(run_ids, objective)["value"].sum())
-    return done["resize"].metrics[objective]
+    return done[best_stage(done)[0]].metrics[kept_name(objective)]

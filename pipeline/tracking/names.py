@@ -19,6 +19,8 @@ SECONDS = "stage/seconds"
 DESCRIPTION = "mlflow.note.content"
 VERDICT = "thaw.verdict"
 EVALUATED_ON = "thaw.evaluated_on"
+# Which stage's network main evaluates, and why.
+EVALUATED_STAGE = "thaw.evaluated_stage"
 MODEL = "thaw.model"
 CHAMPION = "thaw.champion"
 SHOWN = (DESCRIPTION, VERDICT, EVALUATED_ON, MODEL, CHAMPION)

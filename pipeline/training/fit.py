@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from pipeline.data.batches import Batches, seed_for
 from pipeline.models.layer_groups import FixedStatistics, training_mode
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.device import mixed_precision
 from pipeline.system.errors import UserError
@@ -78,7 +79,8 @@ class Phase:
     """A part of a stage's training: `module`, the network or what lies above a cut of it, is trained by `optimizer` on
     the batches of `train`, through cosine cycles of `cycle_epochs` epochs each, and validated on those of `valid`.
     `fixed_statistics` is that of `training_mode`; `description` is shown beside its progress. In a `warm_up`, a share
-    of the first cycle, the rates climb. If `is_compiled`, a Network is compiled for its training steps."""
+    of the first cycle, the rates climb. If `is_compiled`, a Network is compiled for its training steps. `options` are
+    those that all stages share."""
 
     module: nn.Module
     optimizer: Optimizer
@@ -90,6 +92,7 @@ class Phase:
     description: str = "training"
     warm_up: float = 0.0
     is_compiled: bool = False
+    options: TrainingOptions = field(default_factory=TrainingOptions)
 
 
 def fit(

@@ -1,10 +1,11 @@
 """Epoch records as metrics, under the same names in every stage, and as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
 from pipeline.training.fit import EpochRecord
+from pipeline.training.keep import Trained, best_epoch
 
 POINTS_PER_EPOCH = 40
 EPOCH_COLUMNS = [
@@ -40,17 +41,38 @@ def epoch_points(record: EpochRecord) -> list[tuple[str, float, int]]:
 
 
 def best_metrics(records: Sequence[EpochRecord]) -> dict[str, float]:
-    """The best results of a stage's epochs; tables of runs show only the last value of a metric."""
+    """The best results of a stage's epochs, and after which epoch; tables of runs show only the last value of a
+    metric."""
+    by_accuracy, by_loss = best_epoch(records, "best_accuracy"), best_epoch(records, "best_loss")
     return {
-        "best/valid_accuracy": max(record.valid_accuracy for record in records),
-        "best/valid_loss": min(record.valid_loss for record in records),
+        "best/valid_accuracy": by_accuracy.valid_accuracy,
+        "best/valid_accuracy_epoch": by_accuracy.epoch,
+        "best/valid_loss": by_loss.valid_loss,
+        "best/valid_loss_epoch": by_loss.epoch,
     }
 
 
-def epoch_table(records: Sequence[EpochRecord]) -> pd.DataFrame:
-    """A row per epoch."""
-    rows = [{name: getattr(record, name) for name in EPOCH_COLUMNS} for record in records]
-    return pd.DataFrame(rows, columns=EPOCH_COLUMNS)
+def kept_metrics(trained: Trained) -> dict[str, float]:
+    """The results of the weights that a stage keeps, under the names that `kept_name` gives, and the epoch after which
+    the network had them; of a mean the last one."""
+    results = trained.validated
+    values = {"valid/loss": results.loss, "valid/accuracy": results.accuracy, "valid/macro_f1": results.macro_f1}
+    return {kept_name(name): value for name, value in values.items()} | {"kept/epoch": trained.kept_epochs[-1]}
+
+
+def kept_name(name: str) -> str:
+    """The metric of the weights that a stage keeps: `kept/valid_accuracy` for `valid/accuracy`, whose last point is of
+    the last epoch."""
+    return f"kept/{name.replace('/', '_')}"
+
+
+def epoch_table(records: Sequence[EpochRecord], kept_epochs: Collection[int] = ()) -> pd.DataFrame:
+    """A row per epoch; `kept` says whether its weights are kept, or part of the mean that is."""
+    rows = [
+        {name: getattr(record, name) for name in EPOCH_COLUMNS} | {"kept": record.epoch in kept_epochs}
+        for record in records
+    ]
+    return pd.DataFrame(rows, columns=[*EPOCH_COLUMNS, "kept"])
 
 
 def step_table(records: Sequence[EpochRecord]) -> pd.DataFrame:
@@ -65,3 +87,11 @@ def describe_epoch(record: EpochRecord) -> str:
         f"  epoch {record.epoch}: train loss {record.train_loss:.4f}, valid loss {record.valid_loss:.4f}, "
         f"valid accuracy {record.valid_accuracy:.4f}, {record.images_per_second:,.0f} images/s"
     )
+
+
+def describe_kept(trained: Trained) -> str:
+    """One line for the console on the weights that are kept."""
+    *others, last = map(str, trained.kept_epochs)
+    epochs = f"the mean of epochs {', '.join(others)} and {last}" if others else f"epoch {last}"
+    results = trained.validated
+    return f"  kept: {epochs}, valid loss {results.loss:.4f}, valid accuracy {results.accuracy:.4f}"

@@ -7,8 +7,9 @@ from pipeline.models.network import Network
 from pipeline.system.console import say
 from pipeline.system.processes import defer_signals
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
-from pipeline.training.history import describe_epoch
-from pipeline.training.resume import Backup, Backups
+from pipeline.training.history import describe_epoch, describe_kept
+from pipeline.training.keep import Snapshot, Trained, keep_snapshot, snapshot_after
+from pipeline.training.resume import Backup, Backups, TrainingState
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Training:
     steps_before: int = 0
 
 
-def train_in_phases(training: Training, phases: Sequence[Callable[[], Phase]]) -> list[EpochRecord]:
-    """Train through `phases`, each built when its turn comes; gives the records of all epochs.
+def train_in_phases(training: Training, phases: Sequence[Callable[[], Phase]]) -> Trained:
+    """Train through `phases`, each built when its turn comes; in the end the network has the weights that are kept.
 
     If an earlier run left a backup, training resumes from it, and `after_epoch` is first called with the epochs that
     were completed before. Ctrl-C and SIGTERM take effect once the current step has been saved.
@@ -35,20 +36,29 @@ def train_in_phases(training: Training, phases: Sequence[Callable[[], Phase]]) -
         _describe_backup(backup)
     for record in records:
         training.after_epoch(record)
-    for number, build in enumerate(phases):
-        if backup is None or number >= backup.phase:
-            phase, start = build(), TrainingProgress()
-            if backup and number == backup.phase:
-                backup.restore(training.network, phase.optimizer)
-                start = backup.progress
-            _train_phase(training, phase, number, start, records)
-    return records
+    snapshot = backup.snapshot if backup else Snapshot()
+    first = backup.phase if backup else 0
+    for number, build in enumerate(phases[first:], first):
+        phase, start = build(), TrainingProgress()
+        if backup and number == backup.phase:
+            backup.restore(training.network, phase.optimizer)
+            start = backup.progress
+        snapshot = _train_phase(training, phase, number, start, records, snapshot)
+    trained = keep_snapshot(snapshot, phase, training.network, records)
+    if phase.options.keep != "last":
+        say(describe_kept(trained))
+    return trained
 
 
 def _train_phase(
-    training: Training, phase: Phase, number: int, start: TrainingProgress, records: list[EpochRecord]
-) -> None:
-    """Add the phase's epochs to `records`."""
+    training: Training,
+    phase: Phase,
+    number: int,
+    start: TrainingProgress,
+    records: list[EpochRecord],
+    snapshot: Snapshot,
+) -> Snapshot:
+    """Add the phase's epochs to `records`; gives the weights to keep then, which were `snapshot` before."""
     network, backups = training.network, training.backups
     first = len(records) - start.epochs
     epochs_before = training.epochs_before + first
@@ -60,11 +70,14 @@ def _train_phase(
                 say(describe_epoch(moment))
                 training.after_epoch(moment)
                 progress = TrainingProgress(len(records) - first)
-                backups.save_after_epoch(network, phase.optimizer, number, progress, records, stopped())
+                snapshot = snapshot_after(snapshot, phase, network, records, progress.epochs)
+                state = TrainingState(network, phase.optimizer, snapshot)
+                backups.save_after_epoch(state, number, progress, records, stopped())
             else:
-                backups.save(network, phase.optimizer, number, moment, len(records))
+                backups.save(TrainingState(network, phase.optimizer, snapshot), number, moment, len(records))
             if stopped():
-                return  # out of the block, at whose end the signal takes effect
+                break  # out of the block, at whose end the signal takes effect
+    return snapshot
 
 
 def _describe_backup(backup: Backup) -> None:

@@ -1,13 +1,14 @@
 """Backups of a training in progress, so that a killed run loses only what came after the last one.
 
-A backup holds weights, optimizer, random state and progress as safetensors and JSON, and is published whole. The order
-of the pictures and their augmentation follow from the seed and the epoch, so they are part of the progress.
+A backup holds weights, those to be kept, optimizer, random state and progress as safetensors and JSON, and is published
+whole. The order of the pictures and their augmentation follow from the seed and the epoch, so they are part of the
+progress.
 """
 
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipeline.cache.store import is_whole, publish, write_whole
 from pipeline.system.console import say
 from pipeline.system.errors import UserError
 from pipeline.training.fit import EpochRecord, StepRecord, TrainingProgress
+from pipeline.training.keep import Snapshot
 
 TENSORS = "state.safetensors"
 FACTS = "progress.json"
@@ -33,12 +35,13 @@ LARGEST_SHARE = 0.01
 @dataclass(frozen=True)
 class Backup:
     """A saved training: the number of the `phase`, the `progress` in it, the records of all epochs completed before,
-    and the state of network and optimizer. `run_id` is the run that saved it."""
+    the weights to be kept as `snapshot`, and the state of network and optimizer. `run_id` is the run that saved it."""
 
     run_id: str
     phase: int
     progress: TrainingProgress
     records: list[EpochRecord]
+    snapshot: Snapshot
     tensors: dict[str, Tensor]
 
     def restore(self, network: nn.Module, optimizer: Optimizer) -> None:
@@ -51,6 +54,15 @@ class Backup:
                 is_alike = tensor.shape == parameter.shape
                 target = torch.empty_like(parameter if is_alike else tensor, device=parameter.device)
                 optimizer.state[parameter][key] = target.copy_(tensor)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that training changes: the `network`, the `optimizer`, and the weights to be kept as `snapshot`."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    snapshot: Snapshot = field(default_factory=Snapshot)
 
 
 class Backups:
@@ -67,22 +79,21 @@ class Backups:
         """Whether a minute has passed since the last one, and writing takes at most 1 % of the time."""
         return self._may_write(SECONDS_BETWEEN_BACKUPS)
 
-    def save(
-        self, network: nn.Module, optimizer: Optimizer, phase: int, progress: TrainingProgress, epochs: int
-    ) -> None:
+    def save(self, state: TrainingState, phase: int, progress: TrainingProgress, epochs: int) -> None:
         """Publish a backup; `epochs` is the number of records saved before."""
         began = time.monotonic()
-        _check_finite(network)
+        _check_finite(state.network)
         self._number += 1
         facts = {
             "run_id": self._run_id,
             "phase": phase,
             "progress": asdict(replace(progress, random_state={})),
             "epochs": epochs,
+            "kept_epochs": state.snapshot.epochs,
         }
 
         def write(folder: Path) -> None:
-            save_file(_state(network, optimizer, progress), folder / TENSORS)
+            save_file(_tensors(state, progress), folder / TENSORS)
             (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
         publish(self._folder / f"{self._number:08d}", {"run_id": self._run_id}, write)
@@ -93,8 +104,7 @@ class Backups:
 
     def save_after_epoch(
         self,
-        network: nn.Module,
-        optimizer: Optimizer,
+        state: TrainingState,
         phase: int,
         progress: TrainingProgress,
         records: list[EpochRecord],
@@ -106,7 +116,7 @@ class Backups:
         text = json.dumps(asdict(records[-1]))
         write_whole(folder / f"{len(records):08d}.json", text.encode())
         if surely or self._may_write(0.0):
-            self.save(network, optimizer, phase, progress, len(records))
+            self.save(state, phase, progress, len(records))
 
     @cached_property
     def earlier(self) -> Backup | None:
@@ -129,7 +139,8 @@ def _read(folder: Path, epochs: Path) -> Backup:
     tensors = load_file(folder / TENSORS)
     progress = TrainingProgress(**(facts["progress"] | {"random_state": _below("random", tensors)}))
     records = [_record(epochs / f"{number:08d}.json") for number in range(1, facts["epochs"] + 1)]
-    return Backup(facts["run_id"], facts["phase"], progress, records, tensors)
+    snapshot = Snapshot(facts["kept_epochs"], _below("kept", tensors))
+    return Backup(facts["run_id"], facts["phase"], progress, records, snapshot, tensors)
 
 
 def _record(path: Path) -> EpochRecord:
@@ -137,12 +148,13 @@ def _record(path: Path) -> EpochRecord:
     return EpochRecord(**(facts | {"steps": [StepRecord(**step) for step in facts["steps"]]}))
 
 
-def _state(network: nn.Module, optimizer: Optimizer, progress: TrainingProgress) -> dict[str, Tensor]:
-    state = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for index, parameter in enumerate(_parameters(optimizer)):
-        state |= {f"optimizer.{index}.{key}": tensor for key, tensor in optimizer.state[parameter].items()}
-    state |= {f"random.{device}": tensor for device, tensor in progress.random_state.items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+def _tensors(state: TrainingState, progress: TrainingProgress) -> dict[str, Tensor]:
+    tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    tensors |= {f"kept.{name}": tensor for name, tensor in state.snapshot.state.items()}
+    for index, parameter in enumerate(_parameters(state.optimizer)):
+        tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.optimizer.state[parameter].items()}
+    tensors |= {f"random.{device}": tensor for device, tensor in progress.random_state.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,8 +27,18 @@ def test_every_stage_is_a_finished_run_nested_in_the_one_of_mlflow_run(first):
 
 def test_each_stage_names_the_run_it_followed(first):
     nested = first.nested
-    followed = [run.data.tags.get("thaw.upstream") for run in nested]
-    assert followed == [None, *(run.info.run_id for run in nested[:-1])]
+    *followed, _ = [run.data.tags.get("thaw.upstream") for run in nested]
+    assert followed == [None, *(run.info.run_id for run in nested[:-2])]
+
+
+def test_the_network_that_validates_best_is_evaluated_whichever_stage_it_is_of(first):
+    *before, evaluated = first.nested
+    trained = [run for run in before if "kept/valid_accuracy" in run.data.metrics]
+    best = max(trained, key=lambda run: (run.data.metrics["kept/valid_accuracy"], -run.data.metrics["kept/valid_loss"]))
+    assert evaluated.data.tags["thaw.upstream"] == best.info.run_id
+    why = first.parent.data.tags["thaw.evaluated_stage"]
+    assert why.startswith(f"The network of {best.data.tags['thaw.stage']}")
+    assert why in " ".join(first.printed.split())
 
 
 def test_the_end_is_a_table_of_stages_and_a_line_on_how_to_look(first):

@@ -103,6 +103,8 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
     "lr_find.lr_ratio": ratio("lr_find_unfrozen", 4),
     "lr_find.batchnorm": lambda chain: only(step.body_learns_statistics for step in chain.lr_find_unfrozen.steps),
     "lr_find.weight_decay": decay("lr_find", 0.03),
+    "training.keep": lambda chain: checkpoint(chain.train_head)["kept_epochs"] == [2, 4, 8]
+    and checkpoint(chain.fine_tune)["kept_epochs"] == [8 + 2, 8 + 8, 8 + 26],
     "train_head.fraction": rows_per_class("train_head", 10),
     "train_head.batch_size": batch_size("train_head", 6),
     "train_head.lr": lambda chain: np.isclose(max(chain.train_head.rates()), 0.004),

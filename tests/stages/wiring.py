@@ -211,6 +211,7 @@ def recipe_on(data: Path, **changes: Any) -> Recipe:
         "lr_find": {"batch_size": 8, "iterations": 30, "start_lr": 1e-5, "end_lr": 2.0, "suggestion": "steep",
                     "suggestion_unfrozen": "minimum",
                     "lr_ratio": 4.0, "batchnorm": "batch", "weight_decay": 0.03},
+        "training": {"keep": "mean_of_cycles"},
         "train_head": {"fraction": 0.8, "batch_size": 6, "lr": 0.004, "lr_ratio": 5.0, "weight_decay": 0.04,
                        "label_smoothing": 0.12, "stored_epochs": 2, "cycles": 2, "cycle_len": 2, "cycle_mult": 2,
                        "warm_up": 0.2},

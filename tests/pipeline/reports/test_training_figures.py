@@ -42,6 +42,14 @@ def test_each_epoch_has_its_accuracy_written_in():
     assert [text.get_text() for text in figure.axes[0].texts] == ["50.0%", "70.0%", "90.0%"]
 
 
+def test_the_epochs_whose_weights_are_kept_are_marked():
+    epochs, steps = history(3, ["head"])
+    figure = training_figure(epochs.assign(kept=[False, True, False]), steps)
+    (marks,) = (line for line in figure.axes[0].lines if line.get_label() == "kept")
+    assert marks.get_xdata().tolist() == [epochs["step"][1]]
+    assert marks.get_ydata().tolist() == [epochs["valid_loss"][1]]
+
+
 def test_the_curves_of_all_stages_are_one_figure_with_each_stage_named_where_it_begins():
     epochs = pd.DataFrame(
         {

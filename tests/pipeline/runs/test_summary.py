@@ -2,12 +2,16 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import tracking
-from pipeline.runs.summary import CURVES, log_summary
+from pipeline.runs.summary import CURVES, log_results, log_summary
 from pipeline.tracking.runs import RunRef
 
 STAGES = {
     "precompute": ({}, 1.0, True),
-    "train_head": ({"best/valid_accuracy": 0.91, "best/valid_loss": 0.4, "valid/accuracy": 0.9}, 61.0, True),
+    "train_head": (
+        {"best/valid_accuracy": 0.91, "best/valid_loss": 0.4, "kept/valid_accuracy": 0.9, "valid/accuracy": 0.8},
+        61.0,
+        True,
+    ),
     "resize": ({"best/valid_accuracy": 0.88, "best/valid_loss": 0.3, "valid/accuracy": 0.875}, 3.0, False),
 }
 
@@ -29,6 +33,19 @@ def test_the_parent_run_gets_the_best_figures_of_all_stages_and_names_their_runs
     assert data.metrics == {"best/valid_accuracy": 0.91, "best/valid_loss": 0.3}
     assert {name: data.tags[f"thaw.stage.{name}"] for name in done} == {n: ref.run_id for n, ref in done.items()}
     assert data.tags["thaw.reused_stages"] == "precompute, train_head"
+
+
+def test_what_was_evaluated_stands_at_the_end_of_the_parents_curve(tracking_server):
+    refs = {}
+    for name, step in {"train_head": 10, "fine_tune": 30}.items():
+        with tracking.open_run(name, {}, {}) as run_id:
+            tracking.log_metrics(run_id, {"train/loss": 0.5, "valid/accuracy": 0.7}, step=step)
+            refs[name] = RunRef(run_id, name, "", None)
+    evaluated = RunRef("none", "evaluate", "", None, {"valid/accuracy": 0.9, "stage/seconds": 3.0})
+    with tracking.open_run("main", {}, {}) as run_id:
+        log_results(run_id, refs | {"evaluate": evaluated})
+    assert MlflowClient().get_run(run_id).data.metrics == {"valid/accuracy": 0.9}
+    assert [point.step for point in MlflowClient().get_metric_history(run_id, "valid/accuracy")] == [30]
 
 
 def test_the_page_of_the_parent_run_is_named_after_its_result_and_leads_to_every_stage(done):

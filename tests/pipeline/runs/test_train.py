@@ -19,11 +19,13 @@ from pipeline.data.loader import Split, pixel_batches
 from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint
 from pipeline.models.layer_groups import layer_groups
 from pipeline.models.network import Network
-from pipeline.recipe.schema import Recipe, Training
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training_sections import TrainingOptions, TrainingStage
 from pipeline.runs import train as train_module
 from pipeline.runs.runner import Job, ignore_epoch
 from pipeline.runs.train import train_and_log, train_unfrozen
 from pipeline.training.fit import EpochRecord, Phase
+from pipeline.training.keep import Keep
 from pipeline.training.optim import thaw
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
@@ -42,13 +44,15 @@ def new_network() -> Network:
     return build_network(CHECKPOINT)
 
 
-def train(folder: Path, after_epoch: AfterEpoch = ignore_epoch) -> str:
-    """Three epochs in a run of their own; gives its id."""
+def train(folder: Path, after_epoch: AfterEpoch = ignore_epoch, keep: Keep = "last") -> str:
+    """Three epochs, in two cycles, in a run of their own; gives its id."""
     network = new_network()
 
     def phase() -> Phase:
         train, valid = pixel_batches(PIXELS, SPLIT, AUGMENTATION, 4, torch.device("cpu"), 0)
-        return Phase(network, thaw(network, "none", RATES, 0.01), train, valid, [1, 2])
+        return Phase(
+            network, thaw(network, "none", RATES, 0.01), train, valid, [1, 2], options=TrainingOptions(keep=keep)
+        )
 
     with tracking.open_run("fine_tune", {tracking.STAGE: "fine_tune"}, {}) as run_id:
         train_and_log(Job(run_id, folder, after_epoch), network, [phase], CHECKPOINT, RATES)
@@ -111,6 +115,16 @@ def test_the_result_is_the_best_figures_the_top_rates_the_tables_and_the_trained
     assert not torch.equal(trained.head[-1].weight, new_network().head[-1].weight)
 
 
+def test_the_run_says_which_epochs_its_checkpoint_is_of_and_how_it_validates(tmp_path):
+    run_id = train(tmp_path, keep="mean_of_cycles")
+    _, checkpoint = load_checkpoint(tracking.artifact(run_id, "checkpoint"))
+    assert checkpoint == replace(CHECKPOINT, epochs=6, steps=24, kept_epochs=[4, 6])
+    assert pd.read_csv(tracking.artifact(run_id, "epochs.csv"))["kept"].tolist() == [True, False, True]
+    metrics = MlflowClient().get_run(run_id).data.metrics
+    assert metrics["kept/epoch"] == 6
+    assert {"kept/valid_loss", "kept/valid_accuracy", "kept/valid_macro_f1", "best/valid_loss_epoch"} < set(metrics)
+
+
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_after_a_crash_the_curve_of_the_new_run_begins_with_the_epochs_that_were_done_before(tmp_path, epoch):
     with pytest.raises(RuntimeError):
@@ -129,7 +143,7 @@ def test_after_a_sigterm_the_run_is_killed_and_the_next_one_resumes_from_it(tmp_
     assert steps_of(run_id, "train/loss") == EVERY_EPOCH
 
 
-def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Training, **more: object):
+def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: TrainingStage, **more: object):
     """(The phase that was trained, the network, the arguments given to the upstream runs)."""
     network, asked = new_network(), {}
 
@@ -142,7 +156,7 @@ def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: 
         return SPLIT
 
     up = SimpleNamespace(
-        recipe=Recipe(seed=5),
+        recipe=Recipe(seed=5, training=OPTIONS),
         device=torch.device("cpu"),
         augmentation=AUGMENTATION,
         network=give_network,
@@ -160,7 +174,8 @@ def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: 
     return phase, network, asked
 
 
-SETTINGS = Training(
+OPTIONS = TrainingOptions(keep="best_loss")
+SETTINGS = TrainingStage(
     fraction=0.5, batch_size=4, batchnorm="batch", weight_decay=0.3, label_smoothing=0.2, cycles=2, cycle_len=3,
     cycle_mult=2, warm_up=0.3,
 )  # fmt: skip
@@ -176,6 +191,7 @@ def test_every_key_of_a_training_section_reaches_the_phase(tmp_path, monkeypatch
     assert phase.cycle_epochs == [3, 6]
     assert phase.label_smoothing == 0.2
     assert (phase.fixed_statistics, phase.warm_up) == ("none", 0.3)
+    assert phase.options == OPTIONS
     assert {group["weight_decay"] for group in phase.optimizer.param_groups} == {0.0, 0.3}
     assert {group["layer_group"]: group["lr"] for group in phase.optimizer.param_groups} == RATES
     fixed = SETTINGS.model_copy(update={"batchnorm": "fixed"})

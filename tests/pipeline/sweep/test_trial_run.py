@@ -97,7 +97,8 @@ def stage_runs(accuracies: dict[str, list[float]], reused: tuple[str, ...] = ())
                     tracking.log_points(run_id, epoch_points(trained_epoch(epoch, accuracy)))
                     if stage != "train_head" and stage not in reused:
                         after_epoch(trained_epoch(epoch, accuracy))
-            last = {"valid/accuracy": accuracies[stage][-1], "valid/loss": 0.6, "valid/macro_f1": 0.5}
+            results = {"accuracy": accuracies[stage][-1], "loss": 0.6, "macro_f1": 0.5}
+            last = {f"kept/valid_{name}": value for name, value in results.items()}
             yield stage, RunRef(run_id, stage, "", None, last, reused=stage in reused)
 
     return train, seen
@@ -192,6 +193,11 @@ def test_a_trial_that_is_stopped_is_a_killed_run_and_waits_to_be_resumed(study, 
         run(study, train, parent=parent)
     assert nested(parent)[0].info.status == "KILLED"
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_a_trial_is_as_good_as_the_network_that_would_be_evaluated(study, parent) -> None:
+    run(study, stage_runs(GOOD | {"resize": [0.6]})[0], parent=parent)
+    assert study.trials[0].values == [0.7]
 
 
 def test_two_objectives_are_the_last_accuracy_and_the_seconds_of_all_epochs(url, parent) -> None:

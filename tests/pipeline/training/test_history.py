@@ -4,8 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.training.fit import EpochRecord, StepRecord
-from pipeline.training.history import best_metrics, describe_epoch, epoch_points, epoch_table, step_table
+from pipeline.training.fit import EpochRecord, StepRecord, Validated
+from pipeline.training.history import (
+    best_metrics,
+    describe_epoch,
+    describe_kept,
+    epoch_points,
+    epoch_table,
+    kept_metrics,
+    step_table,
+)
+from pipeline.training.keep import Trained
 
 
 def record(steps: int = 3, first: int = 11, epoch: int = 4) -> EpochRecord:
@@ -65,16 +74,31 @@ def test_thinned_rates_are_evenly_spaced_and_stay_with_their_steps() -> None:
     assert all(math.isclose(rate, 0.01 * (step - 10)) for rate, step in thinned)
 
 
-def test_the_best_is_the_highest_accuracy_and_the_lowest_loss_of_any_epoch() -> None:
+def test_the_best_is_the_highest_accuracy_and_the_lowest_loss_of_any_epoch_which_is_named() -> None:
     epochs = [
-        replace(record(), valid_accuracy=accuracy, valid_loss=loss)
-        for accuracy, loss in [(0.7, 0.5), (0.9, 0.4), (0.8, 0.6)]
+        replace(record(epoch=epoch), valid_accuracy=accuracy, valid_loss=loss)
+        for epoch, accuracy, loss in [(4, 0.7, 0.4), (5, 0.9, 0.5), (6, 0.8, 0.6)]
     ]
-    assert best_metrics(epochs) == {"best/valid_accuracy": 0.9, "best/valid_loss": 0.4}
+    assert best_metrics(epochs) == {
+        "best/valid_accuracy": 0.9,
+        "best/valid_accuracy_epoch": 5,
+        "best/valid_loss": 0.4,
+        "best/valid_loss_epoch": 4,
+    }
+
+
+def test_what_is_kept_is_told_with_its_epochs_and_its_own_results() -> None:
+    trained = Trained([record()], [4, 6, 9], Validated(0.3, 0.95, 0.9))
+    assert kept_metrics(trained) == {
+        "kept/valid_loss": 0.3, "kept/valid_accuracy": 0.95, "kept/valid_macro_f1": 0.9, "kept/epoch": 9
+    }  # fmt: skip
+    assert describe_kept(trained) == "  kept: the mean of epochs 4, 6 and 9, valid loss 0.3000, valid accuracy 0.9500"
+    assert describe_kept(replace(trained, kept_epochs=[4])).startswith("  kept: epoch 4, valid loss 0.3000")
 
 
 def test_the_epoch_table_has_a_row_per_epoch() -> None:
-    table = epoch_table([record(), record(first=14, epoch=5)])
+    table = epoch_table([record(), record(first=14, epoch=5)], [5])
+    assert table["kept"].tolist() == [False, True]
     assert table.iloc[0].to_dict() == {
         "epoch": 4,
         "step": 13,
@@ -85,6 +109,7 @@ def test_the_epoch_table_has_a_row_per_epoch() -> None:
         "valid_macro_f1": 0.85,
         "seconds": 2.0,
         "images_per_second": 1234.5,
+        "kept": False,
     }
     assert table["epoch"].tolist() == [4, 5]
     assert table["step"].tolist() == [13, 16]

@@ -45,7 +45,7 @@ def train(
     network = build_network(Checkpoint("test_efficientnet", ["a", "b"], 8, 0.5, 32, "crop", grey=False))
     phases = [phase(network, "body", [2]), phase(network, "none", [1, 1])]
     training = Training(network, Backups(folder, run_id), after_epoch, EPOCHS_BEFORE, STEPS_BEFORE)
-    records = train_in_phases(training, phases)
+    records = train_in_phases(training, phases).records
     return records, {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 

@@ -16,8 +16,9 @@ from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
+from pipeline.training.keep import Snapshot
 from pipeline.training.optim import thaw
-from pipeline.training.resume import KEPT, TENSORS, Backups
+from pipeline.training.resume import KEPT, TENSORS, Backups, TrainingState
 from pipeline.training.schedule import group_rates
 
 CPU = torch.device("cpu")
@@ -66,15 +67,16 @@ def train_until(folder: Path, batches: tuple[Batches, Batches], steps: int) -> N
     """Train, save every step and epoch, and stop after `steps` steps as if killed."""
     network = small_network()
     optimizer = optimizer_of(network)
+    state = TrainingState(network, optimizer)
     backups = Backups(folder, "first")
     records: list[EpochRecord] = []
     count = itertools.count(1)
     for moment in fit(Phase(network, optimizer, *batches, CYCLES), pauses=lambda: True):
         if isinstance(moment, EpochRecord):
             records.append(moment)
-            backups.save_after_epoch(network, optimizer, 0, TrainingProgress(len(records)), records, surely=True)
+            backups.save_after_epoch(state, 0, TrainingProgress(len(records)), records, surely=True)
         else:
-            backups.save(network, optimizer, 0, moment, len(records))
+            backups.save(state, 0, moment, len(records))
             if next(count) == steps:
                 return
 
@@ -105,6 +107,17 @@ def test_an_optimizer_is_restored_in_the_memory_format_that_it_trains_in(tmp_pat
     backup.restore(network, optimizer)
     for parameter, state in optimizer.state.items():
         assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
+
+
+def test_the_weights_to_be_kept_are_part_of_a_backup(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    snapshot = Snapshot([3, 5], {name: tensor.detach() + 1 for name, tensor in network.named_parameters()})
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    Backups(tmp_path, "first").save(TrainingState(network, optimizer, snapshot), 0, TrainingProgress(), 0)
+    backup = Backups(tmp_path, "second").earlier
+    assert backup is not None
+    assert backup.snapshot.epochs == [3, 5]
+    assert same(backup.snapshot.state, snapshot.state)
 
 
 def test_without_a_backup_there_is_nothing_to_resume_from(tmp_path):
@@ -145,7 +158,7 @@ def test_a_half_written_backup_is_never_used(tmp_path, batches, monkeypatch):
 
     monkeypatch.setattr("pipeline.training.resume.save_file", stop)
     with pytest.raises(KeyboardInterrupt):
-        backups.save(network, optimizer_of(network), 0, TrainingProgress(1), 1)
+        backups.save(TrainingState(network, optimizer_of(network)), 0, TrainingProgress(1), 1)
     backup = Backups(tmp_path, "third").earlier
     assert backup is not None
     assert (backup.run_id, len(backup.progress.losses)) == ("first", 2)
@@ -162,7 +175,7 @@ def test_weights_that_are_no_numbers_never_replace_good_ones(tmp_path, batches):
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="lower the stage's lr"):
-        Backups(tmp_path, "second").save(network, optimizer_of(network), 0, TrainingProgress(1), 1)
+        Backups(tmp_path, "second").save(TrainingState(network, optimizer_of(network)), 0, TrainingProgress(1), 1)
     backup = Backups(tmp_path, "third").earlier
     assert backup is not None
     assert backup.run_id == "first"
@@ -181,7 +194,7 @@ def test_a_backup_is_due_each_minute_and_takes_a_hundredth_of_the_time_at_most(t
 
     monkeypatch.setattr("pipeline.training.resume.publish", slow)
     network = small_network()
-    backups.save(network, optimizer_of(network), 0, TrainingProgress(), 0)
+    backups.save(TrainingState(network, optimizer_of(network)), 0, TrainingProgress(), 0)
     now[0] += 190
     assert not backups.are_due()
     now[0] += 11

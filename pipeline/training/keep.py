@@ -1,0 +1,82 @@
+"""Which weights a stage keeps of its training: the last, those of the best epoch, or the mean over its cycles.
+
+The mean of the weights at the end of each cycle is what restarts are for: Izmailov et al. 2018, "Averaging Weights
+Leads to Wider Optima and Better Generalization"; Huang et al. 2017, "Snapshot Ensembles".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from pipeline.training.fit import EpochRecord, Phase, Validated, validate
+from pipeline.training.schedule import position_in_cycle
+
+Keep: TypeAlias = Literal["last", "best_loss", "best_accuracy", "mean_of_cycles"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights that may be kept: a network's `state` by name, on the CPU, after these `epochs`, whose mean it is if
+    there are several. Without epochs there is none, and the network's own weights are kept."""
+
+    epochs: list[int] = field(default_factory=list)
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage's training: the `records` of all epochs, the `kept_epochs` after which the network had the weights that
+    it has in the end, whose mean they are if there are several, and how these are `validated`."""
+
+    records: list[EpochRecord]
+    kept_epochs: list[int]
+    validated: Validated
+
+
+def snapshot_after(
+    before: Snapshot, phase: Phase, network: nn.Module, records: Sequence[EpochRecord], epochs_done: int
+) -> Snapshot:
+    """The weights to keep after the last of `records`, with which `epochs_done` epochs of `phase` are done; `before`
+    are those that were kept until then."""
+    keep, last = phase.options.keep, records[-1]
+    if keep == "mean_of_cycles":
+        _, within, length = position_in_cycle(epochs_done - 1, phase.cycle_epochs)
+        return _mean_with(before, network, last.epoch) if within == length - 1 else before
+    if keep != "last" and best_epoch(records, keep) is last:
+        return Snapshot([last.epoch], _state_of(network))
+    return before
+
+
+def keep_snapshot(snapshot: Snapshot, phase: Phase, network: nn.Module, records: list[EpochRecord]) -> Trained:
+    """Give the network the weights of `snapshot`; a mean of several epochs is validated on the batches of `phase`."""
+    if snapshot.epochs:
+        network.load_state_dict(snapshot.state)
+    if len(snapshot.epochs) > 1:
+        return Trained(records, snapshot.epochs, validate(phase.module, phase.valid))
+    kept = next((record for record in records if record.epoch in snapshot.epochs), records[-1])
+    return Trained(records, [kept.epoch], Validated(kept.valid_loss, kept.valid_accuracy, kept.valid_macro_f1))
+
+
+def best_epoch(records: Sequence[EpochRecord], keep: Keep) -> EpochRecord:
+    """The record of the lowest validation loss, or of the highest accuracy; of equal ones the better in the other, then
+    the first."""
+    if keep == "best_loss":
+        return min(records, key=lambda record: (record.valid_loss, -record.valid_accuracy))
+    return min(records, key=lambda record: (-record.valid_accuracy, record.valid_loss))
+
+
+def _mean_with(before: Snapshot, network: nn.Module, epoch: int) -> Snapshot:
+    """The mean over one epoch more, statistics of BatchNorm included; counters are those of the last."""
+    state = _state_of(network)
+    share = 1 / (len(before.epochs) + 1)
+    for name, mean in before.state.items():
+        if mean.is_floating_point():
+            state[name] = mean.lerp(state[name], share)
+    return Snapshot([*before.epochs, epoch], state)
+
+
+def _state_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy, on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
