@@ -32,7 +32,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
 
 def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
     """Both phases, one after the other, as one run of epochs."""
-    recipe, settings, options, device = up.recipe, up.recipe.train_head, up.recipe.training, up.device
+    recipe, settings, device = up.recipe, up.recipe.train_head, up.device
     network, checkpoint = up.network("precompute")
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
@@ -43,6 +43,7 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         augmented_figure(up.manifest, pixels, augmentation, recipe.seed).savefig(folder / "augmented.png", dpi=110)
     fixed: FixedStatistics = "body" if settings.batchnorm == "fixed" else "none"
     smoothing, trained = settings.label_smoothing, " and ".join(rates)
+    phase = partial(Phase, label_smoothing=smoothing, warm_up=settings.warm_up, options=recipe.training)
 
     def on_activations() -> Phase:
         stored = read_activations(up.folder("activations", "precompute"))
@@ -50,16 +51,18 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         batches = activation_batches(stored, split, settings.batch_size, device, recipe.seed, views)
         cut = recipe.precompute.cut, checkpoint.image_px
         above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay)
-        plan = [settings.stored_epochs], smoothing, fixed, f"{trained}, stored", settings.warm_up
-        return Phase(above, optimizer, *batches, *plan, options=options)
+        shown = f"{trained}, stored"
+        return phase(above, optimizer, *batches, [settings.stored_epochs], fixed_statistics=fixed, description=shown)
 
     def on_pixels() -> Phase:
         batches = pixel_batches(pixels, split, augmentation, settings.batch_size, device, recipe.seed)
         optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
         kept: FixedStatistics = "all" if fixed == "body" and settings.stored_epochs else fixed
-        plan = cycles, smoothing, kept, f"{trained}, augmented", settings.warm_up
-        return Phase(network, optimizer, *batches, *plan, recipe.compile, options)
+        shown, compiled = f"{trained}, augmented", recipe.compile
+        return phase(
+            network, optimizer, *batches, cycles, fixed_statistics=kept, description=shown, is_compiled=compiled
+        )
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)
