@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint ui clean
+.PHONY: demo test test-slow lint ui bench clean
 
 demo: .venv/installed
 	mlflow run . --env-manager local
@@ -24,6 +24,10 @@ lint: .venv/installed-dev
 ui: .venv/installed
 	mlflow ui
 
+# FORM=full has more pictures and rounds.
+bench: .venv/installed-bench
+	python -m benchmarks.side_by_side $(if $(filter full,$(FORM)),--full)
+
 clean:
 	rm -rf .venv
 
@@ -34,4 +38,8 @@ clean:
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+.venv/installed-bench: .venv/installed requirements-bench.txt
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-bench.txt
 	touch $@

@@ -7,6 +7,7 @@ the share of the time that went into either, and into sending in the background.
 """
 
 import argparse
+import json
 import os
 import tempfile
 import threading
@@ -40,8 +41,8 @@ from pipeline.training.resume import Backups
 from pipeline.training.schedule import group_rates
 
 
-def main(folder: Path, epochs: int) -> None:
-    """Measure and print."""
+def main(folder: Path, epochs: int) -> dict[str, float]:
+    """Measure and print; gives the shares."""
     seconds: dict[str, float] = defaultdict(float)
     Backups.save_after_epoch = _timed(Backups.save_after_epoch, "backups", seconds)  # type: ignore[method-assign]
     log_points = _timed(tracking.log_points, "logging", seconds)
@@ -69,6 +70,7 @@ def main(folder: Path, epochs: int) -> None:
     for name, spent in seconds.items():
         print(f"{name}: {spent / whole:.2%}")
     print(f"together: {sum(seconds.values()) / whole:.2%}")
+    return {name: spent / whole for name, spent in seconds.items()}
 
 
 def _timed(
@@ -90,10 +92,13 @@ def _timed(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="a file to write the shares to")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         os.environ["THAW_CACHE"] = f"{name}/cache"
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{name}/mlflow.db"
         os.environ["MLFLOW_ARTIFACT_ROOT"] = name
         os.chdir(Path(__file__).parents[1])
-        main(Path(name), given.epochs)
+        shares = main(Path(name), given.epochs)
+    if given.json:
+        given.json.write_text(json.dumps(shares), encoding="utf-8")

@@ -9,6 +9,7 @@ seconds. Takes a few minutes on two cores, and 1.5 GiB of disk until it ends.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -34,12 +35,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("counts", nargs="*", type=int, default=[10_000, 100_000])
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "GIB"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         _measure(given.measure[0], float(given.measure[1]))
         return
     peaks: dict[str, list[int]] = {start: [] for start in STARTS}
+    found: list[dict[str, float | str]] = []
     for count in given.counts:
         with tempfile.TemporaryDirectory() as folder:
             _make_pictures(Path(folder) / "pictures", count)
@@ -51,11 +54,14 @@ def main() -> None:
                 done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
                 peaks[start].append(int(done.stdout.split()[-1]))
                 seconds = time.perf_counter() - started
+                found.append({"start": start, "pictures": count, "mib": peaks[start][-1] / 2**20, "seconds": seconds})
                 print(
                     f"{count:,} pictures, {start}: peak {peaks[start][-1] / 2**20:.0f} MiB, {seconds:.0f} s", flush=True
                 )
     for start, found in peaks.items():
         print(f"{start}: the largest set takes {found[-1] / found[0]:.3f} of the memory of the smallest")
+    if given.json:
+        given.json.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _make_pictures(root: Path, count: int) -> None:

@@ -12,11 +12,13 @@ Every ratio is the median of repeats that are interleaved in one process, on ran
 """
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from benchmarks.side_by_side.results import Comparison
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import prefetch
 from pipeline.data.decoded_pixels import DecodedPixels
@@ -47,10 +50,11 @@ from pipeline.system.device import choose_device, mixed_precision
 from pipeline.training.fit import EpochRecord, Phase, fit
 from pipeline.training.optim import head_optimizer, thaw, thaw_above
 from pipeline.training.schedule import group_rates
-from pipeline.training.step import train_step
+from pipeline.training.step import steps_of, train_step
 
 HOW = Augmentation("sideways", 10, 1.1, 0.9, 0.2, 0.75)
 CLASSES, VALID, JPEGS = 10, 64, 16_384
+GROUP, UNIT = "Against the bare limit", "images/s"
 
 
 def main() -> None:
@@ -63,6 +67,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="batches an epoch: 8 on a CPU, 100 on a GPU")
     parser.add_argument("--hidden", type=int, default=512, help="units of the head's hidden layer, 0 for a linear head")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="a file to write the ratios to")
     given = parser.parse_args()
     device = choose_device("auto")
     on_gpu = device.type == "cuda"
@@ -73,11 +78,14 @@ def main() -> None:
     print(f"{given.backbone}, {given.image_px} px, batches of {given.batch_size}, on {where}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["THAW_CACHE"] = folder
+        found = []
         pixels = random_store(Path(folder), given.steps * given.batch_size + VALID, given.image_px)
         for part in given.parts:
             torch.manual_seed(0)
             network = Network(build_body(given.backbone, given.image_px), CLASSES, given.hidden, 0.5).to(device)
-            PARTS[part](network, pixels, given.batch_size, device, given.repeats)
+            found += PARTS[part](network, pixels, given.batch_size, device, given.repeats)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(one) for one in found]), encoding="utf-8")
 
 
 def random_store(folder: Path, count: int, image_px: int) -> StoredPixels:
@@ -92,25 +100,26 @@ def random_store(folder: Path, count: int, image_px: int) -> StoredPixels:
     return StoredPixels(folder / "noise")
 
 
-def measure_fine_tune(network, pixels, batch_size, device, repeats) -> None:
+def measure_fine_tune(network, pixels, batch_size, device, repeats) -> list[Comparison]:
     """Part `fine_tune`."""
     split = split_of(pixels)
     train, valid = pixel_batches(pixels, split, HOW, batch_size, device, 0)
     optimizer = thaw(network, "none", group_rates(1e-4, 10), 0.01)
     images, targets = one_batch(pixels, batch_size, device)
+    step = steps_of(network, optimizer)  # on a GPU a graph
 
     def bare() -> None:
         training_mode(network)
         for _ in range(len(train)):
-            train_step(network, optimizer, images, targets)
+            step(images, targets, None)
 
     def epoch(number: int) -> float:
         return epoch_of(Phase(network, optimizer, train, valid, [1]), number).seconds
 
-    report("fine-tuning epoch", "bare steps", len(train) * batch_size, bare, epoch, repeats, device)
+    return report("fine-tuning epoch", "bare steps", len(train) * batch_size, bare, epoch, repeats, device)
 
 
-def measure_precompute(network, pixels, batch_size, device, repeats) -> None:
+def measure_precompute(network, pixels, batch_size, device, repeats) -> list[Comparison]:
     """Part `precompute`."""
     rows = np.arange(len(pixels) - VALID)
     images, _ = one_batch(pixels, batch_size, device)
@@ -129,10 +138,10 @@ def measure_precompute(network, pixels, batch_size, device, repeats) -> None:
         write_activations(stored, network, pixels, rows, StoreSettings(batch_size, "float16", device))
         return time.perf_counter() - started
 
-    report("precompute", "forward passes", len(rows), bare, precompute, repeats, device)
+    return report("precompute", "forward passes", len(rows), bare, precompute, repeats, device)
 
 
-def measure_head(network, pixels, batch_size, device, repeats) -> None:
+def measure_head(network, pixels, batch_size, device, repeats) -> list[Comparison]:
     """Part `head`."""
     split = split_of(pixels)
     whole_train, whole_valid = pixel_batches(pixels, split, HOW, batch_size, device, 0)
@@ -167,11 +176,14 @@ def measure_head(network, pixels, batch_size, device, repeats) -> None:
     def epoch(number: int) -> float:
         return epoch_of(Phase(network.head, optimizer, train, valid, [1]), number).seconds
 
-    rate = report("head epoch", "barest loop", len(train) * batch_size, bare, epoch, repeats, device)
+    found = report("head epoch", "barest loop", len(train) * batch_size, bare, epoch, repeats, device)
+    rate = found[0].thaw
     print(f"  and {rate / frozen:,.0f} times as fast as an epoch of the head without a store ({frozen:,.0f} images/s)")
+    of = f"{network.body.default_cfg['architecture']}, {pixels.shape[1]} px"
+    return [*found, Comparison(GROUP, "head epoch against one without a store", of, rate / frozen, rate, frozen, UNIT)]
 
 
-def measure_late(network, pixels, batch_size, device, repeats) -> None:
+def measure_late(network, pixels, batch_size, device, repeats) -> list[Comparison]:
     """Part `late`."""
     split, rates = split_of(pixels), {"late": 1e-4, "head": 1e-3}
     halves = cut_network(network, "late", pixels.shape[1])
@@ -196,10 +208,10 @@ def measure_late(network, pixels, batch_size, device, repeats) -> None:
         return next(moments).seconds
 
     against = "through the whole network, the early group frozen"
-    report("epoch of late and head", against, len(train) * batch_size, whole, epoch, repeats, device)
+    return report("epoch of late and head", against, len(train) * batch_size, whole, epoch, repeats, device)
 
 
-def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
+def measure_jpegs(network, pixels, batch_size, device, repeats) -> list[Comparison]:
     """Part `jpegs`."""
     decoder = choose_decoder("auto", device)
     root = Path(os.environ["THAW_CACHE"]) / "pictures"
@@ -223,6 +235,7 @@ def measure_jpegs(network, pixels, batch_size, device, repeats) -> None:
     open_pixels(manifest, pixels.shape[1], "crop", decoder=decoder)
     built = len(decoded) / (time.perf_counter() - started)
     print(f"JPEGs, {decoder}: {statistics.median(rates[1:]):,.0f} images/s to the device, {built:,.0f} into a store")
+    return []
 
 
 def epoch_of(phase: Phase, number: int) -> EpochRecord:
@@ -252,8 +265,8 @@ def report(
     real: Callable[[int], float],
     repeats: int,
     device: torch.device,
-) -> float:
-    """Time both in turns, print the medians, and give the rate of the real one; one round of each is not counted."""
+) -> list[Comparison]:
+    """Time both in turns, print the medians, and give them; one round of each is not counted."""
     bare_rates, rates = [], []
     for number in range(repeats + 1):
         wait_for(device)
@@ -269,7 +282,12 @@ def report(
         f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
         flush=True,
     )
-    return rate
+    bare_rate, ratio = statistics.median(bare_rates[1:]), statistics.median(ratios)
+    return [
+        Comparison(
+            GROUP, f"{what} against {against}", "", ratio, rate, bare_rate, UNIT, low=min(ratios), high=max(ratios)
+        )
+    ]
 
 
 def wait_for(device: torch.device) -> None:

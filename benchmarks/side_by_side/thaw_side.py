@@ -1,0 +1,203 @@
+"""Thaw's side: the functions that its stages call, and for the recipe the stages themselves."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from benchmarks.side_by_side.sides import serve
+from benchmarks.side_by_side.work import END_LR, SEED, START_LR, Work, pictures
+from pipeline import tracking
+from pipeline.data.augment import augmentation, view_matrices
+from pipeline.data.batches import Batches
+from pipeline.data.decode import Pixels, decode_square
+from pipeline.data.loader import Split, pixel_batches
+from pipeline.evaluation.predict import predict
+from pipeline.models.activations import StoreSettings, activation_batches, write_activations
+from pipeline.models.body import load_weights
+from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint
+from pipeline.models.layer_groups import FixedStatistics
+from pipeline.models.network import Network
+from pipeline.models.weights import PACKAGES, Weights, find_weights
+from pipeline.recipe.recipe_file import override_recipe, read_recipe
+from pipeline.recipe.schema import LrFind, Recipe
+from pipeline.runs.fingerprint import PROJECT
+from pipeline.runs.upstream import Upstream, chain_from
+from pipeline.system.device import choose_device
+from pipeline.system.memory import keep_freed_memory
+from pipeline.training.fit import Phase, fit
+from pipeline.training.lr_finder import range_test
+from pipeline.training.optim import head_optimizer, thaw
+from pipeline.training.schedule import group_rates
+from stages import fine_tune, lr_find, precompute, train_head
+
+DEVICE = choose_device("auto")
+DEFAULTS = Recipe()
+Act = Callable[[], dict[str, float]]
+
+
+def network_of(work: Work) -> Network:
+    """A network with the packaged ImageNet weights, or random ones where there is no package."""
+    torch.manual_seed(SEED)
+    network = build_network(Checkpoint(work.backbone, ["a", "b"], 512, 0.5, work.image_px, "crop", True))
+    is_packaged = work.backbone in PACKAGES
+    weights = find_weights(work.backbone, "auto", SEED) if is_packaged else Weights("random", None, "random")
+    load_weights(network.body, work.backbone, weights)
+    return network.to(DEVICE)
+
+
+def read(count: int, work: Work) -> tuple[Pixels, Split]:
+    """Decoded pictures, the last of which are for validation, as the pixel store has them."""
+    label_of = pictures(count + work.valid)
+    squares = [decode_square(file.read_bytes(), work.image_px, "crop", True) for file in label_of]
+    targets = np.array([label == "defective" for label in label_of.values()], dtype=np.int64)
+    return np.stack(squares), Split(np.arange(count), np.arange(count, len(squares)), targets)
+
+
+def activations(network: Network, pixels: Pixels) -> np.ndarray:
+    """Those of all pictures, as precompute stores them."""
+    stored = np.empty((len(pixels), network.width), dtype=np.float16)
+    settings = StoreSettings(DEFAULTS.precompute.batch_size, "float16", DEVICE)
+    write_activations(stored, network, pixels, np.arange(len(pixels)), settings)
+    return stored
+
+
+@cache
+def stored_batches(work: Work) -> tuple[Batches, Batches]:
+    """Batches of stored activations."""
+    pixels, split = read(work.stored, work)
+    return activation_batches(activations(network_of(work), pixels), split, work.batch_size, DEVICE, SEED)
+
+
+def varied_batches(work: Work) -> tuple[Batches, Batches]:
+    """Batches of pictures, varied as the default recipe varies them."""
+    pixels, split = read(work.unfrozen, work)
+    how = augmentation(**DEFAULTS.augment.model_dump())
+    return pixel_batches(pixels, split, how, work.batch_size, DEVICE, SEED)
+
+
+def finder(
+    module: nn.Module, optimizer: Optimizer, batches: Batches, work: Work, fixed: FixedStatistics = "none"
+) -> Act:
+    """A range test."""
+    settings = LrFind(iterations=work.iterations, start_lr=START_LR, end_lr=END_LR)
+
+    def act() -> dict[str, float]:
+        range_test(module, optimizer, batches, settings, fixed)
+        return {}
+
+    return act
+
+
+def epoch(phase: Phase) -> Act:
+    """One epoch with validation."""
+
+    def act() -> dict[str, float]:
+        for _ in fit(phase):
+            pass
+        return {}
+
+    return act
+
+
+def precompute_pass(work: Work) -> Act:
+    """The one pass of the frozen body that head epochs and the head's finder stand on."""
+    network, (pixels, _) = network_of(work), read(work.stored, work)
+
+    def act() -> dict[str, float]:
+        activations(network, pixels)
+        return {}
+
+    return act
+
+
+def head_epoch(work: Work) -> Act:
+    """An epoch of the head on stored activations; a first one, which is not measured, warms up."""
+    network = network_of(work)
+    optimizer = head_optimizer(network.head, 1e-3, 0.01)
+    act = epoch(Phase(network.head, optimizer, *stored_batches(work), [1], 0.1))
+    act()
+    return act
+
+
+def head_finder(work: Work) -> Act:
+    """The range test of the head, on stored activations; a first one, which is not measured, warms up."""
+    head, (train, _) = network_of(work).head, stored_batches(work)
+    act = finder(head, head_optimizer(head, 1e-3, 0.01), train, work)
+    act()
+    return act
+
+
+def unfrozen_epoch(work: Work) -> Act:
+    """An epoch of all layers."""
+    network = network_of(work)
+    optimizer = thaw(network, "none", group_rates(1e-3, 3), 0.01)
+    return epoch(Phase(network, optimizer, *varied_batches(work), [1], 0.1, "all"))
+
+
+def unfrozen_finder(work: Work) -> Act:
+    """The range test of all layers."""
+    network = network_of(work)
+    optimizer = thaw(network, "none", group_rates(1e-3, 3), 0.01)
+    return finder(network, optimizer, varied_batches(work)[0], work, "all")
+
+
+def tta(work: Work) -> Act:
+    """Validation pictures as they are and in four views."""
+    network, (pixels, split) = network_of(work), read(work.batch_size, work)
+    views = view_matrices("sideways", DEFAULTS.augment.crop, 4)
+    given = network, pixels, split.valid, DEFAULTS.evaluate.batch_size, DEVICE
+
+    def act() -> dict[str, float]:
+        predict(*given)
+        predict(*given, views)
+        return {}
+
+    return act
+
+
+def recipe(work: Work, accuracy: float) -> Act:
+    """The default recipe's stages, from opening the pictures until its network is as right on the test pictures as
+    `accuracy`."""
+    given: Mapping[str, str] = {"reuse": "never", "precompute.image_px": str(work.image_px)}
+    chosen = override_recipe(read_recipe(PROJECT / "recipes" / "elpv.yaml"), given)
+    tracking.connect()
+    tracking.use_experiment("benchmark")
+
+    def act() -> dict[str, float]:
+        first = precompute.run(chosen)
+        found = lr_find.run(chosen, first.run_id)
+        last = train_head.run(chosen, found.run_id)
+        stages, reached = 3, _test_accuracy(chosen, last.run_id)
+        while reached < accuracy and stages < 6:
+            last = fine_tune.run(chosen, last.run_id)
+            stages, reached = stages + 1, _test_accuracy(chosen, last.run_id)
+        return {"accuracy": reached, "stages": stages}
+
+    return act
+
+
+def _test_accuracy(chosen: Recipe, run_id: str) -> float:
+    up = Upstream(chosen, tuple(chain_from(run_id)))
+    network, checkpoint = load_checkpoint(tracking.artifact(run_id, "checkpoint"))
+    rows = up.manifest.rows("test")
+    found = predict(network.to(DEVICE), up.pixels(run_id, checkpoint), rows, chosen.evaluate.batch_size, DEVICE)
+    return float((found.argmax(1) == up.manifest.targets[rows]).mean())
+
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as every command does
+    serve(
+        {
+            "precompute": precompute_pass,
+            "head epoch": head_epoch,
+            "head finder": head_finder,
+            "unfrozen epoch": unfrozen_epoch,
+            "unfrozen finder": unfrozen_finder,
+            "TTA": tta,
+            "recipe": recipe,
+        }
+    )
