@@ -106,7 +106,7 @@ def pictures_figure(shown: Sequence[CaptionedPictures], title: str) -> Figure:
     figure.suptitle(title)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
-        axes.xaxis.set_visible(False)  # else the layout measures ticks that are not drawn, for as long as all else takes
+        axes.xaxis.set_visible(False)  # else the layout measures ticks that are not drawn
         axes.yaxis.set_visible(False)
     for axes, one in zip(figure.axes, shown, strict=False):
         axes.imshow(np.concatenate([in_colour(picture) for picture in one.pictures], axis=1))
