@@ -11,6 +11,8 @@ from mlflow.entities import Run
 
 from tests.stages.conftest import PROJECT, Workplace, copy_cells
 
+pytestmark = pytest.mark.slow
+
 ENTRY_POINT = "mlflow.project.entryPoint"
 
 
@@ -61,7 +63,6 @@ def test_the_run_lies_in_the_experiment_of_its_data_and_the_run_of_mlflow_run_po
     assert pointer.info.run_name == "precompute"
 
 
-@pytest.mark.slow
 def test_a_second_run_is_reused_from_there_and_a_later_stage_follows_the_id_that_mlflow_run_printed(done):
     before = len(done.runs_in("thaw-cells"))
     (first,) = [run.info.run_id for run in done.runs_in("thaw-cells") if run.data.tags["thaw.stage"] == "precompute"]
@@ -75,7 +76,6 @@ def test_a_second_run_is_reused_from_there_and_a_later_stage_follows_the_id_that
     assert done.runs_in("Default")[-1].data.tags["thaw.reused"] == found.info.run_id
 
 
-@pytest.mark.slow
 def test_a_mistake_is_the_reason_of_the_run_of_mlflow_run_and_leaves_no_other(done):
     before = len(done.runs_in("thaw-cells"))
     done.precompute("-P", "precompute.image_pxx=8", expect=2)
@@ -108,7 +108,6 @@ def running(place: Unnamed, experiment: str) -> list[Run]:
     return [run for run in place.runs_in(experiment) if run.info.status == "RUNNING"]
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_both_as_killed(done, tmp_path):
     process = start(done, tmp_path / "log.txt", 224)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -119,7 +118,6 @@ def test_ctrl_c_ends_both_as_killed(done, tmp_path):
         assert (one.info.status, one.data.tags["thaw.reason"]) == ("KILLED", "stopped by Ctrl-C or SIGTERM")
 
 
-@pytest.mark.slow
 def test_a_kill_leaves_both_open_until_the_next_command_closes_them(done, tmp_path):
     process = start(done, tmp_path / "log.txt", 256)
     os.killpg(process.pid, signal.SIGKILL)
