@@ -7,6 +7,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.runner import ignore_epoch, run_stage
 from pipeline.runs.train import train_unfrozen
 from pipeline.runs.upstream import Upstream
+from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef
 from pipeline.training.fit import EpochRecord
 from pipeline.training.schedule import group_rates
@@ -18,5 +19,7 @@ def run(recipe: Recipe, upstream: str | None, after_epoch: Callable[[EpochRecord
     stage, settings = STAGES["fine_tune"], recipe.fine_tune
     up = Upstream.of(stage, recipe, upstream)
     up.nearest(*TRAINING)
+    if not settings.cycles:
+        raise UserError("fine_tune.cycles is 0, so that nothing is trained; set it to 1 or more.")
     rates = group_rates(up.rate(settings.lr, "fine_tune.lr"), settings.lr_ratio)
     return run_stage(stage, up, {}, partial(train_unfrozen, up, settings, rates), after_epoch)

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 
 from pipeline import tracking
 from pipeline.data.readers.sources import source_name
-from pipeline.recipe.schema import Recipe, training_settings
+from pipeline.recipe.schema import Recipe, resize_steps, stages_of, training_settings
 from pipeline.runs.best_stage import best_stage
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.recipe_check import check_recipe
 from pipeline.runs.runner import ignore_epoch
+from pipeline.runs.stage import step_name
 from pipeline.runs.summary import CURVES, log_results, log_summary
 from pipeline.system.console import say
 from pipeline.tracking import RunRef
@@ -27,12 +28,13 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
         for name, ref in train(recipe):
             done[name] = ref
             tracking.copy_curves(ref.run_id, run_id, CURVES)
-        best, why = best_stage(done)
-        say(why)
-        tracking.set_tags(run_id, {tracking.EVALUATED_STAGE: why})
-        done["evaluate"] = evaluate.run(recipe, done[best].run_id)
-        log_results(run_id, done)
-        tracking.show_result(done["evaluate"].run_id, run_id, ["report.html"])
+        if "evaluate" in stages_of(recipe):
+            best, why = best_stage(done)
+            say(why)
+            tracking.set_tags(run_id, {tracking.EVALUATED_STAGE: why})
+            done["evaluate"] = evaluate.run(recipe, done[best].run_id)
+            log_results(run_id, done)
+            tracking.show_result(done["evaluate"].run_id, run_id, ["report.html"])
         log_summary(run_id, source_name(recipe.data.source), done)
         return tracking.mark_done(run_id, time.perf_counter() - started)
 
@@ -40,23 +42,30 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
 def train(
     recipe: Recipe, after_epoch: Callable[[EpochRecord], None] = ignore_epoch, find_given: bool = True
 ) -> Iterator[tuple[str, RunRef]]:
-    """The name and the run of each stage up to the last that trains, as soon as it is done.
+    """The name and the run of each stage of the recipe up to the last that trains, as soon as it is done.
 
     Where the recipe gives a rate, no later stage depends on the finder's run; unless `find_given`, there is none then.
     `after_epoch` is called after each epoch once all is unfrozen.
     """
+    stages, steps = stages_of(recipe), resize_steps(recipe)
     latest = precompute.run(recipe)
     yield "precompute", latest
-    if find_given or recipe.train_head.lr == "auto":
+    if "lr_find" in stages and (find_given or recipe.train_head.lr == "auto"):
         found = lr_find.run(recipe, latest.run_id)
         yield "lr_find", found
         latest = found if recipe.train_head.lr == "auto" else latest
+    if "train_head" not in stages:
+        return
     latest = train_head.run(recipe, latest.run_id)
     yield "train_head", latest
-    if find_given or recipe.fine_tune.lr == "auto":
+    rates = [recipe.fine_tune.lr] * ("fine_tune" in stages) + [step.lr for step in steps] * ("resize" in stages)
+    if "lr_find" in stages and rates and (find_given or rates[0] == "auto"):
         found = lr_find.run(recipe, latest.run_id)
         yield "lr_find_unfrozen", found
-        latest = found if recipe.fine_tune.lr == "auto" else latest
-    latest = fine_tune.run(recipe, latest.run_id, after_epoch)
-    yield "fine_tune", latest
-    yield "resize", resize.run(recipe, latest.run_id, after_epoch)
+        latest = found if rates[0] == "auto" else latest
+    if "fine_tune" in stages:
+        latest = fine_tune.run(recipe, latest.run_id, after_epoch)
+        yield "fine_tune", latest
+    for number in range(1, len(steps) + 1) if "resize" in stages else ():
+        latest = resize.run(recipe, latest.run_id, after_epoch)
+        yield step_name("resize", number), latest

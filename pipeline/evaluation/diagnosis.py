@@ -189,13 +189,13 @@ def _times(ratio: float) -> str:
 def diagnose_rates(epochs: pd.DataFrame) -> list[Verdict]:
     """A verdict for each training run whose rate was too high or too low; none for the others.
 
-    `epochs` is a table of the epochs of several runs; those on stored activations are diagnosed by themselves. An
-    annealed rate ends near zero: a loss that still falls there as fast as before means that all of the cycle was too
-    low.
+    `epochs` is a table of the epochs of several runs, with the keys of their rates; those on stored activations are
+    diagnosed by themselves. An annealed rate ends near zero: a loss that still falls there as fast as before means that
+    all of the cycle was too low.
     """
     found = []
     for _, run in epochs.groupby(["run_id", "phase"], sort=False):
-        stage, rate = str(run["stage"].iloc[0]), float(run["rate"].iloc[0])
+        stage, rate, key = str(run["stage"].iloc[0]), float(run["rate"].iloc[0]), str(run["rate_key"].iloc[0])
         train, valid = run["train_loss"].tolist(), run["valid_loss"].tolist()
         if _is_too_high(train, valid):
             found.append(
@@ -203,7 +203,7 @@ def diagnose_rates(epochs: pd.DataFrame) -> list[Verdict]:
                     "too high a rate",
                     f"The rate of {stage}, {rate:.2g} at its top, was too high: by epoch the training loss went "
                     f"{_format_losses(train)} and the validation loss {_format_losses(valid)}. Try a lower rate.",
-                    {f"{stage}.lr": _round(rate / TIMES_LOWER)},
+                    {key: _round(rate / TIMES_LOWER)},
                 )
             )
         elif _is_too_low(train, valid):
@@ -213,7 +213,7 @@ def diagnose_rates(epochs: pd.DataFrame) -> list[Verdict]:
                     f"The rate of {stage}, {rate:.2g} at its top, was too low, or the stage too short: the training "
                     f"loss still fell as fast at the end as before ({_format_losses(train)}), at a validation loss of "
                     f"{valid[-1]:.3f}. Try a higher rate, or more epochs.",
-                    {f"{stage}.lr": _round(rate * TIMES_HIGHER)},
+                    {key: _round(rate * TIMES_HIGHER)},
                 )
             )
     return found

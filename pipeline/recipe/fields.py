@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 # The layer groups, from the input up, and those that each value of `freeze` keeps frozen.
 GROUPS = ("early", "late", "head")
 FROZEN_GROUPS = {"none": (), "early": ("early",), "body": ("early", "late")}
+# The stages of main, in their order.
+STAGE_NAMES = ("precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate")
+ALL_STAGES = "all"
 Share = Annotated[float, Field(gt=0, le=1, description="a share above 0, up to 1")]
 HeldOutShare = Annotated[float, Field(ge=0, lt=0.9, description="a share of the pictures from 0 to below 0.9")]
 Count = Annotated[int, Field(ge=1, description="a whole number from 1 up")]
@@ -44,6 +47,14 @@ PICTURE_ENDINGS = [
     ".jpg", ".jpeg", ".png", ".apng", ".gif", ".bmp", ".webp", ".avif", ".heic", ".heif", ".jp2", ".tif", ".tiff",
     ".ppm", ".pgm",
 ]  # fmt: skip
+
+
+def stage_names(text: str) -> str:
+    """Names of stages with commas between them, without blanks; ValueError for any other name, or one given twice."""
+    names = [name.strip() for name in text.split(",")]
+    if text != ALL_STAGES and (not set(names) <= set(STAGE_NAMES) or len(set(names)) < len(names)):
+        raise ValueError(f"choose from {', '.join(STAGE_NAMES)}")
+    return ",".join(names)
 
 
 def timm_name(name: str) -> str:

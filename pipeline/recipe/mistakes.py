@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pipeline.recipe.fields import Section
-from pipeline.recipe.schema import Recipe, flatten
+from pipeline.recipe.schema import Recipe, flatten, stages_of
 from pipeline.recipe.sweep_sections import HEAD_KEYS, Choice, Range
+from pipeline.recipe.training_sections import ONE_STEP, STEPS, Resize
 from pipeline.system.errors import UserError
 
 # The keys that `wrong_together` compares with one another, of those that may vary.
@@ -20,14 +21,16 @@ COMPARED = (
 
 
 def field_of(path: Sequence[str]) -> FieldInfo | None:
-    """The field of a key, such as ("fine_tune", "lr"), or None if there is no such key."""
+    """The field of a key, such as ("fine_tune", "lr") or ("resize", "0", "lr"), or None if there is no such key."""
     fields: Mapping[str, FieldInfo] = Recipe.model_fields
     field: FieldInfo | None = None
     for part in path:
+        if field is Recipe.model_fields["resize"] and part.isdecimal():
+            continue
         field = fields.get(part)
         if field is None:
             return None
-        kind = field.annotation
+        kind = Resize if field is Recipe.model_fields["resize"] else field.annotation
         fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}
     return field
 
@@ -37,7 +40,7 @@ def wrong_keys(error: ValidationError, typed: Collection[str], origin: str) -> s
     come from `origin`."""
     sentences: dict[str, str] = {}
     for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
+        path = [str(part) for part in problem["loc"] if part not in (ONE_STEP, STEPS)]
         parts = _parts_of_range(path)
         if parts:
             key, sentence = ".".join(path[:parts]), _wrong_range_entry(path[:parts], path[parts:], problem)
@@ -108,7 +111,7 @@ def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str |
     if isinstance(data.range, list) and data.range[0] >= data.range[1]:
         where = _where(["data.range"], typed, origin)
         return f"{where}: data.range is {data.range}, which is no range; give a low number and a higher one."
-    for key, lr in (("fine_tune.lr", recipe.fine_tune.lr), ("resize.lr", recipe.resize.lr)):
+    for key, lr in ((key, lr) for key, lr in flatten(recipe).items() if key.endswith(".lr")):
         if isinstance(lr, list) and len(lr) != 3:
             where = _where([key], typed, origin)
             return f"{where}: {key} has {len(lr)} rates; give three, for the groups early, late and head."
@@ -132,7 +135,23 @@ def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str |
             f"{where}: train_head.freeze is early, but with precompute.cut at head the late layer group cannot be "
             "trained on what is stored; set precompute.cut to late, or train_head.stored_epochs to 0."
         )
-    return _wrong_range(recipe, typed, origin)
+    return _wrong_stages(recipe, typed, origin) or _wrong_range(recipe, typed, origin)
+
+
+def _wrong_stages(recipe: Recipe, typed: Collection[str], origin: str) -> str | None:
+    """A sentence on stages that the recipe runs without what they follow."""
+    given = stages_of(recipe)
+    on_head = [name for name in given if name in ("fine_tune", "resize", "evaluate")]
+    for name, followers in (("precompute", given), ("train_head", on_head)):
+        if followers and name not in given:
+            where = _where(["stages"], typed, origin)
+            return f"{where}: stages leaves {name} out, which {followers[-1]} follows; name it too."
+    if "lr_find" not in given:
+        rates = [f"{name}.lr" for name in given if name in ("train_head", "fine_tune")]
+        for key in (key for key in rates if flatten(recipe)[key] == "auto"):
+            where = _where(["stages", key], typed, origin)
+            return f"{where}: stages leaves lr_find out, and {key} is auto; set {key} to a rate, or name lr_find too."
+    return None
 
 
 def check_positive_class(given: str, classes: Collection[str]) -> None:

@@ -76,6 +76,8 @@ def _section_content(key: Any, value: Any, origin: str) -> Any:
     """A section's own keys; `data: photos/` is short for `data: {source: photos/}`."""
     if key == "data" and isinstance(value, str):
         return {"source": value}
+    if key == "resize" and isinstance(value, list):
+        return [_section_content("step", step, origin) for step in value]
     for name in (key, *(value if isinstance(value, dict) else ())):
         if not isinstance(name, str):
             raise UserError(f"In {origin}: {name!r} is not a key of a recipe; keys are words, such as seed.")
@@ -84,12 +86,35 @@ def _section_content(key: Any, value: Any, origin: str) -> Any:
 
 def _override(nested: dict[str, Any], key: str, text: str) -> None:
     *sections, last = key.split(".")
+    if sections[:1] == ["resize"]:
+        nested, sections = _step_of(nested, sections[1:], key), []
     for section in sections:
         inner = nested.setdefault(section, {})
         if not isinstance(inner, dict):
             raise UserError(f"{key} cannot be set: {section} is a value, not a section of the recipe.")
         nested = inner
     nested[last] = _typed_value(key, text)
+
+
+def _step_of(nested: dict[str, Any], number: Sequence[str], key: str) -> dict[str, Any]:
+    """The step of resize that an override by `key` is for. A number makes a list of the one step that there may be, and
+    the number after the last adds a step."""
+    steps = nested.setdefault("resize", {})
+    if not number and isinstance(steps, dict):
+        return steps
+    if number and isinstance(steps, dict):
+        steps = nested["resize"] = [steps]
+    is_number = len(number) == 1 and number[0].isdecimal()
+    if not isinstance(steps, list) or not is_number or int(number[0]) > len(steps):
+        raise UserError(
+            f"{key} cannot be set: resize is a list of {len(steps)} steps; name one, such as resize.0.image_px, or the "
+            "next one to add it."
+        )
+    steps += [{}] * (int(number[0]) == len(steps))
+    found = steps[int(number[0])]
+    if not isinstance(found, dict):
+        raise UserError(f"{key} cannot be set: a step of resize is a section with keys of its own, not {found!r}.")
+    return found
 
 
 def _typed_value(key: str, text: str) -> Any:
@@ -112,10 +137,21 @@ def _is_text(path: Sequence[str]) -> bool:
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
     """The `mlflow run` of `recipe` with these keys changed; keys at their defaults are left out."""
     defaults = training_settings(Recipe()) | {"reuse": recipe.reuse}
-    settings = {key: value for key, value in training_settings(recipe).items() if value != defaults[key]} | dict(
-        changes
-    )
+    changed = {key: value for key, value in changes.items() if not (isinstance(recipe.resize, list) and _is_step(key))}
+    settings = {key: value for key, value in training_settings(recipe).items() if value != defaults.get(key)}
+    if isinstance(recipe.resize, list):
+        steps = [step.model_dump(exclude_defaults=True) for step in recipe.resize]
+        for key in changes.keys() - changed.keys():
+            _, number, name = key.split(".")
+            steps[int(number)][name] = changes[key]
+        settings = {key: value for key, value in settings.items() if not _is_step(key)} | {"resize": steps}
+    settings |= changed
     words = ["data" if key == "data.source" else key for key in settings]
     values = [value if isinstance(value, str) else write_value(value) for value in settings.values()]
     pairs = [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, values, strict=True)]
     return " ".join(["mlflow run . --env-manager local", *pairs])
+
+
+def _is_step(key: str) -> bool:
+    """Whether a key is of a numbered step of resize."""
+    return key.startswith("resize.") and key.split(".")[1].isdecimal()

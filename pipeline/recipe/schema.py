@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from pipeline.recipe.fields import (
+    ALL_STAGES,
     PICTURE_ENDINGS,
+    STAGE_NAMES,
     BatchNorm,
     BatchSize,
     HeldOutShare,
@@ -18,10 +20,11 @@ from pipeline.recipe.fields import (
     Rate,
     Section,
     WeightDecay,
+    stage_names,
     timm_name,
 )
 from pipeline.recipe.sweep_sections import Sweep, SweepHead
-from pipeline.recipe.training_sections import FineTune, Resize, TrainHead, TrainingOptions
+from pipeline.recipe.training_sections import FineTune, Resize, ResizeSteps, TrainHead, TrainingOptions
 from pipeline.recipe.yaml_rules import write_yaml
 from pipeline.system.text import plain_name
 
@@ -220,6 +223,11 @@ class Recipe(Section):
         description="true or false: compile the network for training on pictures (torch.compile), which takes about a "
         "minute for each stage and pays in long ones",
     )
+    stages: Annotated[str, AfterValidator(stage_names)] = Field(
+        ALL_STAGES,
+        description="all, or those of main that are run, with commas between them, such as "
+        "precompute,lr_find,train_head,evaluate",
+    )
     data: Data = Data()
     model: Model = Model()
     head: Head = Head()
@@ -229,21 +237,39 @@ class Recipe(Section):
     training: TrainingOptions = TrainingOptions()
     train_head: TrainHead = TrainHead()
     fine_tune: FineTune = FineTune()
-    resize: Resize = Resize()
+    resize: ResizeSteps = Field(
+        Resize(), description="the keys of one step, or a list of steps such as [{image_px: 224}, {image_px: 300}]"
+    )
     evaluate: Evaluate = Evaluate()
     sweep: Sweep = Sweep()
     sweep_head: SweepHead = SweepHead()
 
 
 def flatten(recipe: Recipe) -> dict[str, object]:
-    """The recipe by dotted key, in its order: `{"seed": 0, "data.source": "elpv", …}`."""
+    """The recipe by dotted key, in its order: `{"seed": 0, "data.source": "elpv", …}`; steps of `resize`, where it is a
+    list, by their number: `{"resize.0.image_px": 224, …}`."""
     flat: dict[str, object] = {}
     for name, value in recipe:
-        if isinstance(value, Section):
-            flat |= {f"{name}.{key}": inner for key, inner in value.model_dump().items()}
-        else:
-            flat[name] = value
+        parts = {name: value} if not isinstance(value, list) else {f"{name}.{n}": one for n, one in enumerate(value)}
+        for part, one in parts.items():
+            if isinstance(one, Section):
+                flat |= {f"{part}.{key}": inner for key, inner in one.model_dump().items()}
+            else:
+                flat[part] = one
     return flat
+
+
+def resize_steps(recipe: Recipe) -> list[Resize]:
+    """The steps of `resize`, without those of 0 cycles, which are left out."""
+    steps = recipe.resize if isinstance(recipe.resize, list) else [recipe.resize]
+    return [step for step in steps if step.cycles]
+
+
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """The stages of main that the recipe has, in their order."""
+    given = STAGE_NAMES if recipe.stages == ALL_STAGES else recipe.stages.split(",")
+    has_cycles = {"fine_tune": bool(recipe.fine_tune.cycles), "resize": bool(resize_steps(recipe))}
+    return tuple(name for name in STAGE_NAMES if name in given and has_cycles.get(name, True))
 
 
 def training_settings(recipe: Recipe) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """The sections of the recipe on training: what all training stages share, and the keys of each."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline.recipe.fields import (
     BatchNorm,
@@ -39,7 +39,7 @@ class TrainingStage(Section):
     batchnorm: BatchNorm = "fixed"
     weight_decay: WeightDecay = 0.01
     label_smoothing: Smoothing = 0.1
-    cycles: Count = 1
+    cycles: int = Field(1, ge=0, description="a whole number from 0 (the stage is left out) up")
     cycle_len: Count = 1
     cycle_mult: Count = 1
     warm_up: float = Field(
@@ -78,3 +78,16 @@ class Resize(TrainingStage):
         "three rates, early to head",
     )
     cycle_len: Count = 4
+
+
+# Which of the two a value of `resize` is; pydantic puts it into the place of what is wrong.
+ONE_STEP, STEPS = "one step", "steps"
+
+
+def _kind(value: Any) -> str:
+    return STEPS if isinstance(value, list) else ONE_STEP
+
+
+ResizeSteps: TypeAlias = Annotated[
+    Annotated[Resize, Tag(ONE_STEP)] | Annotated[list[Resize], Tag(STEPS)], Discriminator(_kind)
+]

@@ -9,7 +9,7 @@ from functools import cache
 from pipeline import tracking
 from pipeline.data.nvjpeg import choose_decoder
 from pipeline.models.network_check import check_network
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Recipe, resize_steps
 from pipeline.system.console import warn
 from pipeline.system.device import choose_device
 from pipeline.system.machine import missing_compiler
@@ -22,7 +22,7 @@ def check_recipe(recipe: Recipe) -> None:
     choose_decoder(recipe.data.decoder, device)
     if recipe.compile and (missing := missing_compiler(device.type)):
         _report_missing(missing)
-    sizes_px = recipe.precompute.image_px, recipe.resize.image_px
+    sizes_px = recipe.precompute.image_px, *(step.image_px for step in resize_steps(recipe))
     check_network(recipe.model.backbone, sizes_px, recipe.precompute.cut)
     if recipe.reuse not in ("auto", "never"):
         tracking.run_of(recipe.reuse)

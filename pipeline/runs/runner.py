@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from pipeline import tracking
@@ -15,6 +16,7 @@ from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.location import cache_folder
 from pipeline.cache.store import locked
 from pipeline.data.nvjpeg import choose_decoder
+from pipeline.recipe.fields import Section
 from pipeline.recipe.schema import flatten, write_recipe
 from pipeline.runs.fingerprint import git_tags, source_digest, stage_fingerprint
 from pipeline.runs.stage import RECIPE_FILE, Stage
@@ -54,15 +56,18 @@ def run_stage(
     inputs: Mapping[str, str],
     work: Callable[[Job], None],
     after_epoch: AfterEpoch = ignore_epoch,
+    own_sections: Mapping[str, Section] = MappingProxyType({}),
 ) -> RunRef:
-    """The finished run of `stage` for the recipe and the upstream runs of `up`, and for further `inputs`.
+    """The finished run of `stage` for the recipe and the upstream runs of `up`, and for further `inputs`. Of the
+    recipe's sections it depends on those of the stage; on `own_sections` in the place of those of the same names.
 
     Unless `recipe.reuse` says otherwise, a run with the same fingerprint is reused, after waiting for the process that
     is making it on this machine, if there is one; what the recipe leaves to the machine may have been another there.
     Else `work` is called with the job of a new run, which is marked done as its last act.
     """
     recipe = up.recipe
-    sections = {name: getattr(recipe, name).model_dump() for name in stage.sections}
+    own = recipe.model_copy(update=own_sections)
+    sections = {name: getattr(own, name).model_dump() for name in stage.sections}
     known: dict[str, object] = {"versions": library_versions(*LIBRARIES)}
     if up.chain:
         known |= {"upstream": up.chain[0].fingerprint, "upstream_resolved": up.chain[0].resolved}
@@ -76,7 +81,7 @@ def run_stage(
                 if recipe.reuse == "never":
                     shutil.rmtree(folder, ignore_errors=True)
                 try:
-                    done = _run(stage, up, fingerprint, Job("", folder, after_epoch), work)
+                    done = _run(stage, up, fingerprint, Job("", folder, after_epoch), work, flatten(own))
                     return_freed_memory()
                 except Pruned:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -97,7 +102,14 @@ def link_mlflow_run(stage: str, run_id: str, why: str) -> None:
             tracking.describe_run(own_run_id, f"{why} [run {run_id}]({tracking.page_of(run_id)}).")
 
 
-def _run(stage: Stage, up: Upstream, fingerprint: str, job: Job, work: Callable[[Job], None]) -> RunRef:
+def _run(
+    stage: Stage,
+    up: Upstream,
+    fingerprint: str,
+    job: Job,
+    work: Callable[[Job], None],
+    settings: Mapping[str, object],
+) -> RunRef:
     say(f"{stage.name}: started")
     started = time.perf_counter()
     title = stage.title or stage.name
@@ -107,7 +119,7 @@ def _run(stage: Stage, up: Upstream, fingerprint: str, job: Job, work: Callable[
     if up.chain:
         tags[tracking.UPSTREAM] = up.chain[0].run_id
     own = ("seed", *(f"{name}." for name in stage.sections))
-    params = {key: value for key, value in flatten(up.recipe).items() if key.startswith(own)}
+    params = {key: value for key, value in settings.items() if key.startswith(own)}
     with tracking.open_run(title, tags, params) as run_id:
         tracking.name_run(run_id, title)
         tracking.log_text(run_id, write_recipe(up.recipe), RECIPE_FILE)

@@ -23,3 +23,8 @@ class Stage:
     title: str = ""
     short_for: Mapping[str, str] = field(default_factory=dict)
     checks: tuple[Callable[[Any], None], ...] = ()
+
+
+def step_name(stage: str, number: int) -> str:
+    """The name of a stage's run that is the first, second, … of its kind: `resize`, `resize 2`, …."""
+    return stage if number == 1 else f"{stage} {number}"

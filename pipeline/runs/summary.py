@@ -24,9 +24,9 @@ def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
 def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
     """Log on the parent run which stages were reused and the best and final figures, name it after its `data` and its
     accuracy, and print the table of stages."""
-    accuracies = [ref.metrics["best/valid_accuracy"] for ref in done.values() if "best/valid_accuracy" in ref.metrics]
-    losses = [ref.metrics["best/valid_loss"] for ref in done.values() if "best/valid_loss" in ref.metrics]
-    tracking.log_metrics(run_id, {"best/valid_accuracy": max(accuracies), "best/valid_loss": min(losses)}, step=0)
+    best = {"best/valid_accuracy": max, "best/valid_loss": min}
+    found = {name: [ref.metrics[name] for ref in done.values() if name in ref.metrics] for name in best}
+    tracking.log_metrics(run_id, {name: best[name](values) for name, values in found.items() if values}, step=0)
     tags = {f"thaw.stage.{name}": ref.run_id for name, ref in done.items()}
     tags["thaw.reused_stages"] = ", ".join(name for name, ref in done.items() if ref.reused) or "none"
     tracking.set_tags(run_id, tags)
@@ -36,9 +36,10 @@ def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
         for (name, ref), page in zip(done.items(), pages, strict=True)
     ]
     tracking.add_to_description(run_id, f"Stages: {', '.join(stages)}.")
-    evaluated = list(done.values())[-1].metrics
-    split = "test" if "test/accuracy" in evaluated else "valid"
-    tracking.name_run(run_id, f"{data}, {split} accuracy {evaluated[f'{split}/accuracy']:.3f}")
+    last = list(done.values())[-1]
+    split = "test" if "test/accuracy" in last.metrics else "valid"
+    accuracy = last.metrics.get("test/accuracy", _valid_accuracy(last))
+    tracking.name_run(run_id, data if accuracy is None else f"{data}, {split} accuracy {accuracy:.3f}")
     table(
         "What was done",
         ("stage", "time", "valid accuracy", "reused"),
@@ -46,7 +47,7 @@ def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
             (
                 name,
                 duration(ref.seconds),
-                _format_accuracy(ref),
+                "" if (accuracy := _valid_accuracy(ref)) is None else f"{accuracy:.4f}",
                 f"run {ref.run_id[:8]}" if ref.reused else "",
             )
             for name, ref in done.items()
@@ -55,7 +56,6 @@ def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
     say(f"See the curves, the report and the model with 'make ui'; this is run {run_id}.")
 
 
-def _format_accuracy(ref: RunRef) -> str:
-    """The validation accuracy of the network that the stage left, or evaluated."""
-    found = [ref.metrics[name] for name in (kept_name("valid/accuracy"), "valid/accuracy") if name in ref.metrics]
-    return f"{found[0]:.4f}" if found else ""
+def _valid_accuracy(ref: RunRef) -> float | None:
+    """The validation accuracy of the network that the stage left, or evaluated; None if it did neither."""
+    return ref.metrics.get(kept_name("valid/accuracy"), ref.metrics.get("valid/accuracy"))

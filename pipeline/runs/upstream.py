@@ -1,6 +1,7 @@
 """What earlier runs give to a stage: pictures, networks, stores, and suggested rates."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.network import Network
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.pixels import open_run_pixels
-from pipeline.runs.stage import Stage
+from pipeline.runs.stage import Stage, step_name
 from pipeline.system.device import choose_device
 from pipeline.system.errors import UserError
 from pipeline.system.tables import read_table
@@ -113,15 +114,21 @@ class Upstream:
 
     def epochs(self, *stages: str) -> pd.DataFrame:
         """The epochs of all runs of `stages` as one table, oldest first: each with the `run_id`, the `stage` and the
-        top `rate` of its run, and its `phase`: "stored" for those of train_head on stored activations, else empty."""
+        top `rate` of its run, the key that sets it, `rate_key`, and its `phase`: "stored" for those of train_head on
+        stored activations, else empty. Steps of resize are the stages `resize`, `resize 2` and so on."""
         stored_epochs = self.recipe.train_head.stored_epochs
         parts = []
+        done: Counter[str] = Counter()
         for ref in (ref for ref in reversed(self.chain) if ref.stage in stages):
+            done[ref.stage] += 1
+            name = step_name(ref.stage, done[ref.stage])
+            is_listed = ref.stage == "resize" and isinstance(self.recipe.resize, list)
+            key = f"resize.{done[ref.stage] - 1}.lr" if is_listed else f"{ref.stage}.lr"
             part = read_table(tracking.artifact(ref.run_id, "epochs.csv"))
             is_stored = [ref.stage == "train_head" and number < stored_epochs for number in range(len(part))]
             phase = ["stored" if one else "" for one in is_stored]
             rate = ref.metrics.get(TOP_RATE, math.nan)
-            parts.append(part.assign(run_id=ref.run_id, stage=ref.stage, rate=rate, phase=phase))
+            parts.append(part.assign(run_id=ref.run_id, stage=name, rate=rate, rate_key=key, phase=phase))
         return pd.concat(parts, ignore_index=True)
 
 

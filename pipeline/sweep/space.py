@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from pipeline.recipe.fields import GROUPS, Section
 from pipeline.recipe.mistakes import COMPARED, field_of, nearest_key
 from pipeline.recipe.recipe_file import build_recipe
-from pipeline.recipe.schema import Recipe, flatten
+from pipeline.recipe.schema import Recipe, flatten, resize_steps
 from pipeline.recipe.sweep_sections import Choice, IntRange, LogUniformRange, Range
 from pipeline.system.errors import UserError
 from pipeline.training.schedule import cycle_lengths, group_rates
@@ -20,7 +20,7 @@ Value: TypeAlias = bool | int | float | str
 Space: TypeAlias = Mapping[str, Range]
 SPACE_KEY = "sweep.space"
 # The same for all trials, which else would be evaluated on other pictures or in another way.
-FIXED = ("seed", "device", "reuse", "compile", "data", "evaluate", "sweep", "sweep_head")
+FIXED = ("seed", "device", "reuse", "compile", "stages", "data", "evaluate", "sweep", "sweep_head")
 TRAINED_UNFROZEN, CYCLES = ("fine_tune", "resize"), ("cycles", "cycle_len", "cycle_mult")
 NETWORK_KEYS = ("model.backbone", "precompute.image_px", "precompute.cut", "resize.image_px")
 RATES = ("fine_tune.lr", "resize.lr")
@@ -30,6 +30,11 @@ def check_space(recipe: Recipe) -> None:
     """UserError if the recipe's space names a key that does not exist or cannot vary, a value that the key does not
     take, or keys that contradict one another."""
     space = recipe.sweep.space
+    for key in (key for key in space if key.startswith("resize.")):
+        if isinstance(recipe.resize, list) or key.split(".")[1].isdecimal():
+            raise UserError(
+                f"In {SPACE_KEY}: {key} cannot vary where resize is a list of steps; give it one step, or leave it out."
+            )
     for key, values in space.items():
         _check_key(key)
         if not isinstance(values, Choice) and values.low >= values.high:
@@ -123,7 +128,7 @@ def most_epochs(recipe: Recipe, space: Space) -> int:
         if key.split(".")[0] in TRAINED_UNFROZEN and key.split(".")[1] in CYCLES:
             highest[key] = max(_points(values))
     longest = with_values(recipe, highest)
-    stages = (longest.fine_tune, longest.resize)
+    stages = (longest.fine_tune, *resize_steps(longest))
     return sum(sum(cycle_lengths(stage.cycles, stage.cycle_len, stage.cycle_mult)) for stage in stages)
 
 

@@ -145,5 +145,5 @@ def _suggestions(recipe: Recipe, steps: Steps) -> dict[str, float]:
             found["fine_tune.lr"] = suggested(ref)
             break
     given = recipe.fine_tune.lr
-    rate = found["fine_tune.lr"] if given == "auto" else given
+    rate = found.get("fine_tune.lr", found["train_head.lr"]) if given == "auto" else given
     return found | {"resize.lr": rate[-1] if isinstance(rate, list) else rate}

@@ -101,7 +101,7 @@ def _train(recipe: Recipe, reporter: TrialReporter, run_id: str, train: Train) -
     done: dict[str, RunRef] = {}
     for stage, ref in train(recipe, lambda record: reporter.report(epoch_points(record))):
         done[stage] = ref
-        is_reused = stage in UNFROZEN and ref.reused
+        is_reused = ref.stage in UNFROZEN and ref.reused
         if stage == "train_head" or is_reused:
             tracking.copy_curves(ref.run_id, run_id, CURVES)
         if is_reused:
@@ -112,6 +112,6 @@ def _train(recipe: Recipe, reporter: TrialReporter, run_id: str, train: Train) -
 def _objective(objective: str, done: Mapping[str, RunRef]) -> float:
     """The objective of the network that would be evaluated; for seconds, those of all epochs, reused ones included."""
     if objective == "train/seconds":
-        run_ids = [done[stage].run_id for stage in TRAINED]
+        run_ids = [ref.run_id for ref in done.values() if ref.stage in TRAINED]
         return float(tracking.read_curve(run_ids, objective)["value"].sum())
     return done[best_stage(done)[0]].metrics[kept_name(objective)]

@@ -48,7 +48,8 @@ def small_evaluation(
     stored = draw.normal(size=(len(splits), 16))
     stored[splits.index("valid")] = stored[splits.index("train")]
     losses = {"train_loss": [0.7, 0.6], "valid_loss": [0.7, 0.65], "valid_accuracy": [0.5, 0.6]}
-    epochs = pd.DataFrame({"run_id": "r", "stage": "resize", "phase": "", "rate": 0.01, "epoch": [1, 2], **losses})
+    told = {"run_id": "r", "stage": "resize", "phase": "", "rate": 0.01, "rate_key": "resize.lr"}
+    epochs = pd.DataFrame(told | {"epoch": [1, 2], **losses})
     return evaluate(RECIPE, network, manifest, pixels, stored, epochs, CPU), pixels
 
 

@@ -148,6 +148,7 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
 }  # fmt: skip
 
 HERE, WIRING = "tests.stages.test_recipe_keys", "tests.stages.test_wiring"
+SIZES = "tests.stages.test_wiring_sizes"
 LATE = "test_the_late_group_trains_on_stored_feature_maps_and_their_views_while_the_early_one_stays_frozen"
 BATCHNORM = "test_batchnorm_learns_new_statistics_where_the_recipe_says_batch"
 RATES = "test_rates_that_are_listed_are_those_of_the_groups"
@@ -158,6 +159,7 @@ MIXED = "test_mixing_arrives_in_the_batches_of_training"
 SHOWN_BY = {
     "device": (HERE, "test_the_device_of_the_recipe_is_asked_for"),
     "compile": (WIRING, COMPILED),
+    "stages": (SIZES, "test_each_step_is_a_run_on_the_one_before_it_and_those_without_cycles_are_left_out"),
     "reuse": ("tests.pipeline.runs.test_runner", "test_a_stage_that_is_never_to_be_reused_runs_again"),
     "data.split_seed": (HERE, "test_the_split_follows_from_its_own_seed"),
     "data.extensions": (HERE, "test_files_of_other_endings_are_set_aside"),

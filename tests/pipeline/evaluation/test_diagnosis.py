@@ -203,7 +203,15 @@ def test_of_many_rare_classes_some_are_named_and_the_others_counted():
 
 def epochs(train: list[float], valid: list[float], stage: str = "fine_tune", rate: float = 0.003) -> pd.DataFrame:
     return pd.DataFrame(
-        {"run_id": f"run {stage}", "stage": stage, "phase": "", "rate": rate, "train_loss": train, "valid_loss": valid}
+        {
+            "run_id": f"run {stage}",
+            "stage": stage,
+            "phase": "",
+            "rate": rate,
+            "rate_key": f"{stage}.lr",
+            "train_loss": train,
+            "valid_loss": valid,
+        }
     )
 
 

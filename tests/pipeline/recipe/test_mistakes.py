@@ -94,11 +94,11 @@ def test_a_mistake_on_the_command_line_is_reported_to_be_there(key, value, sente
 
 
 def test_each_mistake_has_a_sentence_with_its_own_place():
-    message = complaint("seed: -1\nhead: {hiden: 3}", fine_tune__cycles="0").splitlines()
+    message = complaint("seed: -1\nhead: {hiden: 3}", fine_tune__cycles="-1").splitlines()
     assert len(message) == 3
     assert any(line.startswith("In ") and "seed is -1" in line for line in message)
     assert any(line.startswith("In ") and "the nearest is head.hidden" in line for line in message)
-    assert any(line.startswith("On the command line: fine_tune.cycles is 0") for line in message)
+    assert any(line.startswith("On the command line: fine_tune.cycles is -1") for line in message)
 
 
 @pytest.mark.parametrize("key", [1, True, None])
@@ -236,3 +236,23 @@ def test_an_augmentation_times_its_strength_stays_within_what_it_may_be(key: str
     assert f"augment.strength 2.5 takes augment.{key}, {value}, beyond" in complaint(
         {"augment": {key: value, "strength": 2.5}}
     )
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ("lr_find,train_head", "stages leaves precompute out, which train_head follows"),
+        ("precompute,fine_tune,evaluate", "stages leaves train_head out, which evaluate follows"),
+        ("precompute,train_head", "stages leaves lr_find out, and train_head.lr is auto; set train_head.lr to a rate"),
+        ("precompute,learn", "stages is 'precompute,learn'; it takes all, or those of main that are run"),
+    ],
+)
+def test_stages_that_lack_what_they_follow_are_refused(stages, words):
+    assert words in complaint({}, stages=stages)
+
+
+def test_parts_of_main_that_can_be_run_are_taken():
+    parts = ("precompute", "precompute,lr_find", "precompute,lr_find,train_head,evaluate")
+    assert [build_recipe({}, {"stages": part}, "here").stages for part in parts] == list(parts)
+    rates = {"stages": "precompute,train_head", "train_head.lr": "1e-3"}
+    assert build_recipe({}, rates, "here").stages == "precompute,train_head"

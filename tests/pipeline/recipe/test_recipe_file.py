@@ -1,3 +1,4 @@
+import re
 import shlex
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from pipeline.recipe.recipe_file import (
     override_recipe,
     read_recipe,
 )
-from pipeline.recipe.schema import Recipe, flatten, write_recipe
+from pipeline.recipe.schema import Recipe, flatten, resize_steps, write_recipe
+from pipeline.recipe.yaml_rules import read_yaml
 from pipeline.system.errors import UserError
 
 SHIPPED = sorted((Path(__file__).resolve().parents[3] / "recipes").glob("*.yaml"))
@@ -191,8 +193,43 @@ def test_overriding_leaves_the_rest_alone():
         key: value for key, value in flatten(recipe).items() if key != "fine_tune.cycles"
     }
     assert override_recipe(recipe, {}) == recipe
-    with pytest.raises(UserError, match=r"On the command line: fine_tune\.cycles is 0"):
-        override_recipe(recipe, {"fine_tune.cycles": "0"})
+    with pytest.raises(UserError, match=r"On the command line: fine_tune\.cycles is -1"):
+        override_recipe(recipe, {"fine_tune.cycles": "-1"})
+
+
+def test_steps_of_resize_are_set_by_their_number_and_the_number_after_the_last_adds_one():
+    one = override_recipe(Recipe(), {"resize.image_px": "160"})
+    assert [step.image_px for step in resize_steps(one)] == [160]
+    two = override_recipe(one, {"resize.1.image_px": "300", "resize.1.lr": "[1e-5, 1e-4, 1e-3]"})
+    assert [(step.image_px, step.lr) for step in resize_steps(two)] == [(160, "auto"), (300, [1e-5, 1e-4, 1e-3])]
+    assert resize_steps(override_recipe(two, {"resize.0.image_px": "200"}))[0].image_px == 200
+    whole = override_recipe(Recipe(), {"resize": "[{image_px: 224}, {image_px: 300, cycles: 0}]"})
+    assert [step.image_px for step in resize_steps(whole)] == [224]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("resize.image_px", "resize.image_px cannot be set: resize is a list of 2 steps; name one"),
+        ("resize.3.image_px", "resize.3.image_px cannot be set: resize is a list of 2 steps; name one"),
+        ("resize.1.image_pixels", "resize.1.image_pixels is not a key of a recipe; the nearest is resize.image_px"),
+        ("resize.1.image_px", "resize.1.image_px is 3; it takes a whole number of pixels from 16 to 2048"),
+    ],
+)
+def test_what_is_wrong_with_a_step_of_resize_is_one_sentence(key, words):
+    steps = build_recipe({"resize": [{"image_px": 224}, {"image_px": 300}]}, {}, "mine.yaml")
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        override_recipe(steps, {key: "3"})
+    assert "On the command line: " in str(caught.value) or "cannot be set" in str(caught.value)
+
+
+def test_the_command_of_a_recipe_with_steps_gives_that_recipe_with_the_changes():
+    recipe = build_recipe({"resize": [{"image_px": 224}, {"image_px": 300, "cycle_len": 2}, {}]}, {}, "here")
+    words = shlex.split(command_line(recipe, {"resize.1.lr": 1e-3, "fine_tune.cycles": 2}))
+    overrides = dict(word.split("=", 1) for word in words if "=" in word)
+    changed = override_recipe(recipe, {"resize.1.lr": "1e-3", "fine_tune.cycles": "2"})
+    assert override_recipe(Recipe(), overrides) == changed
+    assert read_yaml(overrides["resize"])[2] == {}
 
 
 def test_help_lists_each_key_with_its_default_and_what_it_takes():

@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from pipeline.recipe.fields import Section
 from pipeline.recipe.recipe_file import command_line, override_recipe
-from pipeline.recipe.schema import Recipe, flatten
+from pipeline.recipe.schema import Recipe, flatten, resize_steps, stages_of
+from pipeline.recipe.training_sections import Resize
 
 SECTIONS = [name for name, value in Recipe() if isinstance(value, Section)]
 
@@ -13,7 +14,8 @@ SECTIONS = [name for name, value in Recipe() if isinstance(value, Section)]
 def fields():
     for name, field in Recipe.model_fields.items():
         if name in SECTIONS:
-            for key, inner in field.annotation.model_fields.items():
+            kind = Resize if name == "resize" else field.annotation
+            for key, inner in kind.model_fields.items():
                 yield f"{name}.{key}", inner
         else:
             yield name, field
@@ -33,7 +35,7 @@ def test_every_stage_has_its_section():
 
 def test_flatten_gives_dotted_keys_in_the_order_of_the_recipe():
     keys = list(flatten(Recipe()))
-    assert keys[:5] == ["seed", "device", "reuse", "compile", "data.source"]
+    assert keys[:5] == ["seed", "device", "reuse", "compile", "stages"]
     assert keys == [key for key, _ in fields()]
 
 
@@ -124,3 +126,33 @@ def test_the_command_leads_back_to_the_recipe():
 
 def test_a_class_is_named_as_labels_are_stored():
     assert Recipe.model_validate({"evaluate": {"positive_class": " cafe\u0301"}}).evaluate.positive_class == "caf\u00e9"
+
+
+def test_resize_is_one_step_or_a_list_of_which_those_without_cycles_are_left_out():
+    one = Recipe.model_validate({"resize": {"image_px": 300}})
+    assert [step.image_px for step in resize_steps(one)] == [300]
+    steps = Recipe.model_validate({"resize": [{"image_px": 224}, {"cycles": 0}, {"image_px": 300, "cycle_len": 2}]})
+    assert [(step.image_px, step.cycle_len) for step in resize_steps(steps)] == [(224, 4), (300, 2)]
+    flat = flatten(steps)
+    assert (flat["resize.0.image_px"], flat["resize.2.cycle_len"]) == (224, 2)
+    assert "resize.image_px" not in flat
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({}, ["precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate"]),
+        ({"fine_tune": {"cycles": 0}}, ["precompute", "lr_find", "train_head", "resize", "evaluate"]),
+        ({"resize": {"cycles": 0}}, ["precompute", "lr_find", "train_head", "fine_tune", "evaluate"]),
+        ({"resize": []}, ["precompute", "lr_find", "train_head", "fine_tune", "evaluate"]),
+        ({"stages": "train_head, precompute"}, ["precompute", "train_head"]),
+    ],
+)
+def test_stages_that_are_not_named_and_those_without_cycles_are_left_out(changes, stages):
+    assert list(stages_of(Recipe.model_validate(changes))) == stages
+
+
+@pytest.mark.parametrize("stages", ["precomput", "precompute,precompute", "", "all,evaluate"])
+def test_stages_are_named_right_and_once(stages):
+    with pytest.raises(ValidationError, match="choose from"):
+        Recipe(stages=stages)
