@@ -5,6 +5,7 @@ from functools import partial
 from pipeline import tracking
 from pipeline.evaluation.evaluation import evaluate
 from pipeline.models.activations import read_last_activations
+from pipeline.models.engine.passes import frozen_network
 from pipeline.recipe.mistakes import check_positive_class
 from pipeline.recipe.recipe_file import command_line
 from pipeline.recipe.schema import Recipe
@@ -36,7 +37,8 @@ def work(up: Upstream, job: Job) -> None:
     pixels = up.pixels(job.run_id, checkpoint)
     stores = up.folder("activations", "precompute"), up.folder("checkpoint", "precompute")
     stored = read_last_activations(*stores, recipe.precompute.cut, recipe.evaluate.batch_size, device)
-    evaluation = evaluate(recipe, network, up.manifest, pixels, stored, up.epochs(*TRAINING), device)
+    frozen = frozen_network(network, checkpoint, pixels, len(pixels))
+    evaluation = evaluate(recipe, frozen, up.manifest, pixels, stored, up.epochs(*TRAINING), device)
     if evaluation.predictions.uncalibrated:
         say(f"  {evaluation.predictions.uncalibrated}")
     shown, command = recipe.evaluate.top_losses, partial(command_line, recipe)

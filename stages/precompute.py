@@ -11,6 +11,7 @@ from pipeline.data.stored_pixels import decoder_of
 from pipeline.models.activations import StoreSettings, activation_key_parts, check_store_size, open_activations
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint, start_network
 from pipeline.models.cut import cut_network
+from pipeline.models.engine.passes import frozen_below
 from pipeline.models.hub import fetch_weights
 from pipeline.models.views import Views, open_views
 from pipeline.models.weights import Weights, find_weights
@@ -56,12 +57,11 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     network = start_network(checkpoint, weights, recipe.seed)
     halves = cut_network(network, settings.cut, settings.image_px)
     views = Views(manifest.rows("train"), settings.views, up.augmentation, recipe.seed)
+    passes = len(manifest.table) + views.count * len(views.rows)
     if settings.cut != "head":
-        stored_rows = len(manifest.table) + views.count * len(views.rows)
-        check_store_size(stored_rows, halves.shape, settings.dtype, data.max_store_gib)
+        check_store_size(passes, halves.shape, settings.dtype, data.max_store_gib)
     pixels = open_run_pixels(job.run_id, job.run_id, manifest, checkpoint, data, up.device)
-    decoder = decoder_of(pixels)
-    tracking.set_tags(job.run_id, {f"{tracking.RESOLVED}decoder": decoder})
+    tracking.set_tags(job.run_id, {f"{tracking.RESOLVED}decoder": (decoder := decoder_of(pixels))})
     with tracking.new_files(job.run_id) as folder:
         save_manifest(manifest, folder / "manifest")
         save_checkpoint(network, checkpoint, folder / "checkpoint")
@@ -69,12 +69,12 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     hashes = list(manifest.table["hash"])
     key_parts = activation_key_parts(hashes, checkpoint, weights.identity, settings.dtype, settings.cut, decoder)
     how_stored = StoreSettings(settings.batch_size, settings.dtype, up.device)
-    store = open_activations(network.to(up.device), pixels, key_parts, how_stored, halves)
-    note_use(store, job.run_id)
+    halves = frozen_below(network.to(up.device), checkpoint, halves, pixels, passes)
+    stores = {"activations": open_activations(network, pixels, key_parts, how_stored, halves)}
     if views.count:
-        varied = open_views(network, pixels, views, key_parts, how_stored, halves)
-        note_use(varied, job.run_id)
-        tracking.log_folder(job.run_id, varied, "views")
-    tracking.log_folder(job.run_id, store, "activations")
+        stores["views"] = open_views(network, pixels, views, key_parts, how_stored, halves)
+    for name, store in stores.items():
+        note_use(store, job.run_id)
+        tracking.log_folder(job.run_id, store, name)
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, "training")
     tracking.set_tags(job.run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})

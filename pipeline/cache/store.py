@@ -41,6 +41,7 @@ _TITLES = {
     "activations": "the activation store",
     "artifacts": "a run's fetched artifacts",
     "checkpoints": "the checkpoint",
+    "graphs": "the network's ONNX graph",
 }
 _CHUNK_BYTES = 4_000_000
 # A process that waits longer for a lock reports it.

@@ -78,6 +78,16 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
+def take_view(images: Tensor, matrix: Tensor) -> Tensor:
+    """Square images in the view of one 2×3 `matrix` (see `warp`): flips and quarter turns exactly and without
+    resampling, which would take several times as long."""
+    (a, b, x), (c, d, y) = matrix.tolist()
+    if (x, y) != (0, 0) or (abs(a), abs(b), abs(c), abs(d)) not in ((1, 0, 0, 1), (0, 1, 1, 0)):
+        return warp(images, matrix.expand(len(images), 2, 3))
+    turned, rows, columns = (images, d, a) if a else (images.transpose(2, 3), b, c)
+    return turned.flip([axis for axis, way in ((2, rows), (3, columns)) if way < 0])
+
+
 def view_matrices(flip: Flip, crop: float, views: int) -> Tensor:
     """Matrices (at most `views`, 2, 3) of fixed views for test-time augmentation: the flips that `flip` allows,
     beginning with the unchanged image, then the four corners at `crop` of the side."""

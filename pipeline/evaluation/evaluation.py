@@ -35,7 +35,7 @@ from pipeline.evaluation.metrics import (
 from pipeline.evaluation.near_duplicates import Activations, near_duplicates
 from pipeline.evaluation.predict import losses, predict, predict_with_activations, predictions_table
 from pipeline.evaluation.predictions import Predictions
-from pipeline.models.network import Network
+from pipeline.models.engine.passes import Frozen
 from pipeline.recipe.schema import Recipe
 
 # With fewer pictures of a class its recall says little.
@@ -102,7 +102,7 @@ class Evaluation:
 
 def evaluate(
     recipe: Recipe,
-    network: Network,
+    network: Frozen,
     manifest: Manifest,
     pixels: Pixels,
     stored: Activations,
@@ -151,7 +151,7 @@ def evaluate(
 
 
 def _predict_all(
-    network: Network,
+    network: Frozen,
     manifest: Manifest,
     pixels: Pixels,
     views: Tensor,
@@ -166,10 +166,11 @@ def _predict_all(
     if len(test):
         chunks.append(predict(network, pixels, test, batch_size, device, description="predicting test"))
     plain, rows = np.concatenate(chunks), np.concatenate([train, valid, test])
-    tta = np.full_like(plain, np.nan)
-    tta[np.isin(rows, evaluated)] = predict(
-        network, pixels, evaluated, batch_size, device, views, "predicting with TTA"
-    )
+    tta, is_evaluated = np.full_like(plain, np.nan), np.isin(rows, evaluated)
+    tta[is_evaluated] = plain[is_evaluated]  # the first view
+    if len(further := views[1:]):
+        seen = predict(network, pixels, evaluated, batch_size, device, further, "predicting with TTA")
+        tta[is_evaluated] = (plain[is_evaluated] + len(further) * seen) / len(views)
     return predictions_table(manifest.table.iloc[rows], manifest.classes, plain, tta), activations
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.data.augment import warp
+from pipeline.data.augment import take_view
 from pipeline.data.batches import prefetch
 from pipeline.data.decode import Pixels
 from pipeline.data.loader import prefetching_fetcher, rows_per_pass
-from pipeline.models.network import Network
+from pipeline.models.engine.passes import Frozen
 from pipeline.system.arrays import Rows
 from pipeline.system.console import track
 from pipeline.system.device import mixed_precision
@@ -23,7 +23,7 @@ SMALLEST = 1e-12
 
 @torch.no_grad()
 def predict(
-    network: Network,
+    network: Frozen,
     pixels: Pixels,
     rows: Rows,
     batch_size: int,
@@ -49,7 +49,7 @@ def predict(
 
 @torch.no_grad()
 def predict_with_activations(
-    network: Network,
+    network: Frozen,
     pixels: Pixels,
     rows: Rows,
     batch_size: int,
@@ -61,8 +61,7 @@ def predict_with_activations(
     chunks, seen = [], []
     for images in _images(pixels, rows, rows_per_pass(pixels, batch_size, device), device, description):
         with mixed_precision(device):
-            activations = network.activations(images)
-            logits = network.head(activations)
+            activations, logits = network.with_activations(images)
         chunks.append(logits.double().softmax(1))
         seen.append(activations.half().cpu())
     return torch.cat(chunks).cpu().numpy(), torch.cat(seen).numpy()
@@ -104,7 +103,7 @@ def _images(pixels: Pixels, rows: Rows, batch_size: int, device: torch.device, d
     yield from track(fetched, description, len(rows), "images", batch_size)
 
 
-def _probabilities(network: Network, images: Tensor) -> Tensor:
+def _probabilities(network: Frozen, images: Tensor) -> Tensor:
     with mixed_precision(images.device):
         logits = network(images)
     probabilities: Tensor = logits.double().softmax(1)
@@ -113,4 +112,4 @@ def _probabilities(network: Network, images: Tensor) -> Tensor:
 
 def _views(images: Tensor, matrices: Tensor) -> Tensor:
     """All images (N, …) in the first view, then all in the second, and so on, (views × N, …)."""
-    return warp(images.repeat(len(matrices), 1, 1, 1), matrices.repeat_interleave(len(images), 0))
+    return torch.cat([take_view(images, matrix) for matrix in matrices])

@@ -2,6 +2,6 @@
 
 In reading order: `weights` (timm's architectures and where weights are), `hub` (weights from timm's hub), `weight_file`
 (what files of weights hold), `body`, `network`, `layer_groups`, `cut` (a network in two halves), `checkpoint` (a
-network on disk), `activations` and `views` (stores of activations), `classifier` (pictures in, probabilities out),
-`onnx`.
+network on disk), `engine` (frozen networks run by ONNX Runtime), `activations` and `views` (stores of activations),
+`classifier` (pictures in, probabilities out), `onnx`.
 """

@@ -108,13 +108,19 @@ def open_activations(
         write_activations(stored, network, pixels, np.arange(len(pixels)), settings, below=halves.below)
         stored.flush()
 
-    return open_or_build("activations", with_precision(key_parts, settings.device), build)[0]
+    return open_or_build("activations", computed_by(key_parts, settings.device, halves), build)[0]
 
 
 def with_precision(key_parts: Mapping[str, object], device: torch.device) -> dict[str, object]:
     """`key_parts` of activations that are computed on `device`."""
     precision = precision_of(device)
     return dict(key_parts) if precision == "float32" else {**key_parts, "precision": precision}
+
+
+def computed_by(key_parts: Mapping[str, object], device: torch.device, halves: Halves) -> dict[str, object]:
+    """`key_parts` of activations that the lower one of these `halves` computes on `device`."""
+    engine = {"engine": dict(halves.engine)} if halves.engine else {}
+    return with_precision(key_parts, device) | engine
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ the first module of the late layer group. An image is used to check that both ha
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
@@ -24,12 +24,15 @@ GPU_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Halves:
-    """`below` maps images to the activations at the cut, (N, *`shape`), and `above` these to logits: a module that
-    shares its weights with the network."""
+    """`below` maps images to the activations at the `cut`, (N, *`shape`), and `above` these to logits: a module that
+    shares its weights with the network. `engine` is what computes `below` instead of torch, with its versions, if
+    anything does."""
 
     below: Callable[[Tensor], Tensor]
     above: nn.Module
     shape: tuple[int, ...]
+    cut: Cut = "head"
+    engine: Mapping[str, str] = field(default_factory=dict)
 
 
 def cut_network(network: Network, cut: Cut, image_px: int) -> Halves:
@@ -111,7 +114,7 @@ def _cut_body(network: Network, groups: Mapping[str, Sequence[str]], image_px: i
     tolerance = GPU_TOLERANCE if whole.is_cuda else 0.0
     if found.shape != whole.shape or not bool((found - whole).abs().max() <= tolerance * whole.abs().max()):
         raise _cannot_be_cut("the modules above it give other activations than the whole")
-    return Halves(below, above, tuple(activations.shape[1:]))
+    return Halves(below, above, tuple(activations.shape[1:]), "late")
 
 
 def _chain_above(network: Network, groups: Mapping[str, Sequence[str]], image: Tensor) -> list[nn.Module]:

@@ -39,10 +39,14 @@ class Network(nn.Module):
         activations: Tensor = self.body(self.normalise(images))
         return activations
 
+    def with_activations(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's input, and the logits."""
+        activations = self.activations(images)
+        return activations, self.head(activations)
+
     def forward(self, images: Tensor) -> Tensor:
         """The logits."""
-        logits: Tensor = self.head(self.activations(images))
-        return logits
+        return self.with_activations(images)[1]
 
 
 def build_head(activations: int, classes: int, hidden: int, dropout: float) -> nn.Sequential:

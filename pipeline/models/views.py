@@ -17,7 +17,7 @@ from pipeline.cache.store import open_or_build
 from pipeline.data.augment import Augmentation, augment
 from pipeline.data.batches import seed_for
 from pipeline.data.decode import Pixels
-from pipeline.models.activations import VIEW_ROWS_FILE, VIEWS_FILE, StoreSettings, with_precision, write_activations
+from pipeline.models.activations import VIEW_ROWS_FILE, VIEWS_FILE, StoreSettings, computed_by, write_activations
 from pipeline.models.cut import Halves, cut_network
 from pipeline.models.network import Network
 from pipeline.system.arrays import Rows, allocate_array
@@ -48,14 +48,14 @@ def open_views(
     picture is varied follows from the seed, the view, its index in `views.rows` and the batch size.
     """
     rows = views.rows
-    key_parts = with_precision(key_parts, settings.device) | {
+    halves = halves or cut_network(network, "head", pixels.shape[1])
+    key_parts = computed_by(key_parts, settings.device, halves) | {
         "rows": content_key({"rows": rows.tolist()}),
         "views": views.count,
         "augmentation": asdict(views.augmentation),
         "batch_size": settings.batch_size,
         "seed": views.seed,
     }
-    halves = halves or cut_network(network, "head", pixels.shape[1])
 
     def build(folder: Path) -> None:
         np.save(folder / VIEW_ROWS_FILE, rows)

@@ -31,7 +31,7 @@ from pipeline.training.fit import EpochRecord
 
 BACKUPS = "checkpoints"
 # The libraries that make the numbers.
-LIBRARIES = ("torch", "torchvision", "timm", "pillow")
+LIBRARIES = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
 AfterEpoch: TypeAlias = Callable[[EpochRecord], None]
 
 

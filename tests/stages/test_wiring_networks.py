@@ -10,16 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.cache.maintenance import list_entries
 from pipeline.data.augment import Augmentation, view_matrices
 from pipeline.evaluation import evaluation
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.engine import passes
+from pipeline.models.engine.session import Session
 from pipeline.models.network import build_head
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.runs import runner
 from pipeline.tracking import RunRef
 from pipeline.training import step
 from stages import evaluate, fine_tune, lr_find, main, precompute, resize, train_head
-from tests.stages.wiring import recipe_on
+from tests.stages.wiring import recipe_on, run_watched
 
 # Of the recipe, with its strength of 0.5.
 AUGMENTED = Augmentation("all", 10.0, 1.15, 0.9, 0.15, 0.6)
@@ -148,6 +151,32 @@ def test_the_table_of_predictions_is_of_the_last_network_and_of_every_picture(ch
 
 def test_advice_on_over_fitting_starts_from_chance_and_from_the_recipes_cycles_and_dropout(chain):
     assert chain.evaluate.advised_from == [(pytest.approx(math.log(3)), 3, 0.3)]
+
+
+def test_frozen_passes_over_many_pictures_go_through_onnx_runtime_into_stores_of_their_own(
+    chain, on_chain, monkeypatch, capsys
+):
+    monkeypatch.setattr(passes, "LEAST_PIXELS", 72 * 32**2)  # what precompute reads
+    computed = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, images: computed.append(len(images)) or run(self, images))
+    stores = {entry.path for entry in list_entries() if entry.kind == "activations"}
+    run_watched(precompute.run, recipe_of(chain, reuse="never"))
+    assert sum(computed) == 72 + 4, "every picture, and those that are compared with the network's own"
+    (store,) = {entry.path for entry in list_entries() if entry.kind == "activations"} - stores
+    own = np.load(chain.precompute.files / "activations" / "activations.npy")
+    np.testing.assert_allclose(np.load(store / "activations.npy"), own, atol=1e-4)
+    computed.clear()
+    run_watched(precompute.run, recipe_of(chain, reuse="never"))
+    assert sum(computed) == 4, "its store is found"
+    monkeypatch.setattr(passes, "LEAST_PIXELS", 72 * 40**2)  # what evaluate reads
+    again = run_watched(evaluate.run, recipe_of(chain, reuse="never"), chain.resize)
+    assert sum(computed) == 4 + 4 + 72 + 2 * 21
+    found = pd.read_csv(again.files / "predictions.csv")
+    table = pd.read_csv(chain.evaluate.files / "predictions.csv")
+    for column in ("loss", "tta_loss"):
+        np.testing.assert_allclose(found[column], table[column], atol=1e-4)
+    assert "PyTorch computes" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flip", "views"), [("all", 3), ("none", 4)])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pipeline.data.augment import Augmentation, Flip, augment, augmentation, blend, mix, view_matrices, warp
+from pipeline.data.augment import Augmentation, Flip, augment, augmentation, blend, mix, take_view, view_matrices, warp
 
 OFF = Augmentation(flip="none", rotate_degrees=0, zoom=1.0, crop=1.0, lighting=0, probability=1.0)
 GEOMETRY = {
@@ -327,3 +327,18 @@ def test_what_is_kept_is_spread_as_torchvisions(ours: tuple[float, float], their
     kept = np.sort([float(mix(images, targets, 4, *ours, random)[1][0, 0]) for _ in range(600)])
     kept_by_theirs = np.sort([float(of_theirs(images, targets)[1][0, 0]) for _ in range(600)])
     assert np.abs(kept - kept_by_theirs).mean() < 0.05
+
+
+def test_flips_and_turns_are_exact_and_the_views_that_warping_gives():
+    images = noise(2)
+    ways = view_matrices("all", 1.0, 8)
+    for matrix in ways:
+        seen = take_view(images, matrix)
+        torch.testing.assert_close(seen, warp(images, matrix.expand(2, 2, 3)), rtol=0, atol=1e-5)
+        assert torch.equal(seen.flatten(1).sort().values, images.flatten(1).sort().values), "no pixel is resampled"
+    assert len({take_view(images, matrix).sum((0, 1)).argmax().item() for matrix in ways}) > 4
+
+
+def test_corners_are_resampled():
+    images, corner = noise(2), view_matrices("none", 0.8, 2)[1]
+    torch.testing.assert_close(take_view(images, corner), warp(images, corner.expand(2, 2, 3)))
