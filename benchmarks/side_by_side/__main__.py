@@ -14,7 +14,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from benchmarks.side_by_side.work import Work
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 AGAINST_FASTAI = "Against fastai 2.8"
 FULL = [Work("tf_efficientnet_lite0"), Work("resnet18")]
-QUICK = [replace(work, frozen=256, unfrozen=256, valid=64, iterations=20, recipe_epochs=1) for work in FULL]
+QUICK = [replace(work, frozen=128, unfrozen=128, valid=64, iterations=20, recipe_epochs=1) for work in FULL]
 # What is measured on both sides, by how many times Thaw should be faster, and how many pictures each side takes.
 TASKS: Mapping[str, tuple[float, str, str]] = {
     "head epoch": (200, "stored", "frozen"),
@@ -55,34 +55,47 @@ def main() -> None:
     given = parser.parse_args()
     works, rounds = (FULL if given.full else QUICK), given.rounds or (3 if given.full else 1)
     facts = machine_facts(" ".join(["python -m benchmarks.side_by_side", *sys.argv[1:]]))
+    path = RESULTS / f"{given.name or ('full' if given.full else 'quick')}.json"
     comparisons: list[Comparison] = []
     figures: list[Figure] = []
-    if "fastai" in given.parts or "recipe" in given.parts:
-        with tempfile.TemporaryDirectory() as folder:
-            environment = {
-                "GOMP_SPINCOUNT": "0",
-                "THAW_CACHE": f"{folder}/cache",
-                "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-                "MLFLOW_ARTIFACT_ROOT": folder,
-            }
-            with (
-                Side("benchmarks.side_by_side.thaw_side", environment) as thaw,
-                Side("benchmarks.side_by_side.fastai_side", environment) as fastai,
-            ):
-                for work in works if "fastai" in given.parts else ():
-                    comparisons += [compare(task, work, thaw, fastai, rounds) for task in TASKS]
-                if "recipe" in given.parts:
-                    comparisons.append(compare_recipes(works[0], thaw, fastai))
-                    figures.append(_precompute(works[0], thaw))
-    if "limit" in given.parts:
-        comparisons += against_the_bare_limit(["fine_tune", "precompute", "head", "late"], 5 if given.full else 2)
-    if "costs" in given.parts:
-        figures += [*start_up(), finding_among_many_runs(), *bookkeeping(3 if given.full else 1)]
-    if "sizes" in given.parts:
-        figures += by_set_size([1_000, 10_000, 100_000] if given.full else [1_000, 4_000])
-    path = RESULTS / f"{given.name or ('full' if given.full else 'quick')}.json"
-    write_results(path, comparisons, figures, facts)
+    for found in _measured(given.parts, works, rounds, is_full=given.full):
+        (figures if isinstance(found, Figure) else comparisons).append(found)
+        write_results(path, comparisons, figures, facts)  # what is done is kept if the rest is interrupted
     print(f"\n{tables(comparisons, figures)}\n{path}")
+
+
+def _measured(
+    parts: Sequence[str], works: Sequence[Work], rounds: int, *, is_full: bool
+) -> Iterator[Comparison | Figure]:
+    if "fastai" in parts or "recipe" in parts:
+        yield from _against_fastai(parts, works, rounds)
+    if "limit" in parts:
+        yield from against_the_bare_limit(["fine_tune", "precompute", "head", "late"], 5 if is_full else 2)
+    if "costs" in parts:
+        yield finding_among_many_runs()
+        yield from start_up()
+        yield from bookkeeping(3 if is_full else 1)
+    if "sizes" in parts:
+        yield from by_set_size([1_000, 10_000, 100_000] if is_full else [1_000, 4_000])
+
+
+def _against_fastai(parts: Sequence[str], works: Sequence[Work], rounds: int) -> Iterator[Comparison | Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            "GOMP_SPINCOUNT": "0",
+            "THAW_CACHE": f"{folder}/cache",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "MLFLOW_ARTIFACT_ROOT": folder,
+        }
+        with (
+            Side("benchmarks.side_by_side.thaw_side", environment) as thaw,
+            Side("benchmarks.side_by_side.fastai_side", environment) as fastai,
+        ):
+            for work in works if "fastai" in parts else ():
+                yield from (compare(task, work, thaw, fastai, rounds) for task in TASKS)
+                yield _precompute(work, thaw)
+            if "recipe" in parts:
+                yield compare_recipes(works[0], thaw, fastai)
 
 
 def compare(task: str, work: Work, thaw: Side, fastai: Side, rounds: int) -> Comparison:
