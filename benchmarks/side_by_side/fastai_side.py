@@ -1,6 +1,7 @@
 """fastai's side, as its documentation has it: pictures from files, `Resize`, `aug_transforms`, `vision_learner`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -96,7 +97,7 @@ def unfrozen_finder(work: Work) -> Callable[[], dict[str, float]]:
 
 def tta(work: Work) -> Callable[[], dict[str, float]]:
     """Validation pictures as they are and in four augmented views."""
-    made = of_pictures(work.batch_size, work, is_frozen=True)
+    made = of_pictures(work.batch_size, replace(work, valid=work.tta), is_frozen=True)
 
     def act() -> dict[str, float]:
         with made.no_bar(), made.no_logging():

@@ -19,6 +19,8 @@ from pipeline.evaluation.predict import predict
 from pipeline.models.activations import StoreSettings, activation_batches, write_activations
 from pipeline.models.body import load_weights
 from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint
+from pipeline.models.cut import cut_network
+from pipeline.models.engine.passes import frozen_below, frozen_network
 from pipeline.models.layer_groups import FixedStatistics
 from pipeline.models.network import Network
 from pipeline.models.weights import PACKAGES, Weights, find_weights
@@ -39,10 +41,15 @@ DEFAULTS = Recipe()
 Act = Callable[[], dict[str, float]]
 
 
+def checkpoint_of(work: Work) -> Checkpoint:
+    """How its network is built."""
+    return Checkpoint(work.backbone, ["a", "b"], 512, 0.5, work.image_px, "crop", True)
+
+
 def network_of(work: Work) -> Network:
     """A network with the packaged ImageNet weights, or random ones where there is no package."""
     torch.manual_seed(SEED)
-    network = build_network(Checkpoint(work.backbone, ["a", "b"], 512, 0.5, work.image_px, "crop", True))
+    network = build_network(checkpoint_of(work))
     is_packaged = work.backbone in PACKAGES
     weights = find_weights(work.backbone, "auto", SEED) if is_packaged else Weights("random", None, "random")
     load_weights(network.body, work.backbone, weights)
@@ -57,11 +64,14 @@ def read(count: int, work: Work) -> tuple[Pixels, Split]:
     return np.stack(squares), Split(np.arange(count), np.arange(count, len(squares)), targets)
 
 
-def activations(network: Network, pixels: Pixels) -> np.ndarray:
-    """Those of all pictures, as precompute stores them."""
+def activations(work: Work, pixels: Pixels) -> np.ndarray:
+    """Those of all pictures, as precompute computes them."""
+    network = network_of(work)
+    halves = cut_network(network, "head", work.image_px)
+    halves = frozen_below(network, checkpoint_of(work), halves, pixels, len(pixels))
     stored = np.empty((len(pixels), network.width), dtype=np.float16)
     settings = StoreSettings(DEFAULTS.precompute.batch_size, "float16", DEVICE)
-    write_activations(stored, network, pixels, np.arange(len(pixels)), settings)
+    write_activations(stored, network, pixels, np.arange(len(pixels)), settings, below=halves.below)
     return stored
 
 
@@ -69,7 +79,7 @@ def activations(network: Network, pixels: Pixels) -> np.ndarray:
 def stored_batches(work: Work) -> tuple[Batches, Batches]:
     """Batches of stored activations."""
     pixels, split = read(work.stored, work)
-    return activation_batches(activations(network_of(work), pixels), split, work.batch_size, DEVICE, SEED)
+    return activation_batches(activations(work, pixels), split, work.batch_size, DEVICE, SEED)
 
 
 def varied_batches(work: Work) -> tuple[Batches, Batches]:
@@ -105,10 +115,10 @@ def epoch(phase: Phase) -> Act:
 
 def precompute_pass(work: Work) -> Act:
     """The one pass of the frozen body that head epochs and the head's finder stand on."""
-    network, (pixels, _) = network_of(work), read(work.stored, work)
+    pixels, _ = read(work.stored, work)
 
     def act() -> dict[str, float]:
-        activations(network, pixels)
+        activations(work, pixels)
         return {}
 
     return act
@@ -146,12 +156,15 @@ def unfrozen_finder(work: Work) -> Act:
 
 
 def tta(work: Work) -> Act:
-    """Validation pictures as they are and in four views."""
-    network, (pixels, split) = network_of(work), read(work.batch_size, work)
+    """Pictures as they are and in four views, as `evaluate` predicts them; precompute has cached the graph."""
+    network, (pixels, _) = network_of(work), read(work.tta - work.valid, work)
     views = view_matrices("sideways", DEFAULTS.augment.crop, 4)
-    given = network, pixels, split.valid, DEFAULTS.evaluate.batch_size, DEVICE
+    passes = len(pixels) * (1 + len(views))
+    frozen_network(network, checkpoint_of(work), pixels, passes)
 
     def act() -> dict[str, float]:
+        frozen = frozen_network(network, checkpoint_of(work), pixels, passes)
+        given = frozen, pixels, np.arange(len(pixels)), DEFAULTS.evaluate.batch_size, DEVICE
         predict(*given)
         predict(*given, views)
         return {}
@@ -183,8 +196,9 @@ def recipe(work: Work, accuracy: float) -> Act:
 def _test_accuracy(chosen: Recipe, run_id: str) -> float:
     up = Upstream(chosen, tuple(chain_from(run_id)))
     network, checkpoint = load_checkpoint(tracking.artifact(run_id, "checkpoint"))
-    rows = up.manifest.rows("test")
-    found = predict(network.to(DEVICE), up.pixels(run_id, checkpoint), rows, chosen.evaluate.batch_size, DEVICE)
+    rows, pixels = up.manifest.rows("test"), up.pixels(run_id, checkpoint)
+    frozen = frozen_network(network.to(DEVICE), checkpoint, pixels, len(rows))
+    found = predict(frozen, pixels, rows, chosen.evaluate.batch_size, DEVICE)
     return float((found.argmax(1) == up.manifest.targets[rows]).mean())
 
 

@@ -17,7 +17,8 @@ START_LR, END_LR = 1e-6, 1e-3  # of the finder: so low that no test stops early,
 class Work:
     """`backbone` at `image_px` in batches of `batch_size`, on so many of the packaged pictures: `stored` for an epoch
     of the head on stored activations, `frozen` for one without them, `unfrozen` for one of all layers, `valid` after
-    each epoch and for test-time augmentation; `iterations` of the finder; `recipe_epochs` of fastai's `fine_tune`."""
+    each epoch, `tta` for evaluation with test-time augmentation; `iterations` of the finder; `recipe_epochs` of
+    fastai's `fine_tune`."""
 
     backbone: str
     image_px: int = 128
@@ -26,6 +27,7 @@ class Work:
     frozen: int = 2048
     unfrozen: int = 1024
     valid: int = 256
+    tta: int = 512
     iterations: int = 100
     recipe_epochs: int = 3
 
