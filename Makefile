@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint ui bench clean
+.PHONY: demo test test-slow lint docs ui bench clean
 
 demo: .venv/installed
 	mlflow run . --env-manager local
@@ -20,6 +20,11 @@ lint: .venv/installed-dev
 	ruff check .
 	ruff format --check .
 	mypy
+
+# What is made from the code: every key of the recipe.
+docs: .venv/installed
+	python -m pipeline recipe > docs/recipe.md.new
+	mv docs/recipe.md.new docs/recipe.md
 
 ui: .venv/installed
 	mlflow ui

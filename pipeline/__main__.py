@@ -1,5 +1,6 @@
-"""Housekeeping: `python -m pipeline cache list|verify|clear` lists, checks and removes the stores in the cache, and
-`python -m pipeline tracking send` sends what was logged while the tracking server was away."""
+"""Housekeeping: `python -m pipeline cache list|verify|clear` lists, checks and removes the stores in the cache,
+`python -m pipeline tracking send` sends what was logged while the tracking server was away, and `python -m pipeline
+recipe` prints every key of the recipe."""
 
 import argparse
 import importlib
@@ -13,6 +14,7 @@ from rich.filesize import decimal
 
 from pipeline.cache.location import cache_folder, report_unwritable
 from pipeline.cache.maintenance import DAMAGED, Entry, clear, list_entries, verify
+from pipeline.recipe.reference import reference
 from pipeline.system.console import (
     OUTPUT_CLOSED_STATUS,
     OutputClosed,
@@ -46,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tracking = things.add_parser("tracking", help="what was logged").add_subparsers(required=True, metavar="send")
     send = tracking.add_parser("send", help="send what was logged while the tracking server was away")
     send.set_defaults(command=_send)
+    keys = things.add_parser("recipe", help="every key of the recipe, in Markdown, as in docs/recipe.md")
+    keys.set_defaults(command=_print_reference)
     try:
         check_system()
         given = parser.parse_args(arguments)
@@ -58,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OUTPUT_CLOSED_STATUS
     except KeyboardInterrupt:
         return 130
+
+
+def _print_reference(given: argparse.Namespace) -> int:
+    say(reference().removesuffix("\n"))
+    return 0
 
 
 def _send(given: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ FLOORS: dict[str, set[str]] = {
     "runs": {"system", "cache", "recipe", "data", "tracking", "models", "training", "evaluation", "reports"},
     "sweep": {"system", "cache", "recipe", "training.schedule", "training.history", "reports", "tracking", "runs"},
     "serving": {"system", "cache", "data", "models"},
-    "__main__": {"system", "cache", "tracking"},
+    "__main__": {"system", "cache", "recipe", "tracking"},
 }
 # Packages that one part of the project alone imports.
 ONLY_IN = {

@@ -2,5 +2,5 @@
 
 In reading order: `fields` (kinds of values), `schema` (every section and key), `training_sections` (those of training),
 `sweep_sections` (those of sweeps), `yaml_rules` (how YAML is written and read), `mistakes` (what is wrong, in
-sentences), `recipe_file` (reads and overrides recipes).
+sentences), `recipe_file` (reads and overrides recipes), `reference` (docs/recipe.md).
 """

@@ -13,11 +13,35 @@ FROZEN_GROUPS = {"none": (), "early": ("early",), "body": ("early", "late")}
 # The stages of main, in their order.
 STAGE_NAMES = ("precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate")
 ALL_STAGES = "all"
-Share = Annotated[float, Field(gt=0, le=1, description="a share above 0, up to 1")]
-HeldOutShare = Annotated[float, Field(ge=0, lt=0.9, description="a share of the pictures from 0 to below 0.9")]
+Share = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1,
+        description="a share above 0, up to 1: of each class's training pictures; a smaller part lies "
+        "within a larger one",
+    ),
+]
+HeldOutShare = Annotated[
+    float,
+    Field(
+        ge=0, lt=0.9, description="a share of the pictures from 0 to below 0.9: held out where they do not come split"
+    ),
+]
 Count = Annotated[int, Field(ge=1, description="a whole number from 1 up")]
-BatchSize = Annotated[int, Field(ge=2, description="a whole number from 2 up")]
-ImageSize = Annotated[int, Field(ge=16, le=2048, description="a whole number of pixels from 16 to 2048")]
+CycleLength = Annotated[int, Field(ge=1, description="a whole number from 1 up: epochs of the first cycle")]
+CycleFactor = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="a whole number from 1 up: each cycle is so many times as long as the one "
+        "before it, so that 3 cycles from 1 epoch on are, by 2, of 1 + 2 + 4 epochs",
+    ),
+]
+BatchSize = Annotated[int, Field(ge=2, description="a whole number from 2 up: pictures of a batch")]
+ImageSize = Annotated[
+    int, Field(ge=16, le=2048, description="a whole number of pixels from 16 to 2048: the side of the square pictures")
+]
 Rate = Annotated[float, Field(gt=0, lt=1e3)]
 OneRate = Annotated[
     Literal["auto"] | Rate,
@@ -33,15 +57,19 @@ GroupRates = Annotated[
 LearningRateRatio = Annotated[
     float, Field(ge=1, le=1e4, description="a number from 1 up: each earlier layer group learns so many times slower")
 ]
-WeightDecay = Annotated[float, Field(ge=0, lt=10, description="a number from 0 to below 10")]
+WeightDecay = Annotated[
+    float, Field(ge=0, lt=10, description="a number from 0 to below 10: how strongly AdamW draws weights to 0")
+]
 BatchNorm = Annotated[
     Literal["fixed", "batch"],
     Field(
         description="fixed (the body, and a head once trained, keep their running statistics, which suits small sets) "
-        "or batch (they normalise by each batch and learn new ones)"
+        "or batch (they normalise by each batch and learn new ones, which wants large sets)"
     ),
 ]
-Smoothing = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+Smoothing = Annotated[
+    float, Field(ge=0, lt=1, description="a number from 0 to below 1: the share of a label that all classes get alike")
+]
 # HEIC, which needs a package, is among them, so that it is set aside with a sentence and not passed over.
 PICTURE_ENDINGS = [
     ".jpg", ".jpeg", ".png", ".apng", ".gif", ".bmp", ".webp", ".avif", ".heic", ".heif", ".jp2", ".tif", ".tiff",

@@ -90,7 +90,9 @@ class Model(Section):
     """The body: a timm backbone without its classifier."""
 
     backbone: Annotated[str, AfterValidator(timm_name)] = Field(
-        "tf_efficientnet_lite0", min_length=1, description="the name of a timm backbone"
+        "tf_efficientnet_lite0",
+        min_length=1,
+        description="the name of a timm backbone, or of one on the hub, such as hf-hub:timm/resnet18.a1_in1k",
     )
     weights: str = Field(
         "auto",
@@ -112,7 +114,8 @@ class Augment(Section):
 
     flip: Literal["none", "sideways", "all"] = Field(
         "sideways",
-        description="none, sideways (left and right may be swapped), or all (the eight flips and quarter turns)",
+        description="none, sideways (left and right may be swapped), or all (the eight flips and quarter turns): "
+        "choose what keeps your pictures real",
     )
     rotate_degrees: float = Field(10.0, ge=0, le=180, description="degrees from 0 to 180, either way")
     zoom: float = Field(1.1, ge=1, le=4, description="a number from 1 (none) to 4: the largest magnification")
@@ -129,7 +132,11 @@ class Augment(Section):
         0.75, ge=0, le=1, description="a number from 0 to 1: how often a warp, or lighting, acts"
     )
     mixup: float = Field(
-        0.0, ge=0, le=10, description="a number from 0 (off) to 10: alpha of the share in which pictures are blended"
+        0.0,
+        ge=0,
+        le=10,
+        description="a number from 0 (off) to 10: alpha of the share in which pictures are blended; train/loss "
+        "is then the cross-entropy with both classes",
     )
     cutmix: float = Field(
         0.0,
@@ -149,7 +156,9 @@ class Precompute(Section):
         "lets train_head train the late group on them too",
     )
     batch_size: BatchSize = 64
-    dtype: Literal["float16", "float32"] = Field("float16", description="float16 or float32")
+    dtype: Literal["float16", "float32"] = Field(
+        "float16", description="float16 or float32: how activations are stored, with half the disk or all digits"
+    )
     views: int = Field(
         0,
         ge=0,
@@ -163,9 +172,14 @@ class LrFind(Section):
     """The range test."""
 
     batch_size: BatchSize = 32
-    iterations: int = Field(100, ge=20, le=10_000, description="a whole number from 20 to 10000")
-    start_lr: Rate = Field(1e-6, description="a rate above 0, below end_lr")
-    end_lr: Rate = Field(10.0, description="a rate above start_lr, below 1000")
+    iterations: int = Field(
+        100,
+        ge=20,
+        le=10_000,
+        description="a whole number from 20 to 10000: batches from the lowest rate to the highest",
+    )
+    start_lr: Rate = Field(1e-6, description="a rate above 0, below end_lr: the lowest that is tried")
+    end_lr: Rate = Field(10.0, description="a rate above start_lr, below 1000: the highest that is tried")
     suggestion: Literal["valley", "steep", "slide", "minimum"] = Field(
         "valley", description="valley, steep, slide or minimum: which suggestion `lr: auto` takes"
     )
@@ -184,7 +198,12 @@ class Evaluate(Section):
 
     batch_size: BatchSize = 16
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
-    top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100")
+    top_losses: int = Field(
+        16,
+        ge=1,
+        le=100,
+        description="a whole number from 1 to 100: pictures of the highest losses that the report shows",
+    )
     positive_class: Annotated[str, AfterValidator(plain_name)] = Field(
         "",
         description="the class that operating points are listed for, or empty: of two classes the rarer one in "
@@ -211,8 +230,10 @@ class Evaluate(Section):
 class Recipe(Section):
     """A complete recipe."""
 
-    seed: int = Field(0, ge=0, lt=2**31, description="a whole number from 0 up")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    seed: int = Field(0, ge=0, lt=2**31, description="a whole number from 0 up: all that is drawn follows from it")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto, cpu or cuda: what computes; auto is a GPU where there is one"
+    )
     reuse: str = Field(
         "auto",
         min_length=1,
@@ -221,7 +242,7 @@ class Recipe(Section):
     compile: bool = Field(
         False,
         description="true or false: compile the network for training on pictures (torch.compile), which takes about a "
-        "minute for each stage and pays in long ones",
+        "minute for each stage and pays in long ones; results are the same but for rounding",
     )
     stages: Annotated[str, AfterValidator(stage_names)] = Field(
         ALL_STAGES,
@@ -238,7 +259,9 @@ class Recipe(Section):
     train_head: TrainHead = TrainHead()
     fine_tune: FineTune = FineTune()
     resize: ResizeSteps = Field(
-        Resize(), description="the keys of one step, or a list of steps such as [{image_px: 224}, {image_px: 300}]"
+        Resize(),
+        description="the keys of one step, or a list of steps, each a run of its own, such as [{image_px: 224}, "
+        "{image_px: 300}]; resize.1.image_px names a key of the second",
     )
     evaluate: Evaluate = Evaluate()
     sweep: Sweep = Sweep()

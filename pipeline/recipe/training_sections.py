@@ -7,7 +7,8 @@ from pydantic import Discriminator, Field, Tag
 from pipeline.recipe.fields import (
     BatchNorm,
     BatchSize,
-    Count,
+    CycleFactor,
+    CycleLength,
     GroupRates,
     ImageSize,
     LearningRateRatio,
@@ -40,10 +41,14 @@ class TrainingStage(Section):
     weight_decay: WeightDecay = 0.01
     label_smoothing: Smoothing = 0.1
     cycles: int = Field(1, ge=0, description="a whole number from 0 (the stage is left out) up")
-    cycle_len: Count = 1
-    cycle_mult: Count = 1
+    cycle_len: CycleLength = 1
+    cycle_mult: CycleFactor = 1
     warm_up: float = Field(
-        0.25, ge=0, lt=1, description="a share from 0 to below 1: of the first cycle, in which the rates climb"
+        0.25,
+        ge=0,
+        lt=1,
+        description="a share from 0 to below 1: of the first cycle, in which the rates climb; with one cycle "
+        "it is fastai's one-cycle policy",
     )
 
 
@@ -62,7 +67,7 @@ class FineTune(TrainingStage):
     """All layers, each group at its own rate."""
 
     lr: GroupRates = "auto"
-    cycle_len: Count = 4
+    cycle_len: CycleLength = 4
 
 
 class Resize(TrainingStage):
@@ -77,7 +82,7 @@ class Resize(TrainingStage):
         description="auto (the rate that the upstream run trained with), a rate above 0 for the head, or a list of "
         "three rates, early to head",
     )
-    cycle_len: Count = 4
+    cycle_len: CycleLength = 4
 
 
 # Which of the two a value of `resize` is; pydantic puts it into the place of what is wrong.

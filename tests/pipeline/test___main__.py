@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from pipeline.__main__ import main
 from pipeline.cache.markers import beside, leave, note_use
 from pipeline.cache.store import open_or_build
+from pipeline.recipe.reference import reference
 from pipeline.tracking.outbox import Entry, Outbox
 
 
@@ -180,3 +181,8 @@ def test_a_command_is_there_before_anything_heavy_is(cache):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_key_of_the_recipe_is_printed(capsys):
+    assert main(["recipe"]) == 0
+    assert capsys.readouterr().out == reference()
