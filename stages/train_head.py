@@ -9,6 +9,7 @@ import torch
 from pipeline import tracking
 from pipeline.data.loader import pixel_batches
 from pipeline.models.activations import activation_batches, read_activations
+from pipeline.models.engine.frozen_part import training_module
 from pipeline.models.layer_groups import FixedStatistics
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.data_figures import augmented_figure
@@ -59,10 +60,9 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
         kept: FixedStatistics = "all" if fixed == "body" and settings.stored_epochs else fixed
-        shown, compiled = f"{trained}, augmented", recipe.compile
-        return phase(
-            network, optimizer, *batches, cycles, fixed_statistics=kept, description=shown, is_compiled=compiled
-        )
+        shown, compiled, passes = f"{trained}, augmented", recipe.compile, sum(cycles) * len(split.train)
+        above = network if compiled else training_module(network, checkpoint, settings.freeze, pixels, passes)
+        return phase(above, optimizer, *batches, cycles, fixed_statistics=kept, description=shown, is_compiled=compiled)
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)

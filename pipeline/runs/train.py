@@ -6,6 +6,7 @@ from dataclasses import replace
 from pipeline import tracking
 from pipeline.data.loader import pixel_batches
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint
+from pipeline.models.engine.frozen_part import training_module
 from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
 from pipeline.recipe.training_sections import TrainingStage
@@ -41,12 +42,15 @@ def train_unfrozen(
         pixels = up.pixels(job.run_id, checkpoint)
         split, seed = up.split(settings.fraction), up.recipe.seed
         train, valid = pixel_batches(pixels, split, up.augmentation, settings.batch_size, up.device, seed)
+        cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
+        optimizer = thaw(network.to(up.device), frozen, rates, settings.weight_decay)
+        passes = sum(cycles) * len(split.train)
         return Phase(
-            network,
-            thaw(network.to(up.device), frozen, rates, settings.weight_decay),
+            network if up.recipe.compile else training_module(network, checkpoint, frozen, pixels, passes),
+            optimizer,
             train,
             valid,
-            cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult),
+            cycles,
             settings.label_smoothing,
             "all" if settings.batchnorm == "fixed" else "none",
             f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",

@@ -179,6 +179,22 @@ def test_frozen_passes_over_many_pictures_go_through_onnx_runtime_into_stores_of
     assert "PyTorch computes" not in capsys.readouterr().out
 
 
+def test_the_frozen_part_of_a_training_on_many_pictures_goes_through_onnx_runtime(chain, on_chain, monkeypatch):
+    monkeypatch.setattr(passes, "LEAST_PIXELS", 4 * 33 * 40**2)  # four epochs of 0.9 of the training pictures
+    computed = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, images: computed.append(len(images)) or run(self, images))
+    again = run_watched(resize.run, recipe_of(chain, reuse="never"), chain.fine_tune)
+    assert sum(computed) == 4 + 4 * (32 + 15) + 15, "those compared; each epoch's, with validation; and the mean's"
+    assert [step.rates for step in again.steps] == [step.rates for step in chain.resize.steps]
+    for name, tensor in again.network().items():
+        torch.testing.assert_close(tensor, chain.resize.network()[name], rtol=1e-2, atol=1e-3)
+    computed.clear()
+    monkeypatch.setattr(passes, "LEAST_PIXELS", 4 * 33 * 40**2 + 1)
+    run_watched(resize.run, recipe_of(chain, reuse="never", resize__cycles=1), chain.fine_tune)
+    assert not computed
+
+
 @pytest.mark.parametrize(("flip", "views"), [("all", 3), ("none", 4)])
 def test_the_views_of_the_test_pictures_are_the_flips_and_corners_of_the_recipe(
     chain, on_chain, monkeypatch, flip, views
