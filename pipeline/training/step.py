@@ -1,6 +1,7 @@
 """One optimizer step: eager, or captured as a CUDA graph and replayed."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from pipeline.models.network import Network
 from pipeline.system.console import say
 from pipeline.system.device import mixed_precision
 from pipeline.training.compiled import CompiledNetwork
+from pipeline.training.small_maps import PaddedSmallMaps
 
 # Steps of a shape that run eagerly before it is captured: libraries choose their kernels and the optimizer builds its
 # state in them.
@@ -44,8 +46,12 @@ def steps_of(module: nn.Module, optimizer: Optimizer, label_smoothing: float = 0
     if device.type == "cuda":
         return CapturedStep(forward, optimizer, label_smoothing, device)
 
+    is_depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in module.modules())
+    eagerly = PaddedSmallMaps if is_depthwise and forward is module else nullcontext
+
     def step(inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
-        return train_step(forward, optimizer, inputs, targets, label_smoothing, weights)
+        with eagerly():
+            return train_step(forward, optimizer, inputs, targets, label_smoothing, weights)
 
     return step
 
