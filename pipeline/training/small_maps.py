@@ -13,8 +13,8 @@ class PaddedSmallMaps(TorchFunctionMode):
     """A block in which depthwise convolutions take maps smaller than their kernel with zeros below and to the right, up
     to its size, and give their part of the result. What lies beyond a map's edge is zero anyway.
 
-    On a CPU oneDNN then computes the gradient of their weights up to three times as fast. Lite0 at 128 px, whose last maps
-    of 4 × 4 meet kernels of 5 × 5, trains a twentieth faster.
+    On a CPU oneDNN then computes the gradient of their weights up to three times as fast. Lite0 at 128 px, whose last
+    maps of 4 × 4 meet kernels of 5 × 5, trains a twentieth faster.
     """
 
     def __torch_function__(
