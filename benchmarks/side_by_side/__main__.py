@@ -23,6 +23,7 @@ from benchmarks.side_by_side.limits import (
     bookkeeping,
     by_set_size,
     finding_among_many_runs,
+    of_the_engine,
     start_up,
 )
 from benchmarks.side_by_side.results import Comparison, Figure, machine_facts, tables, write_results
@@ -42,7 +43,8 @@ TASKS: Mapping[str, tuple[float, str, str]] = {
     "TTA": (4, "tta", "tta"),
 }
 NAMES = {"head finder": "finder on the head", "unfrozen finder": "finder on all layers", "TTA": "evaluation with TTA"}
-PARTS = ("fastai", "recipe", "limit", "costs", "sizes")
+LIMITS = ("fine_tune", "precompute", "head", "late")
+PARTS = ("fastai", "recipe", "limit", "engine", "costs", "sizes")
 
 
 def main() -> None:
@@ -70,7 +72,9 @@ def _measured(
     if "fastai" in parts or "recipe" in parts:
         yield from _against_fastai(parts, works, rounds)
     if "limit" in parts:
-        yield from against_the_bare_limit(["fine_tune", "precompute", "head", "late"], 5 if is_full else 2)
+        yield from against_the_bare_limit(LIMITS, 5 if is_full else 1)
+    if "engine" in parts:
+        yield from of_the_engine(7 if is_full else 2)
     if "costs" in parts:
         yield finding_among_many_runs()
         yield from start_up()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from benchmarks.side_by_side.results import Comparison, Figure
 from benchmarks.side_by_side.work import pictures
 from pipeline.runs.fingerprint import PROJECT
 
+ENGINE = "ONNX Runtime and kept memory on a CPU, against PyTorch alone, in CPU seconds"
 COSTS, SIZES = "What starting, logging and finding cost", "Cost by the number of pictures"
 RUNS = 10_000
 
@@ -23,6 +25,14 @@ def against_the_bare_limit(parts: Sequence[str], repeats: int) -> list[Compariso
     """The ratios of `benchmarks.throughput`."""
     found = _benchmark("throughput", "--parts", *parts, "--repeats", str(repeats))
     return [Comparison(**one) for one in found]
+
+
+def of_the_engine(repeats: int) -> list[Figure]:
+    """The figures of `benchmarks.inference`."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.inference", "--repeats", str(repeats)]
+    done = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
+    lines = re.findall(r"^(.+): ([\d.]+)$", done.stdout, re.MULTILINE)
+    return [Figure(ENGINE, name, float(value), "") for name, value in lines]
 
 
 def by_set_size(counts: Sequence[int]) -> list[Figure]:
