@@ -15,6 +15,7 @@ from pipeline.data.decode import Decoder, Fit, Pixels, decode_square
 from pipeline.data.manifest import Manifest
 from pipeline.data.nvjpeg import Header, decode_squares, read_header
 from pipeline.system.errors import UserError
+from pipeline.system.machine import usable_cores
 from pipeline.system.parallel import in_parallel
 
 # At most so many bytes of decoded squares wait to be written.
@@ -36,7 +37,7 @@ class DecodedPixels:
         self._root, self._folder = manifest.root, str(manifest.root)
         self._fit, self._size_px, self._grey, self._ranges = fit, size_px, manifest.is_grey, manifest.ranges
         self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
-        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._pool = ThreadPoolExecutor(usable_cores())
         self.shape: tuple[int, int, int, int] = (len(manifest.table), size_px, size_px, 1 if self._grey else 3)
 
     def __len__(self) -> int:
@@ -81,7 +82,7 @@ class DecodedPixels:
         if self.decoder == "nvjpeg":
             starts = range(first, len(self), ROWS_OF_A_GPU)
             return in_parallel(lambda start: self[start : start + ROWS_OF_A_GPU], starts, 3, 2), ROWS_OF_A_GPU
-        most_waiting = max(WAITING_BYTES // prod(self.shape[1:]), 2 * (os.cpu_count() or 1))
+        most_waiting = max(WAITING_BYTES // prod(self.shape[1:]), 2 * usable_cores())
         return in_parallel(lambda row: self._decode(row)[None], range(first, len(self)), most_waiting), 1
 
     def _decode(self, row: int) -> Pixels:

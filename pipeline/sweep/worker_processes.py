@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.cache.location import make_folder
 from pipeline.system.console import warn
 from pipeline.system.errors import UserError
+from pipeline.system.machine import usable_cores
 from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_with_parent, raise_on_signals
 
@@ -97,7 +98,7 @@ class Workers:
 def environment_of(index: int, count: int, gpus: int) -> dict[str, str]:
     """What a worker's libraries read when they are loaded: one of the `gpus`, if there are any, and its share of the
     cores."""
-    threads = max(1, len(os.sched_getaffinity(0)) // count) if sys.platform == "linux" else 1
+    threads = max(1, usable_cores() // count)
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(number) for number in range(gpus)]

@@ -14,6 +14,11 @@ _PROGRAMS = ("nvidia-smi", "rocm-smi")
 _HIDES_ALL = ("", "-1")
 
 
+def usable_cores() -> int:
+    """How many processor cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def check_system() -> None:
     """UserError on a system that Thaw does not run on."""
     if sys.platform in ("win32", "cygwin"):

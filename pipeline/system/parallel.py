@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from os import cpu_count
 from typing import TypeVar
+
+from pipeline.system.machine import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,7 +22,7 @@ def in_parallel(
 
     At most `most_waiting` results (default: MOST_WAITING) are being computed or wait to be taken.
     """
-    pool = ThreadPoolExecutor(workers or cpu_count())
+    pool = ThreadPoolExecutor(workers or usable_cores())
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -448,6 +448,7 @@ import os, sys, time
 from pathlib import Path
 from pipeline.data import decoded_pixels, stored_pixels
 from pipeline.data.manifest import load_manifest
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # else all are decoded before any is written
 decode, done, slow = decoded_pixels.decode_square, [], float(sys.argv[2])
 stored_pixels.STRETCH_SECONDS = 0
 def decode_slowly(*arguments):

@@ -32,7 +32,7 @@ def test_each_worker_prints_into_a_file_has_its_threads_and_gpu_from_its_start_a
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(2))
+    monkeypatch.setattr("pipeline.sweep.worker_processes.usable_cores", lambda: 2)
     before = dict(os.environ)
     with Workers(2, describe, (tmp_path,), tmp_path / "logs", gpus=2) as workers:
         workers.start_missing()

@@ -1,7 +1,6 @@
 """Workers on a study, with training that takes no time."""
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,10 +104,9 @@ def test_a_worker_does_all_trials(swept, here, cache) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker has one thread")
 def test_two_workers_do_all_trials_and_no_two_alike_each_on_its_share_of_the_cores(swept, cache, monkeypatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(2))
+    monkeypatch.setattr("pipeline.sweep.worker_processes.usable_cores", lambda: 2)
     check_all_done(swept(quick, 6, 2))
     assert {path.read_text() for path in cache.glob("threads of *")} == {"1"}
 

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.system import machine
 from pipeline.system.errors import UserError
-from pipeline.system.machine import check_gpu, check_system
+from pipeline.system.machine import check_gpu, check_system, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +15,13 @@ def without_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda program: None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return tmp_path / "nvidia0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process may use all cores")
+def test_cores_that_this_process_may_not_use_do_not_count(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 5, 7})
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert usable_cores() == 3
 
 
 def test_cuda_without_a_gpu_is_one_sentence():
