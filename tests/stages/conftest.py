@@ -158,10 +158,11 @@ class Swept:
 
 
 @pytest.fixture(scope="session")
-def swept(workplace, smoke, first) -> Swept:
+def swept(workplace: Workplace, first: Trained) -> Swept:
     url = f"sqlite:///{workplace.folder}/sweeps.db"
-    settings = [f"storage={url}", f"sweep.space={SPACE}", "sweep.seeds=2"]
-    printed = [smoke("sweep", *settings, f"trials={trials}") for trials in (2, 3)]
+    settings = [*on_smoke_recipe(workplace), f"storage={url}", f"sweep.space={SPACE}", "sweep.seeds=2"]
+    words = [word for setting in settings for word in ("-P", setting)]
+    printed = [workplace.mlflow_run("-e", "sweep", *words, "-P", f"trials={trials}") for trials in (2, 3)]
     (name,) = optuna.get_all_study_names(url)
     return Swept(workplace, printed, optuna.load_study(study_name=name, storage=url))
 
