@@ -27,10 +27,10 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     stage = STAGES["lr_find"]
     up = Upstream.of(stage, recipe, upstream)
     if up.chain[0].stage == "precompute":
-        stage = replace(stage, sections=("lr_find", "head"))
+        stage = replace(stage, sections=("training", "lr_find", "head"))
         inputs = {"freeze": recipe.train_head.freeze}  # what is trained next
     else:
-        stage, inputs = replace(stage, sections=("lr_find", "augment"), title="lr_find (unfrozen)"), {}
+        stage, inputs = replace(stage, sections=("training", "lr_find", "augment"), title="lr_find (unfrozen)"), {}
     return run_stage(stage, up, inputs, partial(work, up))
 
 
@@ -66,15 +66,15 @@ def _on_activations(up: Upstream) -> Curve:
     stored = read_activations(up.folder("activations", "precompute"))
     train, _ = activation_batches(stored, up.split(1.0), settings.batch_size, up.device, recipe.seed)
     cut, rates = (recipe.precompute.cut, checkpoint.image_px), thawed_rates(settings.end_lr, settings.lr_ratio, frozen)
-    above, optimizer = thaw_above(network.to(up.device), *cut, frozen, rates, settings.weight_decay)
+    above, optimizer = thaw_above(network.to(up.device), *cut, frozen, rates, settings.weight_decay, recipe.training)
     return range_test(above, optimizer, train, settings, "body" if settings.batchnorm == "fixed" else "none")
 
 
 def _on_pixels(up: Upstream, job: Job) -> Curve:
-    settings, stage = up.recipe.lr_find, up.chain[0].stage
-    network, checkpoint = up.network(stage)
-    network.to(up.device)
+    settings = up.recipe.lr_find
+    network, checkpoint = up.network(up.chain[0].stage)
+    rates = group_rates(settings.end_lr, settings.lr_ratio)
     pixels = up.pixels(job.run_id, checkpoint)
     batches = pixel_batches(pixels, up.split(1.0), up.augmentation, settings.batch_size, up.device, up.recipe.seed)
-    optimizer = thaw(network, "none", group_rates(settings.end_lr, settings.lr_ratio), settings.weight_decay)
+    optimizer = thaw(network.to(up.device), "none", rates, settings.weight_decay, up.recipe.training)
     return range_test(network, optimizer, batches[0], settings, "all" if settings.batchnorm == "fixed" else "none")

@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.data.readers.folder import find_folder
 from pipeline.models.weights import check_backbone, find_weights
 from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.sweep.space import SPACE_KEY, check_space, varied_models
 from pipeline.system.disk import check_writable
@@ -39,6 +40,8 @@ def check_stored_heads(recipe: Recipe) -> None:
             f"The activations of the upstream run are stored below the {recipe.precompute.cut} layer group, after "
             "which comes more than a head; run precompute with precompute.cut=head."
         )
+    if recipe.training != TrainingOptions():
+        raise UserError("sweep_head trains its heads by the defaults of the section training alone; leave that out.")
 
 
 def check_models(recipe: Recipe) -> None:
@@ -101,7 +104,10 @@ STAGES: Mapping[str, Stage] = {
         Stage("main"),
         Stage("precompute", ("precompute",), artifacts=("activations", "checkpoint", "manifest", RECIPE_FILE)),
         Stage(
-            "lr_find", ("lr_find", "head", "augment"), ("precompute", *TRAINING), artifacts=("curve.csv", RECIPE_FILE)
+            "lr_find",
+            ("training", "lr_find", "head", "augment"),
+            ("precompute", *TRAINING),
+            artifacts=("curve.csv", RECIPE_FILE),
         ),
         Stage(
             "train_head",

@@ -51,13 +51,13 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         views = up.folder("views", "precompute") if recipe.precompute.views else None
         batches = activation_batches(stored, split, settings.batch_size, device, recipe.seed, views)
         cut = recipe.precompute.cut, checkpoint.image_px
-        above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay)
+        above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay, recipe.training)
         shown = f"{trained}, stored"
         return phase(above, optimizer, *batches, [settings.stored_epochs], fixed_statistics=fixed, description=shown)
 
     def on_pixels() -> Phase:
         batches = pixel_batches(pixels, split, augmentation, settings.batch_size, device, recipe.seed)
-        optimizer = thaw(network, settings.freeze, rates, settings.weight_decay)
+        optimizer = thaw(network, settings.freeze, rates, settings.weight_decay, recipe.training)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
         kept: FixedStatistics = "all" if fixed == "body" and settings.stored_epochs else fixed
         shown, compiled, passes = f"{trained}, augmented", recipe.compile, sum(cycles) * len(split.train)

@@ -1,5 +1,6 @@
 """A timm backbone as a body: all of it but the classifier, with the weights that training starts from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ class Body:
     std: tuple[float, float, float]
 
 
-def build_body(backbone: str, image_px: int) -> Body:
+def build_body(backbone: str, image_px: int, drop_path: float = 0.0) -> Body:
     """The backbone without its classifier, its weights not yet loaded.
 
     A plain average pool at its end gets a maximum pool beside it, as in fastai's head, so that a small mark anywhere in
-    the picture still shows in the activations. Raises UserError if it takes no image of `image_px`.
+    the picture still shows in the activations. In training, blocks are skipped at up to the rate `drop_path` (Huang et
+    al. 2016, "Deep Networks with Stochastic Depth"). Raises UserError if it takes no image of `image_px`, or no such
+    rate.
     """
-    module = _create(backbone, image_px)
+    module = _create(backbone, image_px, {"drop_path_rate": drop_path} if drop_path else {})
     pool = getattr(module, "global_pool", None)
     if isinstance(pool, SelectAdaptivePool2d) and isinstance(pool.flatten, nn.Flatten):
         module.global_pool = SelectAdaptivePool2d(pool_type="catavgmax", flatten=True)
@@ -70,19 +73,22 @@ def packaged_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
     return dict(zip(expected, packaged.values(), strict=True))
 
 
-def _create(backbone: str, image_px: int) -> nn.Module:
+def _create(backbone: str, image_px: int, settings: Mapping[str, Any]) -> nn.Module:
     """A backbone made for one image size is built to take any, or else this one."""
     try:
-        module: nn.Module = timm.create_model(backbone, num_classes=0)
+        module: nn.Module = timm.create_model(backbone, num_classes=0, **settings)
         patches = getattr(module, "patch_embed", None)
         if not (getattr(patches, "strict_img_size", False) and getattr(patches, "img_size", None)):
             return module
         try:
-            return timm.create_model(backbone, num_classes=0, dynamic_img_size=True)
+            return timm.create_model(backbone, num_classes=0, dynamic_img_size=True, **settings)
         except TypeError:
-            return timm.create_model(backbone, num_classes=0, img_size=image_px)
+            return timm.create_model(backbone, num_classes=0, img_size=image_px, **settings)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"model.backbone {backbone} cannot be built for {image_px} px: {error}") from None
+        with_drop_path = " with drop_path" if settings else ""
+        raise UserError(
+            f"model.backbone {backbone} cannot be built for {image_px} px{with_drop_path}: {error}"
+        ) from None
 
 
 def _count_activations(module: nn.Module, backbone: str, image_px: int) -> int:

@@ -39,9 +39,9 @@ class Checkpoint:
     kept_epochs: list[int] = field(default_factory=list)
 
 
-def build_network(checkpoint: Checkpoint) -> Network:
-    """A network with fresh weights, channels last in memory."""
-    body = build_body(checkpoint.backbone, checkpoint.image_px)
+def build_network(checkpoint: Checkpoint, drop_path: float = 0.0) -> Network:
+    """A network with fresh weights, channels last in memory; `drop_path` is that of `build_body`."""
+    body = build_body(checkpoint.backbone, checkpoint.image_px, drop_path)
     network = Network(body, len(checkpoint.classes), checkpoint.hidden, checkpoint.dropout)
     return network.to(memory_format=torch.channels_last)
 
@@ -63,18 +63,18 @@ def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> N
     describe(folder, {"backbone": checkpoint.backbone, "epochs": checkpoint.epochs, "steps": checkpoint.steps})
 
 
-def load_checkpoint(folder: Path, image_px: int | None = None) -> tuple[Network, Checkpoint]:
+def load_checkpoint(folder: Path, image_px: int | None = None, drop_path: float = 0.0) -> tuple[Network, Checkpoint]:
     """The network that `save_checkpoint` wrote, on the CPU, and its `Checkpoint`.
 
-    With `image_px` it is built for that size instead of its own. UserError if the backbone cannot be, or if a file is
-    damaged.
+    With `image_px` it is built for that size instead of its own; `drop_path` is that of `build_body`. UserError if the
+    backbone cannot be, or if a file is damaged.
     """
     damage = find_damage(folder, contents=True) if (folder / DESCRIPTION).exists() else ""
     if damage:
         raise UserError(f"The checkpoint in {folder} is damaged ({damage}); run the stage that made it again.")
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     checkpoint = Checkpoint(**(facts | ({"image_px": image_px} if image_px else {})))
-    network = build_network(checkpoint)
+    network = build_network(checkpoint, drop_path)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError:

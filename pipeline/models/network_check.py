@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pipeline.models.body import build_body
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.cut import Cut, cut_network
 from pipeline.models.layer_groups import layer_groups
@@ -11,13 +12,15 @@ from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 
 
-def check_network(backbone: str, sizes_px: Sequence[int], cut: Cut) -> None:
+def check_network(backbone: str, sizes_px: Sequence[int], cut: Cut, drop_path: float = 0.0) -> None:
     """UserError if this backbone takes no images of one of `sizes_px`, cannot go on from the first at the others, has
-    no layer groups, or cannot be cut. The random state is left as it was."""
+    no layer groups, cannot be cut, or takes no `drop_path`. The random state is left as it was."""
     with torch.random.fork_rng():
         first, *others = dict.fromkeys(sizes_px)
         network = _without_memory(backbone, first)
         layer_groups(network)
+        if drop_path:
+            build_body(backbone, first, drop_path)
         for size_px in others:
             if _shapes(_without_memory(backbone, size_px)) != _shapes(network):
                 raise UserError(

@@ -23,11 +23,53 @@ from pipeline.recipe.fields import (
 class TrainingOptions(Section):
     """What all training stages share; each option is off by default."""
 
-    keep: Literal["last", "best_loss", "best_accuracy", "mean_of_cycles"] = Field(
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw",
+        description="adamw or sgd (with a momentum of 0.9); sgd wants rates some hundred times higher, and sometimes "
+        "generalises better in long trainings",
+    )
+    momentum: Literal["constant", "cycled"] = Field(
+        "constant",
+        description="constant (0.9) or cycled (from 0.95 down to 0.85 while rates climb, and back while they fall): "
+        "cycled helps one cycle at high rates",
+    )
+    clip_norm: float = Field(
+        0.0,
+        ge=0,
+        description="a number from 0 (off) up: gradients are scaled down to this norm, such as 1; helps where losses "
+        "jump",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="a whole number from 1 (off) to 64: a batch goes through the network in so many parts, whose "
+        "gradients add up; helps where a batch does not fit into memory",
+    )
+    keep: Literal["last", "best_loss", "best_accuracy", "mean_of_cycles", "moving_average"] = Field(
         "last",
-        description="last, best_loss or best_accuracy (the epoch that validates best), or mean_of_cycles (the mean of "
-        "the weights at the end of each cycle): which weights of a stage are kept; best_… helps where validation gets "
-        "worse towards the end, mean_of_cycles with several cycles",
+        description="last, best_loss or best_accuracy (the epoch that validates best), mean_of_cycles (the mean of the "
+        "weights at the end of each cycle) or moving_average (that of the weights after each step): which weights of a "
+        "stage are kept; best_… helps where validation gets worse towards the end, mean_of_cycles with several cycles, "
+        "moving_average where rates stay high",
+    )
+    average_decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="a number from 0 to below 1, such as 0.99: the share of a moving average that stays at each step",
+    )
+    early_stop_epochs: int = Field(
+        0,
+        ge=0,
+        description="a whole number from 0 (off) up: a phase ends after so many epochs without a lower validation "
+        "loss; saves time, and wants keep: best_…, since the cycle is cut off",
+    )
+    max_minutes: float = Field(
+        0.0,
+        ge=0,
+        description="a number from 0 (off) up: a stage ends before the epoch that would take its training past so many "
+        "minutes; where it ends hangs on the machine",
     )
 
 
@@ -63,14 +105,32 @@ class TrainHead(TrainingStage):
     cycles: int = Field(0, ge=0, description="a whole number from 0 up: cycles with augmentation on")
 
 
-class FineTune(TrainingStage):
+class UnfrozenStage(TrainingStage):
+    """The keys of the stages that train the body too."""
+
+    gradual_epochs: int = Field(
+        0,
+        ge=0,
+        description="a whole number from 0 (off) up: so many epochs with the head alone, then so many with the late "
+        "group too, come before all is thawed; helps where a high rate would spoil the body",
+    )
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="a number from 0 (off) to below 1: stochastic depth, how often a block is skipped, up to this rate "
+        "for the last one; helps large backbones in long trainings",
+    )
+
+
+class FineTune(UnfrozenStage):
     """All layers, each group at its own rate."""
 
     lr: GroupRates = "auto"
     cycle_len: CycleLength = 4
 
 
-class Resize(TrainingStage):
+class Resize(UnfrozenStage):
     """The same network, at a larger image size."""
 
     image_px: ImageSize = 256

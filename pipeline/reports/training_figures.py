@@ -32,7 +32,7 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
         if group in steps:
             rates.plot(steps["step"], steps[group], color=colour, label=group)
     rates.set_yscale("log")
-    rates.set_ylim(steps.filter(items=list(GROUP_COLOURS)).to_numpy().max() * np.array([1e-4, 2]))
+    rates.set_ylim(steps.filter(items=list(GROUP_COLOURS)).max().max() * np.array([1e-4, 2]))
     rates.set_ylabel("learning rate")
     rates.set_xlabel("step")
     rates.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -23,7 +23,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.compile and (missing := missing_compiler(device.type)):
         _report_missing(missing)
     sizes_px = recipe.precompute.image_px, *(step.image_px for step in resize_steps(recipe))
-    check_network(recipe.model.backbone, sizes_px, recipe.precompute.cut)
+    drop_path = max(stage.drop_path for stage in (recipe.fine_tune, *resize_steps(recipe)))
+    check_network(recipe.model.backbone, sizes_px, recipe.precompute.cut, drop_path)
     if recipe.reuse not in ("auto", "never"):
         tracking.run_of(recipe.reuse)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pipeline import tracking
 from pipeline.data.loader import pixel_batches
@@ -9,7 +10,7 @@ from pipeline.models.checkpoint import Checkpoint, save_checkpoint
 from pipeline.models.engine.frozen_part import training_module
 from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
-from pipeline.recipe.training_sections import TrainingStage
+from pipeline.recipe.training_sections import UnfrozenStage
 from pipeline.reports.training_figures import training_figure
 from pipeline.runs.runner import Job
 from pipeline.runs.upstream import Upstream
@@ -21,12 +22,15 @@ from pipeline.training.phases import Training, train_in_phases
 from pipeline.training.resume import Backups
 from pipeline.training.schedule import cycle_lengths
 
+# How deep the network is frozen where it is thawed group by group (Howard & Ruder 2018, "Universal Language Model
+# Fine-tuning for Text Classification", section 3.3).
+GRADUAL: tuple[Frozen, ...] = ("body", "early", "none")
 TRAINED_BY = ("train_head", "fine_tune", "resize")
 
 
 def train_unfrozen(
     up: Upstream,
-    settings: TrainingStage,
+    settings: UnfrozenStage,
     rates: Mapping[str, float],
     job: Job,
     frozen: Frozen = "none",
@@ -36,30 +40,32 @@ def train_unfrozen(
 
     `rates` are by layer group. Without `image_px`, images keep the size that the network was trained on.
     """
-    network, checkpoint = up.network(*TRAINED_BY, image_px=image_px)
+    network, checkpoint = up.network(*TRAINED_BY, image_px=image_px, drop_path=settings.drop_path)
 
-    def on_pixels() -> Phase:
+    def on_pixels(frozen: Frozen, cycle_epochs: list[int]) -> Phase:
         pixels = up.pixels(job.run_id, checkpoint)
-        split, seed = up.split(settings.fraction), up.recipe.seed
+        split, seed, options = up.split(settings.fraction), up.recipe.seed, up.recipe.training
         train, valid = pixel_batches(pixels, split, up.augmentation, settings.batch_size, up.device, seed)
-        cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
-        optimizer = thaw(network.to(up.device), frozen, rates, settings.weight_decay)
-        passes = sum(cycles) * len(split.train)
+        optimizer = thaw(network.to(up.device), frozen, rates, settings.weight_decay, options)
+        passes = sum(cycle_epochs) * len(split.train)
         return Phase(
             network if up.recipe.compile else training_module(network, checkpoint, frozen, pixels, passes),
             optimizer,
             train,
             valid,
-            cycles,
+            cycle_epochs,
             settings.label_smoothing,
             "all" if settings.batchnorm == "fixed" else "none",
             f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
             settings.warm_up,
             up.recipe.compile,
-            up.recipe.training,
+            options,
         )
 
-    train_and_log(job, network, [on_pixels], checkpoint, rates)
+    deeper = GRADUAL[: GRADUAL.index(frozen)] if settings.gradual_epochs else ()
+    phases = [partial(on_pixels, one, [settings.gradual_epochs]) for one in deeper]
+    cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
+    train_and_log(job, network, [*phases, partial(on_pixels, frozen, cycles)], checkpoint, rates)
 
 
 def train_and_log(

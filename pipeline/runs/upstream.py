@@ -77,10 +77,10 @@ class Upstream:
         """The pictures, as precompute split them."""
         return load_manifest(self.folder("manifest", "precompute"))
 
-    def network(self, *stages: str, image_px: int | None = None) -> tuple[Network, Checkpoint]:
+    def network(self, *stages: str, image_px: int | None = None, drop_path: float = 0.0) -> tuple[Network, Checkpoint]:
         """The network of the nearest run of one of `stages`, on the CPU, and how it is built; with `image_px`, built
-        for that size."""
-        return load_checkpoint(self.folder("checkpoint", *stages), image_px)
+        for that size, with `drop_path` of `build_body`."""
+        return load_checkpoint(self.folder("checkpoint", *stages), image_px, drop_path)
 
     def pixels(self, run_id: str, checkpoint: Checkpoint) -> Pixels:
         """The pictures as the network of `checkpoint` takes them, for the open run `run_id`."""

@@ -16,6 +16,7 @@ from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.device import mixed_precision
 from pipeline.system.errors import UserError
+from pipeline.training.average import MovingAverage, averaged_steps
 from pipeline.training.optim import rates_at, set_rates
 from pipeline.training.schedule import position_in_cycle, rate_factor
 from pipeline.training.step import Step, steps_of
@@ -101,12 +102,14 @@ def fit(
     steps_before: int = 0,
     start: TrainingProgress | None = None,
     pauses: Callable[[], bool] = lambda: False,
+    average: MovingAverage | None = None,
 ) -> Iterator[EpochRecord | TrainingProgress]:
     """Train through the cycles of `phase`, and validate after every epoch.
 
     Yields a record after every epoch, and the progress after every step where `pauses()` is true. A network and an
     optimizer in the state that they had then resume from it (`start`) as if there had been no break. Random numbers
-    (order, augmentation, dropout) follow from the seed of the training batches and the epoch alone.
+    (order, augmentation, dropout) follow from the seed of the training batches and the epoch alone. After each step the
+    weights enter the moving `average`.
 
     `epochs_before` and `steps_before` were done by earlier stages: records count on from there, and the order of
     the pictures differs from theirs. Raises UserError, with step and rates, when the loss is no longer a number.
@@ -114,7 +117,9 @@ def fit(
     train, cycle_epochs = phase.train, phase.cycle_epochs
     assert train.seed is not None, "training batches have to be shuffled"
     start = start or TrainingProgress()
-    step = steps_of(phase.module, phase.optimizer, phase.label_smoothing, phase.is_compiled)
+    step = steps_of(phase.module, phase.optimizer, phase.label_smoothing, phase.is_compiled, phase.options)
+    if average is not None:
+        step = averaged_steps(step, average)
     for done in range(start.epochs, sum(cycle_epochs)):
         epoch, first_step = epochs_before + done, steps_before + done * len(train)
         factors = [

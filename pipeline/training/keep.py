@@ -1,4 +1,4 @@
-"""Which weights a stage keeps of its training: the last, those of the best epoch, or the mean over its cycles.
+"""Which weights a stage keeps of its training: the last, those of the best epoch, or an average.
 
 The mean of the weights at the end of each cycle is what restarts are for: Izmailov et al. 2018, "Averaging Weights
 Leads to Wider Optima and Better Generalization"; Huang et al. 2017, "Snapshot Ensembles".
@@ -10,10 +10,11 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from pipeline.training.average import MovingAverage
 from pipeline.training.fit import EpochRecord, Phase, Validated, validate
 from pipeline.training.schedule import position_in_cycle
 
-Keep: TypeAlias = Literal["last", "best_loss", "best_accuracy", "mean_of_cycles"]
+Keep: TypeAlias = Literal["last", "best_loss", "best_accuracy", "mean_of_cycles", "moving_average"]
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,31 @@ class Trained:
 
 
 def snapshot_after(
-    before: Snapshot, phase: Phase, network: nn.Module, records: Sequence[EpochRecord], epochs_done: int
+    before: Snapshot,
+    phase: Phase,
+    network: nn.Module,
+    records: Sequence[EpochRecord],
+    epochs_done: int,
+    average: MovingAverage | None = None,
 ) -> Snapshot:
     """The weights to keep after the last of `records`, with which `epochs_done` epochs of `phase` are done; `before`
-    are those that were kept until then."""
+    are those that were kept until then, and `average` is that of the phase, if it has one."""
     keep, last = phase.options.keep, records[-1]
+    if average is not None:
+        return Snapshot([last.epoch], average.whole_state())
     if keep == "mean_of_cycles":
         _, within, length = position_in_cycle(epochs_done - 1, phase.cycle_epochs)
         return _mean_with(before, network, last.epoch) if within == length - 1 else before
-    if keep != "last" and best_epoch(records, keep) is last:
+    if keep in ("best_loss", "best_accuracy") and best_epoch(records, keep) is last:
         return Snapshot([last.epoch], _state_of(network))
     return before
 
 
 def keep_snapshot(snapshot: Snapshot, phase: Phase, network: nn.Module, records: list[EpochRecord]) -> Trained:
-    """Give the network the weights of `snapshot`; a mean of several epochs is validated on the batches of `phase`."""
+    """Give the network the weights of `snapshot`; an average is validated on the batches of `phase`."""
     if snapshot.epochs:
         network.load_state_dict(snapshot.state)
-    if len(snapshot.epochs) > 1:
+    if len(snapshot.epochs) > 1 or phase.options.keep == "moving_average":
         return Trained(records, snapshot.epochs, validate(phase.module, phase.valid))
     kept = next((record for record in records if record.epoch in snapshot.epochs), records[-1])
     return Trained(records, [kept.epoch], Validated(kept.valid_loss, kept.valid_accuracy, kept.valid_macro_f1))

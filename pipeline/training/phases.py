@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.models.network import Network
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say
 from pipeline.system.processes import defer_signals
+from pipeline.training.average import MovingAverage
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
 from pipeline.training.history import describe_epoch, describe_kept
-from pipeline.training.keep import Snapshot, Trained, keep_snapshot, snapshot_after
+from pipeline.training.keep import Snapshot, Trained, best_epoch, keep_snapshot, snapshot_after
 from pipeline.training.resume import Backup, Backups, TrainingState
 
 
@@ -59,25 +61,50 @@ def _train_phase(
     snapshot: Snapshot,
 ) -> Snapshot:
     """Add the phase's epochs to `records`; gives the weights to keep then, which were `snapshot` before."""
-    network, backups = training.network, training.backups
+    network, backups, options = training.network, training.backups, phase.options
     first = len(records) - start.epochs
     epochs_before = training.epochs_before + first
     steps_before = records[first - 1].step if first else training.steps_before
+    average = None
+    if options.keep == "moving_average":
+        steps = start.epochs * len(phase.train) + len(start.losses)
+        average = MovingAverage(network, options.average_decay, steps)
+        if training.backups.earlier is not None and steps:
+            average.restore(training.backups.earlier.average)
+    if _is_over(records, first, options):
+        return snapshot
     with defer_signals() as stopped:
-        for moment in fit(phase, epochs_before, steps_before, start, lambda: stopped() or backups.are_due()):
+        moments = fit(phase, epochs_before, steps_before, start, lambda: stopped() or backups.are_due(), average)
+        for moment in moments:
             if isinstance(moment, EpochRecord):
                 records.append(moment)
                 say(describe_epoch(moment))
                 training.after_epoch(moment)
                 progress = TrainingProgress(len(records) - first)
-                snapshot = snapshot_after(snapshot, phase, network, records, progress.epochs)
-                state = TrainingState(network, phase.optimizer, snapshot)
+                snapshot = snapshot_after(snapshot, phase, network, records, progress.epochs, average)
+                state = TrainingState(network, phase.optimizer, snapshot, average)
                 backups.save_after_epoch(state, number, progress, records, stopped())
+                if _is_over(records, first, options):
+                    break
             else:
-                backups.save(TrainingState(network, phase.optimizer, snapshot), number, moment, len(records))
+                backups.save(TrainingState(network, phase.optimizer, snapshot, average), number, moment, len(records))
             if stopped():
                 break  # out of the block, at whose end the signal takes effect
     return snapshot
+
+
+def _is_over(records: list[EpochRecord], first: int, options: TrainingOptions) -> bool:
+    """Whether a phase whose epochs are the records from number `first` on ends here, before its last epoch, since its
+    validation loss no longer falls or the stage's time is used up; a sentence says so."""
+    of_phase, patience = records[first:], options.early_stop_epochs
+    if patience and of_phase and len(of_phase) - of_phase.index(best_epoch(of_phase, "best_loss")) > patience:
+        say(f"  the validation loss has not fallen for {patience} epochs (training.early_stop_epochs)")
+        return True
+    seconds = [record.seconds for record in records]
+    if options.max_minutes and seconds and sum(seconds) + max(seconds) > 60 * options.max_minutes:
+        say(f"  another epoch would take more than {options.max_minutes:g} minutes in all (training.max_minutes)")
+        return True
+    return False
 
 
 def _describe_backup(backup: Backup) -> None:

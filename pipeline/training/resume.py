@@ -21,6 +21,7 @@ from pipeline.cache.location import make_folder
 from pipeline.cache.store import is_whole, publish, write_whole
 from pipeline.system.console import say
 from pipeline.system.errors import UserError
+from pipeline.training.average import MovingAverage
 from pipeline.training.fit import EpochRecord, StepRecord, TrainingProgress
 from pipeline.training.keep import Snapshot
 
@@ -44,6 +45,11 @@ class Backup:
     snapshot: Snapshot
     tensors: dict[str, Tensor]
 
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The moving average of the weights."""
+        return _below("average", self.tensors)
+
     def restore(self, network: nn.Module, optimizer: Optimizer) -> None:
         """Restore both, on the devices and in the memory formats that they have now."""
         network.load_state_dict(_below("network", self.tensors))
@@ -58,11 +64,13 @@ class Backup:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training changes: the `network`, the `optimizer`, and the weights to be kept as `snapshot`."""
+    """All that training changes: the `network`, the `optimizer`, the weights to be kept as `snapshot`, and their
+    moving `average`, if there is one."""
 
     network: nn.Module
     optimizer: Optimizer
     snapshot: Snapshot = field(default_factory=Snapshot)
+    average: MovingAverage | None = None
 
 
 class Backups:
@@ -150,6 +158,8 @@ def _record(path: Path) -> EpochRecord:
 
 def _tensors(state: TrainingState, progress: TrainingProgress) -> dict[str, Tensor]:
     tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    if state.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in state.average.state.items()}
     tensors |= {f"kept.{name}": tensor for name, tensor in state.snapshot.state.items()}
     for index, parameter in enumerate(_parameters(state.optimizer)):
         tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.optimizer.state[parameter].items()}

@@ -1,8 +1,8 @@
 """One optimizer step: eager, or captured as a CUDA graph and replayed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.models.network import Network
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say
 from pipeline.system.device import mixed_precision
 from pipeline.training.compiled import CompiledNetwork
+from pipeline.training.optim import AS_EVER
 from pipeline.training.small_maps import PaddedSmallMaps
 
 # Steps of a shape that run eagerly before it is captured: libraries choose their kernels and the optimizer builds its
@@ -34,7 +36,13 @@ Forward: TypeAlias = Callable[[Tensor], Tensor]
 Step: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], StepLoss]
 
 
-def steps_of(module: nn.Module, optimizer: Optimizer, label_smoothing: float = 0.0, is_compiled: bool = False) -> Step:
+def steps_of(
+    module: nn.Module,
+    optimizer: Optimizer,
+    label_smoothing: float = 0.0,
+    is_compiled: bool = False,
+    options: TrainingOptions = AS_EVER,
+) -> Step:
     """A function that takes one step of descent on a batch: `step(inputs, targets, weights)`; see `train_step`.
 
     On a GPU the step is captured once for each shape of batch and then replayed, which spares the processor the
@@ -44,14 +52,14 @@ def steps_of(module: nn.Module, optimizer: Optimizer, label_smoothing: float = 0
     forward: Forward = CompiledNetwork(module) if is_compiled and isinstance(module, Network) else module
     device = next(module.parameters()).device
     if device.type == "cuda":
-        return CapturedStep(forward, optimizer, label_smoothing, device)
+        return CapturedStep(forward, optimizer, label_smoothing, device, options)
 
     is_depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in module.modules())
     eagerly = PaddedSmallMaps if is_depthwise and forward is module else nullcontext
 
     def step(inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
         with eagerly():
-            return train_step(forward, optimizer, inputs, targets, label_smoothing, weights)
+            return train_step(forward, optimizer, inputs, targets, label_smoothing, weights, options)
 
     return step
 
@@ -63,19 +71,35 @@ def train_step(
     targets: Tensor,
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
+    options: TrainingOptions = AS_EVER,
 ) -> StepLoss:
     """One step of descent, on the mean cross-entropy of the logits of `forward` or, with `weights` (N), on the weighted
-    mean."""
-    with mixed_precision(inputs.device):
-        logits = forward(inputs)
-    logits = logits.float()
-    loss = _cross_entropy(logits, targets, weights, label_smoothing)
+    mean. With `accumulate` of the options it goes through the batch in parts of at least two pictures."""
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    parts = max(1, min(options.accumulate, len(inputs) // 2))
+    found = []
+    for part in zip(*(_split(tensor, parts) for tensor in (inputs, targets, weights)), strict=True):
+        with mixed_precision(inputs.device):
+            logits = forward(part[0])
+        logits = logits.float()
+        loss = _cross_entropy(logits, part[1], part[2], label_smoothing)
+        if parts > 1:
+            loss = loss * (len(logits) / len(inputs) if weights is None else part[2].sum() / weights.sum())
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append(logits.detach())
+    if options.clip_norm:
+        nn.utils.clip_grad_norm_(
+            [one for group in optimizer.param_groups for one in group["params"]], options.clip_norm
+        )
     optimizer.step()
-    logits, loss = logits.detach(), loss.detach()
-    weighted = _cross_entropy(logits, targets, weights) if label_smoothing else loss
+    logits = torch.cat(found) if parts > 1 else found[0]
+    weighted = _cross_entropy(logits, targets, weights) if label_smoothing or parts > 1 else loss.detach()
     return StepLoss(weighted if weights is None else _cross_entropy(logits, targets), weighted)
+
+
+def _split(tensor: Tensor | None, parts: int) -> Sequence[Any]:
+    """A batch in so many parts of nearly the same size."""
+    return (tensor,) * parts if tensor is None or parts == 1 else tensor.tensor_split(parts)
 
 
 class _Graph(NamedTuple):
@@ -89,11 +113,20 @@ class _Graph(NamedTuple):
 class CapturedStep:
     """`train_step` as CUDA graphs, one for each shape of batch; eager, with a sentence, where capturing fails.
 
-    The optimizer's rates become tensors on the device, which `set_rates` fills: a graph reads them anew at each replay.
+    The optimizer's rates become tensors on the device, which `set_rates` fills: a graph reads them anew at each replay;
+    momentum is a number of the processor's, so that steps are eager where it is cycled.
     """
 
-    def __init__(self, forward: Forward, optimizer: Optimizer, label_smoothing: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        optimizer: Optimizer,
+        label_smoothing: float,
+        device: torch.device,
+        options: TrainingOptions = AS_EVER,
+    ) -> None:
         self._forward, self._optimizer, self._label_smoothing = forward, optimizer, label_smoothing
+        self._options = options
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graphs: dict[tuple[object, ...], _Graph] = {}
         self._eager_steps: dict[tuple[object, ...], int] = {}
@@ -101,6 +134,9 @@ class CapturedStep:
         for group in optimizer.param_groups:
             group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
             group["capturable"] = True
+        if any(group.get("is_cycled") for group in optimizer.param_groups):
+            self._can_capture = False
+            say("  training steps are launched one operation at a time: momentum that is cycled cannot be captured")
 
     def __call__(self, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
         """Take one step on a batch."""
@@ -119,7 +155,9 @@ class CapturedStep:
 
     def _step(self, batch: list[Tensor]) -> StepLoss:
         weights = batch[2] if len(batch) > 2 else None
-        return train_step(self._forward, self._optimizer, batch[0], batch[1], self._label_smoothing, weights)
+        return train_step(
+            self._forward, self._optimizer, batch[0], batch[1], self._label_smoothing, weights, self._options
+        )
 
     def _step_beside(self, batch: list[Tensor]) -> StepLoss:
         """An eager step on a stream of its own, as capturing demands of those before it."""

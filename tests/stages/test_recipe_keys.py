@@ -159,6 +159,11 @@ MIXED = "test_mixing_arrives_in_the_batches_of_training"
 SHOWN_BY = {
     "device": (HERE, "test_the_device_of_the_recipe_is_asked_for"),
     "compile": (WIRING, COMPILED),
+    **{f"training.{key}": (WIRING, "test_what_all_training_stages_share_arrives_in_each_step_of_each")
+       for key in ("optimizer", "momentum", "clip_norm", "accumulate", "average_decay", "early_stop_epochs",
+                   "max_minutes")},
+    **{f"{stage}.{key}": (SIZES, "test_the_body_is_thawed_group_by_group_and_its_blocks_are_skipped_if_asked_to")
+       for stage in ("fine_tune", "resize") for key in ("gradual_epochs", "drop_path")},
     "stages": (SIZES, "test_each_step_is_a_run_on_the_one_before_it_and_those_without_cycles_are_left_out"),
     "reuse": ("tests.pipeline.runs.test_runner", "test_a_stage_that_is_never_to_be_reused_runs_again"),
     "data.split_seed": (HERE, "test_the_split_follows_from_its_own_seed"),

@@ -177,6 +177,14 @@ def test_a_stage_trains_by_its_own_batch_size_decay_and_smoothing(chain, name, b
     assert {value for step in seen.steps for value in step.decays.values()} == {decay}
 
 
+@pytest.mark.parametrize("name", ["train_head", "fine_tune", "resize"])
+def test_what_all_training_stages_share_arrives_in_each_step_of_each(chain, name):
+    steps = getattr(chain, name).steps
+    assert {step.optimizer for step in steps} == {("SGD", True)}
+    assert all(step.options == chain.recipe.training for step in steps)
+    assert {step.optimizer for step in chain.lr_find.steps + chain.lr_find_unfrozen.steps} == {("SGD", True)}
+
+
 def test_epochs_differ_in_their_order_by_the_seed_of_the_recipe(chain):
     for name in ("lr_find", "train_head", "fine_tune", "resize"):
         assert {read.seed for read in getattr(chain, name).training} == {3}

@@ -11,7 +11,16 @@ from stages.registry import STAGES
 from tests.stages.wiring import draw_pictures, recipe_on, watched
 
 STEPS = [
-    {"image_px": 40, "cycles": 1, "cycle_len": 1, "batch_size": 16, "lr": 1e-3, "fraction": 0.5},
+    {
+        "image_px": 40,
+        "cycles": 1,
+        "cycle_len": 1,
+        "batch_size": 16,
+        "lr": 1e-3,
+        "fraction": 0.5,
+        "gradual_epochs": 1,
+        "drop_path": 0.3,
+    },
     {"image_px": 44, "cycles": 0},
     {"image_px": 48, "cycles": 1, "cycle_len": 1, "batch_size": 16, "freeze": "body", "fraction": 0.5},
 ]
@@ -49,11 +58,20 @@ def test_each_step_is_a_run_on_the_one_before_it_and_those_without_cycles_are_le
 
 def test_the_counters_of_epochs_and_steps_go_on_over_the_steps_which_are_told_apart(sizes):
     _, _, _, _, epochs = sizes
-    assert epochs["epoch"].tolist() == [1, 2, 3]
+    assert epochs["epoch"].tolist() == [1, 2, 3, 4]
     assert epochs["step"].is_monotonic_increasing
-    assert epochs["stage"].tolist() == ["train_head", "resize", "resize 2"]
-    assert epochs["rate_key"].tolist() == ["train_head.lr", "resize.0.lr", "resize.1.lr"]
+    assert epochs["stage"].tolist() == ["train_head", "resize", "resize", "resize 2"]
+    assert epochs["rate_key"].tolist() == ["train_head.lr", "resize.0.lr", "resize.0.lr", "resize.1.lr"]
     assert pd.notna(epochs["rate"]).all()
+
+
+def test_the_body_is_thawed_group_by_group_and_its_blocks_are_skipped_if_asked_to(sizes):
+    _, _, seen, _, _ = sizes
+    first = [step for step in seen.steps if step.shape[-1] == 40 and len(step.shape) == 4]
+    second = [step for step in seen.steps if step.shape[-1] == 48]
+    assert list(dict.fromkeys(tuple(step.rates) for step in first)) == [("head",), ("late", "head")]
+    assert {max(step.drop_paths) for step in first} == {pytest.approx(0.3)}
+    assert {step.drop_paths for step in second} == {()}
 
 
 def test_a_step_does_not_depend_on_those_after_it(sizes):

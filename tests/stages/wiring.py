@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pipeline.data.augment import Augmentation
@@ -21,6 +22,7 @@ from pipeline.data.batches import Batches
 from pipeline.evaluation import evaluation
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.tracking import RunRef
 from pipeline.training import step as steps
 
@@ -33,8 +35,9 @@ PICTURES_PER_CLASS = 24
 @dataclass(frozen=True)
 class Step:
     """An optimizer step: by layer group its rate and the decay of its matrices, whether BatchNorm in the body learned
-    new statistics, the smoothing of labels, the weights of pictures, the shape of what was trained on, and the shares
-    that were dropped, layer by layer."""
+    new statistics, the smoothing of labels, the weights of pictures, the shape of what was trained on, the shares that
+    were dropped, layer by layer, the options, the rates at which blocks were skipped, and the optimizer with whether
+    its momentum is cycled."""
 
     rates: dict[str, float]
     decays: dict[str, float]
@@ -43,6 +46,9 @@ class Step:
     weights: list[float] | None
     shape: tuple[int, ...]
     dropouts: tuple[float, ...]
+    options: TrainingOptions | None
+    drop_paths: tuple[float, ...]
+    optimizer: tuple[str, bool]
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def watched() -> Iterator[Seen]:
 
     def note_step(
         module: nn.Module, optimizer: Any, inputs: Tensor, targets: Tensor, label_smoothing: float = 0.0,
-        weights: Tensor | None = None,
+        weights: Tensor | None = None, options: TrainingOptions | None = None,
     ) -> Any:  # fmt: skip
         if not seen.steps:
             seen.first_state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -132,9 +138,12 @@ def watched() -> Iterator[Seen]:
                 None if weights is None else weights.tolist(),
                 tuple(inputs.shape),
                 tuple(inner.p for inner in module.modules() if isinstance(inner, nn.Dropout) and inner.training),
+                options,
+                tuple(inner.drop_prob for inner in module.modules() if isinstance(inner, DropPath)),
+                (type(optimizer).__name__, all(one["is_cycled"] for one in groups)),
             )
         )
-        return step(module, optimizer, inputs, targets, label_smoothing, weights)
+        return step(module, optimizer, inputs, targets, label_smoothing, weights, options)
 
     def note_predict(call: Callable[..., Any]) -> Callable[..., Any]:
         def noted(network: Any, pixels: Any, rows: Any, batch_size: int, *more: Any, **named: Any) -> Any:
@@ -211,7 +220,8 @@ def recipe_on(data: Path, **changes: Any) -> Recipe:
         "lr_find": {"batch_size": 8, "iterations": 30, "start_lr": 1e-5, "end_lr": 2.0, "suggestion": "steep",
                     "suggestion_unfrozen": "minimum",
                     "lr_ratio": 4.0, "batchnorm": "batch", "weight_decay": 0.03},
-        "training": {"keep": "mean_of_cycles"},
+        "training": {"optimizer": "sgd", "momentum": "cycled", "clip_norm": 50.0, "accumulate": 2,
+                     "keep": "mean_of_cycles", "average_decay": 0.9, "early_stop_epochs": 90, "max_minutes": 60.0},
         "train_head": {"fraction": 0.8, "batch_size": 6, "lr": 0.004, "lr_ratio": 5.0, "weight_decay": 0.04,
                        "label_smoothing": 0.12, "stored_epochs": 2, "cycles": 2, "cycle_len": 2, "cycle_mult": 2,
                        "warm_up": 0.2},

@@ -33,6 +33,12 @@ def test_training_is_drawn_however_short_it_was_and_whatever_was_frozen(epochs, 
     assert in_legend(figure.axes[1]) == groups
 
 
+def test_groups_that_are_thawed_later_are_drawn_from_there_on():
+    epochs, steps = history(2, ["late", "head"])
+    steps.loc[steps.index < 6, "late"] = float("nan")
+    check(training_figure(epochs, steps))
+
+
 def test_one_step_in_all_can_be_drawn():
     check(training_figure(*history(1, ["head"], steps_each=1)))
 

@@ -20,7 +20,7 @@ from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoin
 from pipeline.models.layer_groups import layer_groups
 from pipeline.models.network import Network
 from pipeline.recipe.schema import Recipe
-from pipeline.recipe.training_sections import TrainingOptions, TrainingStage
+from pipeline.recipe.training_sections import TrainingOptions, UnfrozenStage
 from pipeline.runs import train as train_module
 from pipeline.runs.runner import Job, ignore_epoch
 from pipeline.runs.train import train_and_log, train_unfrozen
@@ -143,12 +143,12 @@ def test_after_a_sigterm_the_run_is_killed_and_the_next_one_resumes_from_it(tmp_
     assert steps_of(run_id, "train/loss") == EVERY_EPOCH
 
 
-def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: TrainingStage, **more: object):
+def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: UnfrozenStage, **more: object):
     """(The phase that was trained, the network, the arguments given to the upstream runs)."""
     network, asked = new_network(), {}
 
-    def give_network(*stages: str, image_px: int | None) -> tuple[Network, Checkpoint]:
-        asked["network"] = (stages, image_px)
+    def give_network(*stages: str, image_px: int | None, drop_path: float) -> tuple[Network, Checkpoint]:
+        asked["network"] = (stages, image_px, drop_path)
         return network, CHECKPOINT
 
     def give_split(fraction: float) -> Split:
@@ -175,15 +175,15 @@ def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: 
 
 
 OPTIONS = TrainingOptions(keep="best_loss")
-SETTINGS = TrainingStage(
+SETTINGS = UnfrozenStage(
     fraction=0.5, batch_size=4, batchnorm="batch", weight_decay=0.3, label_smoothing=0.2, cycles=2, cycle_len=3,
-    cycle_mult=2, warm_up=0.3,
+    cycle_mult=2, warm_up=0.3, drop_path=0.1,
 )  # fmt: skip
 
 
 def test_every_key_of_a_training_section_reaches_the_phase(tmp_path, monkeypatch):
     phase, network, asked = trained_unfrozen(tmp_path, monkeypatch, SETTINGS)
-    assert asked == {"network": (("train_head", "fine_tune", "resize"), None), "fraction": 0.5}
+    assert asked == {"network": (("train_head", "fine_tune", "resize"), None, 0.1), "fraction": 0.5}
     assert phase.module is network
     assert (phase.train.batch_size, phase.train.seed, phase.train.augmentation) == (4, 5, AUGMENTATION)
     assert phase.valid.augmentation is None

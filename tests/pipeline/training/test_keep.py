@@ -24,13 +24,13 @@ State = dict[str, Tensor]
 
 
 def train(
-    folder: Path, keep: Keep, after_epoch: Callable[[nn.Module, EpochRecord], None] = lambda *_: None
+    folder: Path, keep: Keep, after_epoch: Callable[[nn.Module, EpochRecord], None] = lambda *_: None, **limits: float
 ) -> tuple[Trained, nn.Module]:
     """Two phases of two cycles of two epochs, at rates so high that the best epoch is none of the last."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     train = Batches(lambda rows: POINTS[rows], np.arange(32), TARGETS, 8, CPU, seed=0)
-    options = TrainingOptions(keep=keep)
+    options = TrainingOptions(keep=keep, **limits)  # type: ignore[arg-type]
 
     def build() -> Phase:
         return Phase(network, head_optimizer(network, 0.3, 0.01), train, VALID, [2, 2], options=options)
@@ -84,8 +84,28 @@ def test_the_mean_is_that_of_the_last_weights_of_each_cycle_and_validated_by_its
     assert trained.validated.loss not in [record.valid_loss for record in trained.records]
 
 
+def test_the_moving_average_is_kept_and_validated_by_itself(tmp_path, states):
+    _, by_epoch = states
+    trained, network = train(tmp_path, "moving_average")
+    assert trained.kept_epochs == [8]
+    assert not same(state_of(network), by_epoch[8])
+    assert trained.validated == validate(network, VALID)
+    assert [record.train_loss for record in trained.records] == [record.train_loss for record in states[0]]
+
+
+@pytest.mark.parametrize(("limits", "epochs"), [({"early_stop_epochs": 1}, 6), ({"max_minutes": 1e-9}, 1)])
+def test_training_ends_early_and_stays_ended_after_a_kill(tmp_path, states, limits, epochs):
+    losses = [record.valid_loss for record in states[0]]
+    assert losses[0] > losses[1] > losses[2] > losses[3]
+    assert losses[4] < losses[5]
+    for _ in range(2):
+        trained, network = train(tmp_path, "last", **limits)
+        assert [record.valid_loss for record in trained.records] == losses[:epochs]
+        assert same(state_of(network), states[1][epochs])
+
+
 @pytest.mark.parametrize("epoch", [3, 8])
-@pytest.mark.parametrize("keep", ["best_loss", "mean_of_cycles"])
+@pytest.mark.parametrize("keep", ["best_loss", "mean_of_cycles", "moving_average"])
 def test_after_a_kill_the_same_weights_are_kept_bit_for_bit(tmp_path, keep, epoch):
     whole, expected = train(tmp_path / "whole", keep)
 

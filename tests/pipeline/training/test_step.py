@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.data.batches import Batches
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.training.optim import build_optimizer, set_rates
 from pipeline.training.step import EAGER_STEPS, CapturedStep, steps_of, train_step
 
@@ -13,6 +16,13 @@ torch.set_num_threads(1)  # tensors this small are slower on two threads
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU = torch.device("cpu")
+OPTIONS: list[dict[str, Any]] = [
+    {"optimizer": "sgd"},
+    {"optimizer": "sgd", "momentum": "cycled"},
+    {"momentum": "cycled"},
+    {"clip_norm": 0.1},
+    {"accumulate": 3},
+]
 TARGETS = np.arange(64) % 2
 POINTS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32) + 2 * TARGETS[:, None].astype(np.float32)
 
@@ -164,3 +174,67 @@ def test_a_network_that_cannot_be_captured_is_trained_eagerly_which_is_said_once
     losses = [float(step(INPUTS.cuda(), CLASSES.cuda(), None).plain) for _ in range(30)]
     assert losses[-1] < losses[0]
     assert capsys.readouterr().out.count("cannot be captured") == 1
+
+
+def weights_after(options: TrainingOptions, steps: int = 3, factor: float = 1.0) -> list[Tensor]:
+    """The weights of a toy network after some steps at half the rate."""
+    network = toy_network()
+    names = [name for name, _ in network.named_parameters()]
+    optimizer = build_optimizer(network, {"head": names}, {"head": 0.1}, 0.01, options)
+    step = steps_of(network, optimizer, 0.1, options=options)
+    for _ in range(steps):
+        set_rates(optimizer, factor)
+        step(INPUTS, CLASSES, torch.arange(1.0, 7.0))
+    return list(network.parameters())
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+    whole = weights_after(TrainingOptions(optimizer="sgd"))
+    for parts in (2, 3, 64):
+        assert_close(weights_after(TrainingOptions(optimizer="sgd", accumulate=parts)), whole)
+
+
+def test_gradients_are_scaled_down_to_their_norm() -> None:
+    start = toy_network().parameters()
+    clipped = weights_after(TrainingOptions(optimizer="sgd", clip_norm=1e-3), steps=1)
+    moved = torch.cat([(one - old).flatten() for one, old in zip(clipped, start, strict=True) if one.ndim == 1])
+    assert float(moved.detach().norm()) < 0.1 * 1e-3 * 1.01
+    free = TrainingOptions(optimizer="sgd", clip_norm=1e3)
+    assert all(map(torch.equal, weights_after(free), weights_after(TrainingOptions(optimizer="sgd"))))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_momentum_is_high_where_rates_are_low_and_the_other_way_round(optimizer: str) -> None:
+    network = toy_network()
+    names = [name for name, _ in network.named_parameters()]
+    options = TrainingOptions(optimizer=optimizer, momentum="cycled")  # type: ignore[arg-type]
+    built = build_optimizer(network, {"head": names}, {"head": 0.1}, 0.01, options)
+    found = []
+    for factor in (0.0, 0.5, 1.0):
+        set_rates(built, factor)
+        group = built.param_groups[0]
+        found.append(group["momentum"] if optimizer == "sgd" else group["betas"][0])
+    assert found == pytest.approx([0.95, 0.9, 0.85])
+    assert not all(map(torch.equal, weights_after(options), weights_after(TrainingOptions(optimizer=optimizer))))  # type: ignore[arg-type]
+
+
+@needs_gpu
+@pytest.mark.parametrize("settings", OPTIONS, ids=str)
+def test_options_do_the_same_in_a_captured_step(settings: dict[str, Any]) -> None:
+    options, results = TrainingOptions(**settings), []
+    batch = INPUTS.cuda(), CLASSES.cuda(), None
+    for captured in (False, True):
+        network = toy_network().cuda()
+        names = [name for name, _ in network.named_parameters()]
+        optimizer = build_optimizer(network, {"head": names}, {"head": 0.01}, 0.01, options)
+        step = steps_of(network, optimizer, 0.1, options=options)
+        assert isinstance(step, CapturedStep)
+        for number in range(2 * EAGER_STEPS + 2):
+            set_rates(optimizer, 1 / (1 + number))
+            if captured:
+                step(*batch)
+            else:
+                train_step(network, optimizer, batch[0], batch[1], 0.1, None, options)
+        assert not captured or bool(step._graphs) == (options.momentum == "constant")
+        results.append([parameter.detach().cpu() for parameter in network.parameters()])
+    assert_close(*results)
