@@ -70,7 +70,7 @@ def test_the_body_is_thawed_group_by_group_and_its_blocks_are_skipped_if_asked_t
     first = [step for step in seen.steps if step.shape[-1] == 40 and len(step.shape) == 4]
     second = [step for step in seen.steps if step.shape[-1] == 48]
     assert list(dict.fromkeys(tuple(step.rates) for step in first)) == [("head",), ("late", "head")]
-    assert {max(step.drop_paths) for step in first} == {pytest.approx(0.3)}
+    assert all(max(step.drop_paths) == pytest.approx(0.3) for step in first)
     assert {step.drop_paths for step in second} == {()}
 
 
