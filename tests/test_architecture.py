@@ -53,7 +53,7 @@ LIGHT = (
     "stages.registry", "stages.__main__",
 )  # fmt: skip
 CHAINS_STAGES = {"stages.main", "stages.sweep"}
-IMPORTS_WITHIN_FUNCTIONS = {"pipeline.data.readers.table"}
+IMPORTS_WITHIN_FUNCTIONS = {"pipeline.data.readers.table", "pipeline.models.classifier"}
 HANDS_ON_NAMES = "pipeline.tracking"
 IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
 LONGEST_FILE, LONGEST_STAGE, MOST_FILES, MOST_PARAMETERS = 325, 80, 13, 7

@@ -1,42 +1,21 @@
 """A network on disk: its weights as safetensors, and how it is built and trained as JSON."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.cache.store import DESCRIPTION, describe, find_damage
-from pipeline.data.decode import Fit
-from pipeline.data.deep import Ranges
+from pipeline.cache.store import describe
 from pipeline.models.body import build_body, load_weights
+from pipeline.models.facts import FACTS, read_facts
+from pipeline.models.facts import Checkpoint as Checkpoint  # its home, for all that loads networks
 from pipeline.models.network import Network
 from pipeline.models.weights import Weights
 from pipeline.system.errors import UserError
 
 WEIGHTS = "network.safetensors"
-FACTS = "checkpoint.json"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """How to build a network (`backbone`, `classes`, `hidden`, `dropout`), what it was trained on (`image_px`,
-    `fit`, `grey`, and the `ranges` that deep pictures are scaled from), and how far: `epochs` and `steps` over all
-    stages. `kept_epochs` are those after which it had these weights, if not after the last; of several they are the
-    mean."""
-
-    backbone: str
-    classes: list[str]
-    hidden: int
-    dropout: float
-    image_px: int
-    fit: Fit
-    grey: bool
-    epochs: int = 0
-    steps: int = 0
-    ranges: Ranges = field(default_factory=dict)
-    kept_epochs: list[int] = field(default_factory=list)
 
 
 def build_network(checkpoint: Checkpoint, drop_path: float = 0.0) -> Network:
@@ -69,19 +48,16 @@ def load_checkpoint(folder: Path, image_px: int | None = None, drop_path: float 
     With `image_px` it is built for that size instead of its own; `drop_path` is that of `build_body`. UserError if the
     backbone cannot be, or if a file is damaged.
     """
-    damage = find_damage(folder, contents=True) if (folder / DESCRIPTION).exists() else ""
-    if damage:
-        raise UserError(f"The checkpoint in {folder} is damaged ({damage}); run the stage that made it again.")
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    checkpoint = Checkpoint(**(facts | ({"image_px": image_px} if image_px else {})))
+    facts = read_facts(folder)
+    checkpoint = replace(facts, image_px=image_px or facts.image_px)
     network = build_network(checkpoint, drop_path)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError:
-        if checkpoint.image_px == facts["image_px"]:
+        if checkpoint.image_px == facts.image_px:
             raise
         raise UserError(
             f"model.backbone {checkpoint.backbone} is made for one image size and cannot go on at "
-            f"{checkpoint.image_px} px; keep resize.image_px at {facts['image_px']}, or choose another backbone."
+            f"{checkpoint.image_px} px; keep resize.image_px at {facts.image_px}, or choose another backbone."
         ) from None
     return network, checkpoint

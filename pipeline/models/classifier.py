@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,25 +11,28 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pipeline.data.batches import fetch_pixels
 from pipeline.data.decode import Pixels, decode_square
-from pipeline.models.checkpoint import Checkpoint, load_checkpoint
-from pipeline.models.network import Network
+from pipeline.models.engine.session import pictures_at_once, start_session
+from pipeline.models.facts import Checkpoint, read_facts
 from pipeline.system.device import pictures_per_pass
 
 Probabilities = npt.NDArray[np.float64]
 CALIBRATION = "calibration.json"
+# The classifier as ONNX, images to calibrated probabilities (see `engine.onnx_file`), if it has been put there.
+ONNX = "model.onnx"
 # How many of the likeliest classes an answer lists by default.
 TOP_K = 5
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """`network`, in eval mode on `device`, its `checkpoint`, the temperature that its logits are divided by, and
-    the `extensions` of its recipe's pictures, if they are known."""
+    """`network`, which gives logits and is in eval mode on `device`, its `checkpoint`, the temperature that its logits
+    are divided by, and the `extensions` of its recipe's pictures, if they are known."""
 
-    network: Network
+    network: Callable[[Tensor], Tensor]
     checkpoint: Checkpoint
     temperature: float
     device: torch.device
@@ -65,12 +68,28 @@ def save_classifier(checkpoint: Path, temperature: float, folder: Path, extensio
     (folder / CALIBRATION).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def load_classifier(folder: Path, device: torch.device) -> Classifier:
-    """The classifier that `save_classifier` wrote, on `device`."""
-    network, checkpoint = load_checkpoint(folder)
+def load_classifier(folder: Path, device: torch.device, one_by_one: bool = True) -> Classifier:
+    """The classifier that `save_classifier` wrote, on `device`.
+
+    On a CPU it answers from the ONNX file that was put beside it, if one was: no network is built. Unless pictures come
+    `one_by_one`, it takes several at a time.
+    """
     calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-    facts = float(calibration["temperature"]), device, tuple(calibration.get("extensions", ()))
-    return Classifier(network.to(device).eval(), checkpoint, *facts)
+    temperature, extensions = float(calibration["temperature"]), tuple(calibration.get("extensions", ()))
+    if device.type == "cpu" and (folder / ONNX).is_file():
+        facts = read_facts(folder)
+        at_once = 1 if one_by_one else pictures_at_once(facts.image_px)
+        return Classifier(_logits_of(folder / ONNX, at_once, temperature), facts, temperature, device, extensions)
+    from pipeline.models.checkpoint import load_checkpoint  # it loads timm, which takes seconds
+
+    network, checkpoint = load_checkpoint(folder)
+    return Classifier(network.to(device).eval(), checkpoint, temperature, device, extensions)
+
+
+def _logits_of(path: Path, at_once: int, temperature: float) -> Callable[[Tensor], Tensor]:
+    """Images to logits, up to a constant for each picture, by the probabilities of the ONNX file at `path`."""
+    session = start_session(path, at_once)
+    return lambda images: session.run(images)[0].double().log() * temperature
 
 
 def answer_table(classes: list[str], probabilities: Probabilities) -> pd.DataFrame:

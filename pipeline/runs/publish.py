@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.data.decode import Pixels
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.models.classifier import TOP_K, load_classifier, save_classifier
-from pipeline.models.onnx import export_onnx
+from pipeline.models.engine.onnx_file import MODEL, export_onnx
 from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.reports.model_card import model_card
 from pipeline.runs.fingerprint import PROJECT
@@ -25,8 +26,13 @@ from pipeline.runs.served_code import copy_served_code
 from pipeline.system.console import say, warn
 
 SERVED_MODEL = PROJECT / "pipeline" / "serving.py"
-SERVING = ("mlflow", "filelock", "numpy", "pandas", "pillow", "rich", "safetensors", "timm", "torch", "torchvision")
+SERVING = (
+    "mlflow", "filelock", "numpy", "onnxruntime", "pandas", "pillow", "rich", "safetensors", "timm", "torch",
+    "torchvision",
+)  # fmt: skip
 CHECKED_PICTURES = 64
+# Between the probabilities of the ONNX file and the network's, for the served model to answer from the file on a CPU.
+MOST_DIFFERENCE = 1e-3
 DIGEST = 16
 SAMPLE = 32
 BUILT = ("backbone", "hidden", "dropout", "image_px", "fit", "ranges", "epochs", "steps", "kept_epochs")
@@ -53,6 +59,8 @@ def publish(
             checked = [pixels[row] for row in manifest.rows("valid")[:CHECKED_PICTURES]]
             metrics["onnx/max_difference"] = export_onnx(classifier, checked, folder / "onnx")
             tracking.log_folder(run_id, folder / "onnx", "onnx")
+            if metrics["onnx/max_difference"] <= MOST_DIFFERENCE:
+                shutil.copy(folder / "onnx" / MODEL, folder / "checkpoint")
         built = {
             key: value for key, value in asdict(classifier.checkpoint).items() if key in BUILT and value not in ({}, [])
         }

@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,14 +153,17 @@ def test_what_the_registry_refuses_is_said_and_the_run_ends_with_its_model(publi
         assert what in " ".join(capsys.readouterr().err.split())
 
 
-def test_as_onnx_it_comes_with_the_difference_that_was_measured(tracking_server, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("difference", "is_served"), [(0.25, False), (1e-5, True)])
+def test_as_onnx_it_comes_with_the_difference_that_was_measured_and_is_served_if_that_is_small(
+    tracking_server, tmp_path, monkeypatch, difference, is_served
+):
     asked = []
 
     def export(classifier, squares, folder):
         asked.append(len(squares))
         folder.mkdir()
         (folder / "model.onnx").touch()
-        return 0.25
+        return difference
 
     monkeypatch.setattr(publishing, "export_onnx", export)
     facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", False)
@@ -170,8 +174,10 @@ def test_as_onnx_it_comes_with_the_difference_that_was_measured(tracking_server,
     with tracking.open_run("evaluate", {}, {}) as run_id:
         publish(run_id, tmp_path / "checkpoint", manifest_of(), pixels, cats_and_dogs({"test/accuracy": 0.5}), recipe)
     assert asked == [1]
-    assert MlflowClient().get_run(run_id).data.metrics["onnx/max_difference"] == 0.25
+    assert MlflowClient().get_run(run_id).data.metrics["onnx/max_difference"] == difference
     assert tracking.artifact(run_id, "onnx/model.onnx").is_file()
+    (model,) = mlflow.search_logged_models(output_format="list")
+    assert (tracking.model_checkpoint(model.model_uri) / "model.onnx").is_file() == is_served
 
 
 STAGES = (

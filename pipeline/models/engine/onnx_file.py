@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import onnx
 import torch
 from torch import Tensor, nn
 
 from pipeline.data.decode import Pixels
-from pipeline.models.classifier import Classifier
+from pipeline.models.classifier import ONNX, Classifier
+from pipeline.models.engine.graph import INPUT, LOGITS, PICTURES, open_graph, weights_for, whole
+from pipeline.models.engine.session import pictures_at_once, start_session
+from pipeline.models.facts import Checkpoint
+from pipeline.models.network import Network
 
-MODEL, FACTS = "model.onnx", "preprocessing.json"
-INPUT, OUTPUT = "images", "probabilities"
+MODEL, FACTS, OUTPUT = ONNX, "preprocessing.json", "probabilities"
 
 
 class _Calibrated(nn.Module):
@@ -33,17 +36,40 @@ def export_onnx(classifier: Classifier, squares: Sequence[Pixels], folder: Path)
     """Write `model.onnx` and `preprocessing.json`, which describes its input, into `folder`.
 
     The model takes any number of pictures at a time. Gives the largest difference between its probabilities and the
-    classifier's on `squares`.
+    classifier's, which has a network, on `squares`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    module = _Calibrated(classifier.network, classifier.temperature).to("cpu").eval()
+    network, path = classifier.network, folder / MODEL
+    assert isinstance(network, Network)
     images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
-    _export(module, images[:2], folder / MODEL)
+    at_once = pictures_at_once(classifier.checkpoint.image_px)
+    network.to("cpu").eval()
+    try:
+        _fill_graph(network, classifier.checkpoint, classifier.temperature, path)
+        found = start_session(path, at_once).run(images)[0]
+    except Exception:  # it cannot be traced; torch's newer exporter knows more, and takes far longer
+        _export(_Calibrated(network, classifier.temperature).eval(), images[:2], path)
+        found = start_session(path, at_once).run(images)[0]
     (folder / FACTS).write_text(json.dumps(_facts(classifier), indent=2, ensure_ascii=False), encoding="utf-8")
-    classifier.network.to(classifier.device)
-    session = onnxruntime.InferenceSession(str(folder / MODEL), providers=["CPUExecutionProvider"])
-    found = session.run([OUTPUT], {INPUT: images.numpy()})[0]
-    return float(np.abs(found - classifier.probabilities(squares, len(squares))).max())
+    network.to(classifier.device)
+    return float(np.abs(found.numpy() - classifier.probabilities(squares, len(squares))).max())
+
+
+def _fill_graph(network: Network, checkpoint: Checkpoint, temperature: float, path: Path) -> None:
+    """Write the network's graph with its weights, and with probabilities instead of activations and logits."""
+    graph = open_graph(whole(network), checkpoint)
+    model = onnx.load_from_string(graph)
+    weights = weights_for(graph, network)
+    for weight in model.graph.initializer:
+        if weight.name in weights:
+            weight.CopyFrom(onnx.numpy_helper.from_array(weights[weight.name].contiguous().numpy(), weight.name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(temperature, dtype=np.float32), "temperature"))
+    model.graph.node.append(onnx.helper.make_node("Div", [LOGITS, "temperature"], ["calibrated"]))
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["calibrated"], [OUTPUT], axis=1))
+    shape: list[str | int | None] = [PICTURES, len(checkpoint.classes)]
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, shape))
+    onnx.save(model, path)
 
 
 def _export(module: nn.Module, images: Tensor, path: Path) -> None:
@@ -55,7 +81,7 @@ def _export(module: nn.Module, images: Tensor, path: Path) -> None:
             (images,),
             dynamo=True,
             verbose=False,
-            dynamic_shapes={INPUT: {0: torch.export.Dim("pictures")}},
+            dynamic_shapes={INPUT: {0: torch.export.Dim(PICTURES)}},
             input_names=[INPUT],
             output_names=[OUTPUT],
         )
@@ -68,7 +94,7 @@ def _facts(classifier: Classifier) -> dict[str, object]:
     checkpoint = classifier.checkpoint
     return {
         "input": INPUT,
-        "shape": ["pictures", 1 if checkpoint.grey else 3, checkpoint.image_px, checkpoint.image_px],
+        "shape": [PICTURES, 1 if checkpoint.grey else 3, checkpoint.image_px, checkpoint.image_px],
         "values": "float32, a pixel from 0 to 255 divided by 255; grey" if checkpoint.grey else
         "float32, a pixel from 0 to 255 divided by 255; red, green, blue",
         "fit": checkpoint.fit,

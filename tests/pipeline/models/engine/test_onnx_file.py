@@ -1,13 +1,15 @@
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
+from pipeline.models import checkpoint as checkpoints
 from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
 from pipeline.models.classifier import load_classifier, save_classifier
-from pipeline.models.onnx import FACTS, MODEL, export_onnx
+from pipeline.models.engine.onnx_file import FACTS, MODEL, export_onnx
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,9 @@ def exported(tmp_path_factory):
     save_classifier(folder / "checkpoint", 1.7, folder / "served")
     classifier = load_classifier(folder / "served", torch.device("cpu"))
     squares = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), dtype=np.uint8)
-    return classifier, squares, folder / "onnx", export_onnx(classifier, list(squares), folder / "onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THAW_CACHE", str(folder / "cache"))
+        return classifier, squares, folder / "onnx", export_onnx(classifier, list(squares), folder / "onnx")
 
 
 def test_the_file_fed_as_its_facts_say_gives_the_calibrated_probabilities_of_any_number_of_pictures(exported):
@@ -55,3 +59,35 @@ def test_the_classifier_is_left_as_it_was(exported):
     classifier = exported[0]
     assert not classifier.network.training
     assert next(classifier.network.parameters()).device == classifier.device
+
+
+def test_a_network_that_cannot_be_traced_is_exported_by_the_newer_exporter(tmp_path, exported, monkeypatch):
+    classifier, squares, *_ = exported
+    newer, tracing = torch.onnx.export, []
+
+    def export(*given, dynamo, **named):
+        if dynamo:
+            return newer(*given, dynamo=True, **named)
+        tracing.append(given)
+        raise torch.onnx.errors.UnsupportedOperatorError("aten::odd", 20, None)
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    assert 0 < export_onnx(classifier, list(squares), tmp_path / "onnx") < 1e-5
+    assert len(tracing) == 1
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_beside_a_classifier_it_answers_on_a_cpu_without_a_network(tmp_path, exported, monkeypatch, one_by_one):
+    classifier, squares, onnx_folder, _ = exported
+    served = tmp_path / "served"
+    shutil.copytree(onnx_folder.parent / "served", served)
+    shutil.copy(onnx_folder / MODEL, served)
+
+    def refuse(folder):
+        raise AssertionError("a network is built")
+
+    monkeypatch.setattr(checkpoints, "load_checkpoint", refuse)
+    found = load_classifier(served, torch.device("cpu"), one_by_one)
+    np.testing.assert_allclose(found.probabilities(squares, 4), classifier.probabilities(squares, 8), atol=1e-5)
+    np.testing.assert_allclose(found.probabilities(squares, 4).sum(1), 1, atol=1e-12)
+    assert (found.checkpoint, found.temperature, found.extensions) == (classifier.checkpoint, 1.7, ())
