@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode, TrivialAugmentWide
 
 from pipeline.system.device import to_device
 
@@ -23,6 +24,11 @@ _EIGHT_WAYS = (
     ((0, 1), (-1, 0)),
     ((0, -1), (-1, 0)),
 )
+# The areas of boxes that are blanked, as shares of the picture, and how much longer one side may be than the other.
+SMALLEST_BOX, LARGEST_BOX, LONGEST_BOX = 0.02, 0.2, 2.0
+# Parts of a batch, each of which has an operation of TrivialAugment and its strength in common.
+TRIVIAL_PARTS = 8
+TRIVIAL = TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
 _WAYS = {"none": 1, "sideways": 2, "all": 8}
 
 
@@ -31,7 +37,9 @@ class Augmentation:
     """How strongly images are augmented. `rotate_degrees` either way; `zoom` the largest magnification about the
     middle; `crop` the smallest share of a side that a random crop keeps; `lighting` the largest change of brightness
     and contrast; `probability` how often each of rotation, zoom, crop and lighting is applied. `mixup` and `cutmix`
-    are applied last, to whole batches of training pictures; see `mix`."""
+    are applied last, to whole batches of training pictures; see `mix`. `perspective` is the largest change of depth
+    from the middle to an edge, `erase` how often a box is blanked, and with `trivial` parts of a batch each undergo one
+    operation of TrivialAugment (Müller & Hutter 2021)."""
 
     flip: Flip
     rotate_degrees: float
@@ -41,10 +49,14 @@ class Augmentation:
     probability: float
     mixup: float = 0.0
     cutmix: float = 0.0
+    perspective: float = 0.0
+    erase: float = 0.0
+    trivial: bool = False
 
 
 def augmentation(strength: float, **settings: Any) -> Augmentation:
-    """The augmentation of these settings, with rotation, zoom, crop and lighting `strength` times as strong."""
+    """The augmentation of these settings, with rotation, zoom, crop, lighting and perspective `strength` times as
+    strong."""
     given = Augmentation(**settings)
     return replace(
         given,
@@ -52,6 +64,7 @@ def augmentation(strength: float, **settings: Any) -> Augmentation:
         zoom=1 + (given.zoom - 1) * strength,
         crop=1 - (1 - given.crop) * strength,
         lighting=given.lighting * strength,
+        perspective=given.perspective * strength,
     )
 
 
@@ -60,9 +73,15 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 
     Beyond its edges an image is reflected.
     """
-    draws = to_device(_draw(len(images), augmentation, generator), images.device)
-    warped = warp(images, draws[:, :6].view(-1, 2, 3))
-    return _relight(warped, draws[:, 6], draws[:, 7]) if augmentation.lighting else warped
+    drawn = _draw(len(images), augmentation, generator)
+    draws = to_device(drawn.draws, images.device)
+    tilts = None if drawn.tilts is None else to_device(drawn.tilts, images.device)
+    varied = warp(images, draws[:, :6].view(-1, 2, 3), tilts)
+    if augmentation.lighting:
+        varied = _relight(varied, draws[:, 6], draws[:, 7])
+    if drawn.parts is not None and drawn.seeds is not None:
+        varied = _apply_trivial(varied, drawn.parts, drawn.seeds)
+    return varied if drawn.boxes is None else _erase(varied, to_device(drawn.boxes, images.device))
 
 
 def skip(count: int, augmentation: Augmentation, generator: torch.Generator) -> None:
@@ -70,11 +89,16 @@ def skip(count: int, augmentation: Augmentation, generator: torch.Generator) -> 
     _draw(count, augmentation, generator)
 
 
-def warp(images: Tensor, matrices: Tensor) -> Tensor:
+def warp(images: Tensor, matrices: Tensor, tilts: Tensor | None = None) -> Tensor:
     """Each image resampled through its own 2×3 matrix, which maps points of the result to points of the image; both
-    run from -1 to 1 along either axis."""
+    run from -1 to 1 along either axis. With `tilts` (N, 2) a point (x, y) of the result lies at the depth
+    1 + tilt · (x, y)."""
     size = [len(images), images.shape[1], images.shape[2], images.shape[3]]
     grid = F.affine_grid(matrices.to(images.device, images.dtype), size, align_corners=False)
+    if tilts is not None:
+        upright = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
+        points = F.affine_grid(upright, size, align_corners=False)
+        grid = grid / (1 + (points * tilts.view(-1, 1, 1, 2)).sum(-1, keepdim=True))
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
@@ -132,8 +156,64 @@ def _ways(flip: Flip) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
     return _EIGHT_WAYS[: _WAYS[flip]]
 
 
-def _draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """For each image (`count`, 8) a 2×3 matrix, the change of its brightness, and the factor of its contrast."""
+class _Draws(NamedTuple):
+    """What was drawn for a batch: for each image (N, 8) a 2×3 matrix, the change of its brightness, and the factor of
+    its contrast; and where they are asked for its tilt (N, 2), its box (N, 4), middle and half sides, and its part of
+    the batch (N), each of which has one of `seeds`."""
+
+    draws: Tensor
+    tilts: Tensor | None = None
+    boxes: Tensor | None = None
+    parts: Tensor | None = None
+    seeds: Tensor | None = None
+
+
+def _draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> _Draws:
+    """Nothing is drawn for what is off."""
+    draws = _draw_warps_and_light(count, augmentation, generator)
+    tilts = boxes = parts = seeds = None
+    if augmentation.perspective:
+        acts = (torch.rand(count, 1, generator=generator) < augmentation.probability).float()
+        tilts = (torch.rand(count, 2, generator=generator) * 2 - 1) * augmentation.perspective * acts
+    if augmentation.erase:
+        boxes = _random_boxes(count, augmentation.erase, generator)
+    if augmentation.trivial:
+        parts = torch.randint(TRIVIAL_PARTS, (count,), generator=generator)
+        seeds = torch.randint(2**31, (TRIVIAL_PARTS,), generator=generator)
+    return _Draws(draws, tilts, boxes, parts, seeds)
+
+
+def _random_boxes(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Of a share of the images `probability`; those of the others have no area. Sides as in Zhong et al. 2020, "Random
+    Erasing Data Augmentation"."""
+    acts, area, shape, x, y = torch.rand(5, count, generator=generator)
+    share = (SMALLEST_BOX + (LARGEST_BOX - SMALLEST_BOX) * area) * (acts < probability)
+    ratio = torch.exp((shape * 2 - 1) * math.log(LONGEST_BOX))
+    return torch.stack([x * 2 - 1, y * 2 - 1, (share * ratio).sqrt(), (share / ratio).sqrt()], 1)
+
+
+def _erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """Each box filled with its image's mean."""
+    rows, columns = (torch.linspace(-1, 1, size, device=images.device) for size in images.shape[2:])
+    x, y, half_width, half_height = boxes.view(-1, 4, 1, 1).unbind(1)
+    inside = ((columns.view(1, 1, -1) - x).abs() < half_width) & ((rows.view(1, -1, 1) - y).abs() < half_height)
+    return torch.where(inside.unsqueeze(1), images.mean((2, 3), keepdim=True), images)
+
+
+def _apply_trivial(images: Tensor, parts: Tensor, seeds: Tensor) -> Tensor:
+    """Each part of the batch goes through torchvision's TrivialAugment once, seeded by its own seed."""
+    varied = images.clone()
+    with torch.random.fork_rng(devices=[]):
+        for number, seed in enumerate(seeds.tolist()):
+            rows = (parts == number).nonzero().flatten()
+            if len(rows):
+                torch.default_generator.manual_seed(seed)  # torch's own would seed every device
+                where = to_device(rows, images.device)
+                varied[where] = TRIVIAL(images[where]).clamp(0, 1)
+    return varied
+
+
+def _draw_warps_and_light(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     matrices = _random_warps(count, augmentation, generator).flatten(1)
     lighting = augmentation.lighting
     if not lighting:

@@ -24,7 +24,8 @@ class Batches:
 
     With a `seed` they are shuffled anew each epoch, and a last batch that is not full is dropped; without, all rows
     come in order. Order and augmentation are functions of (seed, epoch) and of nothing else. `weights` say how much
-    each row counts in training, as `targets` say its class; without, all count alike.
+    each row counts in training, as `targets` say its class; without, all count alike. If it `is_balanced`, an epoch has
+    as many rows of each class, those of rare classes over and over.
     """
 
     fetch: Callable[[Rows], Tensor]
@@ -36,6 +37,7 @@ class Batches:
     augmentation: Augmentation | None = None
     workers: int = 0
     weights: npt.NDArray[np.float32] | None = None
+    is_balanced: bool = False
 
     def __len__(self) -> int:
         if self.seed is None:
@@ -54,7 +56,8 @@ class Batches:
         rows = self.rows
         generator = torch.Generator()
         if self.seed is not None:
-            rows = np.random.default_rng([self.seed, epoch]).permutation(rows)
+            random = np.random.default_rng([self.seed, epoch])
+            rows = random.permutation(balanced_rows(rows, self.targets, random) if self.is_balanced else rows)
             generator.manual_seed(seed_for(self.seed, epoch))
         chunks = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)][: len(self)]
         if self.augmentation is not None:
@@ -82,6 +85,18 @@ class Batches:
         classes = int(self.targets.max()) + 1
         mixed, shares, kept = mix(inputs, targets, classes, augmentation.mixup, augmentation.cutmix, random)
         return mixed, shares, None if weights is None else blend(weights, kept)
+
+
+def balanced_rows(rows: Rows, targets: npt.NDArray[np.int64], random: np.random.Generator) -> Rows:
+    """As many rows, of each class that occurs the same number or one more: each row of a class equally often, or once
+    more."""
+    of_class = [rows[targets[rows] == label] for label in np.unique(targets[rows])]
+    counts = [len(rows) // len(of_class) + (number < len(rows) % len(of_class)) for number in range(len(of_class))]
+    chosen = [
+        np.concatenate([random.permutation(members) for _ in range(-(-count // len(members)))])[:count]
+        for members, count in zip(of_class, counts, strict=True)
+    ]
+    return np.concatenate(chosen)
 
 
 def seed_for(seed: int, epoch: int) -> int:

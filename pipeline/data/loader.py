@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from pipeline.data.stored_pixels import StoredPixels
 from pipeline.system.arrays import Rows
 from pipeline.system.device import pictures_per_pass, to_device
 
+Balance: TypeAlias = Literal["none", "weights", "sampler"]
 Fetch: TypeAlias = Callable[[Rows], Tensor]
 
 # Share of a GPU's free memory that rows may take; training needs the rest.
@@ -32,20 +33,34 @@ ROWS_AT_ONCE = 256
 @dataclass(frozen=True)
 class Split:
     """The rows to train on and the rows to validate on: `train` and `valid` are row numbers of `targets`, and of
-    `weights`, which say how much each picture counts in training; None if all count alike."""
+    `weights`, which say how much each picture counts in training; None if all count alike. `is_balanced` is that of
+    Batches."""
 
     train: Rows
     valid: Rows
     targets: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32] | None = None
+    is_balanced: bool = False
 
 
-def training_split(manifest: Manifest, fraction: float, seed: int) -> Split:
-    """The validation split, and a stratified `fraction` of the training split; a larger one contains a smaller one."""
+def training_split(manifest: Manifest, fraction: float, seed: int, balance: Balance = "none") -> Split:
+    """The validation split, and a stratified `fraction` of the training split; a larger one contains a smaller one.
+    Rare classes count more by their `weights`, or are drawn as often as the others by a `sampler`."""
     train = manifest.rows("train")
     hashes = manifest.table["hash"].iloc[train].tolist()
     chosen = stratified_fraction(manifest.targets[train].tolist(), hashes, fraction, seed)
-    return Split(train[chosen], manifest.rows("valid"), manifest.targets, _weights(manifest, train[chosen]))
+    rows, weights = train[chosen], _weights(manifest, train[chosen])
+    if balance == "weights":
+        weights = class_weights(manifest.targets, rows) * (1 if weights is None else weights)
+    return Split(rows, manifest.rows("valid"), manifest.targets, weights, balance == "sampler")
+
+
+def class_weights(targets: npt.NDArray[np.int64], rows: Rows) -> npt.NDArray[np.float32]:
+    """A weight for each of `targets`, such that each class weighs the same in all `rows`, whose mean weight is 1."""
+    counts = np.bincount(targets[rows], minlength=int(targets.max()) + 1)
+    shares = len(rows) / np.maximum(np.count_nonzero(counts) * counts, 1)
+    weights: npt.NDArray[np.float32] = shares[targets].astype(np.float32)
+    return weights
 
 
 def pixel_batches(
@@ -56,7 +71,10 @@ def pixel_batches(
     On a CPU validation takes no larger batches, since memory that it alone needs is kept through training.
     """
     fetch, workers = training_fetcher(pixels, np.concatenate([split.train, split.valid]), device)
-    train = Batches(fetch, split.train, split.targets, batch_size, device, seed, augmentation, workers, split.weights)
+    train = Batches(
+        fetch, split.train, split.targets, batch_size, device, seed, augmentation, workers, split.weights,
+        split.is_balanced,
+    )  # fmt: skip
     valid_batch_size = rows_per_pass(pixels, batch_size, device)
     return train, Batches(fetch, split.valid, split.targets, valid_batch_size, device, workers=workers)
 

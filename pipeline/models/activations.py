@@ -277,7 +277,9 @@ def activation_batches(
         stored = PlainAndViews(activations, views)
         rows, targets = stored.with_views(split.train), stored.targets(split.targets)
         weights = None if weights is None else stored.targets(weights)
-    train = Batches(_fetch_stored(stored, rows, device), rows, targets, batch_size, device, seed, weights=weights)
+    fetch = _fetch_stored(stored, rows, device)
+    balanced = split.is_balanced
+    train = Batches(fetch, rows, targets, batch_size, device, seed, weights=weights, is_balanced=balanced)
     fetch = _fetch_stored(plain, split.valid, device)
     valid_batch_size = batch_size * (8 if activations.ndim == 2 else 2)
     return train, Batches(fetch, split.valid, split.targets, valid_batch_size, device)

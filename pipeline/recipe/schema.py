@@ -144,6 +144,25 @@ class Augment(Section):
         le=10,
         description="a number from 0 (off) to 10: alpha of the share of a box cut from another picture",
     )
+    perspective: float = Field(
+        0.0,
+        ge=0,
+        le=0.15,
+        description="a number from 0 (off) to 0.15: how far pictures are tilted away, times the strength; helps where "
+        "things are seen from many sides",
+    )
+    erase: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="a number from 0 (off) to 1: how often a box of a picture is blanked; helps where parts may be "
+        "hidden",
+    )
+    trivial: bool = Field(
+        False,
+        description="true or false: TrivialAugment, one of 14 operations at a random strength for each picture, shared "
+        "by some of its batch; helps long trainings of natural photographs",
+    )
 
 
 class Precompute(Section):

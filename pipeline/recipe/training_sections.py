@@ -33,6 +33,11 @@ class TrainingOptions(Section):
         description="constant (0.9) or cycled (from 0.95 down to 0.85 while rates climb, and back while they fall): "
         "cycled helps one cycle at high rates",
     )
+    balance: Literal["none", "weights", "sampler"] = Field(
+        "none",
+        description="none, weights (a class counts the more the rarer it is) or sampler (an epoch has as many pictures "
+        "of each class, rare ones over and over): helps to find rare classes, at some cost for the others",
+    )
     clip_norm: float = Field(
         0.0,
         ge=0,

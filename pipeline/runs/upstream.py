@@ -96,7 +96,7 @@ class Upstream:
 
     def split(self, fraction: float) -> Split:
         """The validation rows, and this fraction of the training rows."""
-        return training_split(self.manifest, fraction, self.recipe.seed)
+        return training_split(self.manifest, fraction, self.recipe.seed, self.recipe.training.balance)
 
     def rate(self, lr: float | Sequence[float] | str, key: str) -> float | Sequence[float]:
         """The rate, or rates, of the recipe; for "auto" what the upstream run of lr_find suggests.

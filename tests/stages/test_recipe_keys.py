@@ -159,6 +159,10 @@ MIXED = "test_mixing_arrives_in_the_batches_of_training"
 SHOWN_BY = {
     "device": (HERE, "test_the_device_of_the_recipe_is_asked_for"),
     "compile": (WIRING, COMPILED),
+    "augment.perspective": (HERE, MIXED),
+    "augment.erase": (HERE, MIXED),
+    "augment.trivial": (HERE, MIXED),
+    "training.balance": (HERE, "test_the_balance_of_the_recipe_arrives_in_the_split"),
     **{f"training.{key}": (WIRING, "test_what_all_training_stages_share_arrives_in_each_step_of_each")
        for key in ("optimizer", "momentum", "clip_norm", "accumulate", "average_decay", "early_stop_epochs",
                    "max_minutes")},
@@ -293,7 +297,17 @@ def test_precompute_computes_by_its_own_batch_size(on_server, pictures, monkeypa
     assert sizes == [16] * 4 + [8]
 
 
-@pytest.mark.parametrize("key", ["mixup", "cutmix"])
-def test_mixing_arrives_in_the_batches_of_training(key):
-    recipe = recipe_on(Path("nowhere"), **{f"augment__{key}": 0.4})
-    assert getattr(Upstream(recipe).augmentation, key) == 0.4
+@pytest.mark.parametrize(("key", "value"), [("mixup", 0.4), ("cutmix", 0.4), ("perspective", 0.1), ("erase", 0.4),
+                                            ("trivial", True)])  # fmt: skip
+def test_mixing_arrives_in_the_batches_of_training(key, value):
+    recipe = recipe_on(Path("nowhere"), augment__strength=1.0, **{f"augment__{key}": value})
+    assert getattr(Upstream(recipe).augmentation, key) == value
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampler"])
+def test_the_balance_of_the_recipe_arrives_in_the_split(pictures, balance):
+    recipe = recipe_on(pictures, training__balance=balance)
+    up = Upstream(recipe)
+    vars(up)["manifest"] = list_pictures(recipe)
+    split = up.split(0.5)
+    assert (split.weights is not None, split.is_balanced) == (balance == "weights", balance == "sampler")

@@ -6,7 +6,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pipeline.data.augment import Augmentation, Flip, augment, augmentation, blend, mix, take_view, view_matrices, warp
+from pipeline.data.augment import (
+    Augmentation,
+    Flip,
+    augment,
+    augmentation,
+    blend,
+    mix,
+    skip,
+    take_view,
+    view_matrices,
+    warp,
+)
 
 OFF = Augmentation(flip="none", rotate_degrees=0, zoom=1.0, crop=1.0, lighting=0, probability=1.0)
 GEOMETRY = {
@@ -342,3 +353,45 @@ def test_flips_and_turns_are_exact_and_the_views_that_warping_gives():
 def test_corners_are_resampled():
     images, corner = noise(2), view_matrices("none", 0.8, 2)[1]
     torch.testing.assert_close(take_view(images, corner), warp(images, corner.expand(2, 2, 3)))
+
+
+def test_a_tilt_leaves_the_middle_and_brings_one_edge_nearer() -> None:
+    ramp = torch.linspace(-1, 1, 33).expand(1, 1, 33, 33).contiguous()
+    upright = torch.eye(2, 3).expand(1, 2, 3)
+    assert torch.equal(warp(ramp, upright, torch.zeros(1, 2)), warp(ramp, upright))
+    tilted = warp(ramp, upright, torch.tensor([[0.2, 0.0]]))[0, 0, 16]
+    assert tilted[16] == pytest.approx(0, abs=1e-6)
+    assert tilted[24] == pytest.approx(float(ramp[0, 0, 0, 24]) / (1 + 0.2 * 16 / 33), abs=0.02)
+
+
+def test_a_box_of_some_pictures_is_blanked_with_their_mean() -> None:
+    images = torch.rand(64, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    varied = augment(images.clone(), replace(OFF, erase=0.5), torch.Generator().manual_seed(0))
+    changed = (varied - images).abs().amax(1) > 1e-3
+    shares = changed.float().mean((1, 2))
+    assert 20 <= int((shares > 0).sum()) <= 44
+    assert float(shares.max()) < 0.25
+    one = int(shares.argmax())
+    assert varied[one, 0][changed[one]].unique().numel() == 1
+    assert float(varied[one, 0][changed[one]][0]) == pytest.approx(float(images[one].mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_trivial_augmentation_follows_from_the_generator_and_leaves_other_random_numbers_alone(channels: int) -> None:
+    images = torch.rand(32, channels, 16, 16, generator=torch.Generator().manual_seed(1))
+    how = replace(OFF, trivial=True)
+    before = torch.get_rng_state()
+    varied = augment(images.clone(), how, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(varied, augment(images.clone(), how, torch.Generator().manual_seed(0)))
+    assert not torch.equal(varied, augment(images.clone(), how, torch.Generator().manual_seed(5)))
+    assert varied.shape == images.shape
+    assert 0 <= float(varied.min()) <= float(varied.max()) <= 1
+
+
+def test_skipping_draws_what_augmenting_draws() -> None:
+    how = replace(FULL, perspective=0.1, erase=0.3, trivial=True)
+    skipped, drawn = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    skip(6, how, skipped)
+    augment(torch.rand(6, 3, 8, 8), how, drawn)
+    assert torch.equal(skipped.get_state(), drawn.get_state())

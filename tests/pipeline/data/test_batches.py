@@ -318,3 +318,15 @@ def test_no_near_pair_of_seed_and_epoch_shares_its_seed() -> None:
     seeds = {seed_for(seed, epoch) for seed in range(30) for epoch in range(30)}
     assert len(seeds) == 900
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_an_epoch_that_is_balanced_has_as_many_rows_of_each_class_and_uses_each_row_alike():
+    targets = np.array([0] * 9 + [1] * 2 + [2] * 1)
+    batches = Batches(lambda rows: torch.from_numpy(rows), np.arange(12), targets, 4, CPU, seed=0, is_balanced=True)
+    epochs = [np.concatenate([rows for rows, _ in batches.epoch(epoch)]) for epoch in range(4)]
+    for rows in epochs:
+        assert np.bincount(targets[rows]).tolist() == [4, 4, 4]
+        assert np.bincount(rows, minlength=12)[9:].tolist() == [2, 2, 4]
+    assert set(np.concatenate(epochs)) == set(range(12))
+    assert not np.array_equal(*epochs[:2])
+    assert np.array_equal(np.concatenate([rows for rows, _ in batches.epoch(1)]), epochs[1])

@@ -14,7 +14,15 @@ from PIL import Image
 
 from pipeline.data.augment import Augmentation
 from pipeline.data.decode import Pixels
-from pipeline.data.loader import Split, pixel_batches, prefetching_fetcher, resident, training_fetcher, training_split
+from pipeline.data.loader import (
+    Split,
+    class_weights,
+    pixel_batches,
+    prefetching_fetcher,
+    resident,
+    training_fetcher,
+    training_split,
+)
 from pipeline.data.manifest import COLUMNS, Manifest, build_manifest
 from pipeline.data.readers.sources import list_source
 from pipeline.data.stored_pixels import StoredPixels, open_pixels
@@ -230,3 +238,11 @@ def test_training_batches_are_shuffled_by_the_seed_and_validation_batches_are_in
     assert train.batch_size == 4
     assert train.rows.tolist() == split.train.tolist()
     assert valid.rows.tolist() == split.valid.tolist()
+
+
+def test_class_weights_make_each_class_weigh_the_same():
+    targets = np.array([0] * 6 + [1] * 2 + [2] * 4)
+    rows = np.array([0, 1, 2, 3, 6, 8])
+    weights = class_weights(targets, rows)
+    assert [weights[rows][targets[rows] == label].sum() for label in (0, 1, 2)] == pytest.approx([2, 2, 2])
+    assert weights.dtype == np.float32
