@@ -30,7 +30,7 @@ class CompiledNetwork:
         return logits
 
     def _compile(self, images: Tensor) -> Callable[[Tensor], Tensor]:
-        """Try both passes, without a trace but for gradients, which each step clears before its own."""
+        """Try both passes, before the first step has made gradients; they leave no trace."""
         network = self._network
         compiled = torch.compile(network.activations, dynamic=False)  # its kernels know the sizes
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -43,6 +43,7 @@ class CompiledNetwork:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             say(f"  the network is trained without being compiled, since that fails here ({reason})")
             compiled = network.activations
+        network.zero_grad(set_to_none=True)
         for name, buffer in network.named_buffers():
             buffer.copy_(buffers[name])
         return compiled
