@@ -78,7 +78,7 @@ def check_inputs(recipe: Recipe) -> str:
     does not fit the pictures."""
     check_backbone(recipe.model.backbone)
     find_weights(recipe.model.backbone, recipe.model.weights, recipe.seed)
-    listing = list_source(recipe.data.source, recipe.data.extensions)
+    listing = list_source(recipe.data.source, recipe.data.extensions, recipe.data.corrections)
     check_positive_class(recipe.evaluate.positive_class, set(listing.labels))
     check_held_out(recipe, listing.splits is not None)
     for note in listing.notes:

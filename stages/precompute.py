@@ -5,8 +5,8 @@ from functools import partial
 
 from pipeline import tracking
 from pipeline.cache.markers import note_use
-from pipeline.data.manifest import Manifest, build_manifest, describe_manifest, save_manifest
-from pipeline.data.readers.sources import list_source
+from pipeline.data.corrections import count_corrections
+from pipeline.data.manifest import Manifest, describe_manifest, save_manifest
 from pipeline.data.stored_pixels import decoder_of
 from pipeline.models.activations import StoreSettings, activation_key_parts, check_store_size, open_activations
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint, start_network
@@ -17,6 +17,7 @@ from pipeline.models.views import Views, open_views
 from pipeline.models.weights import Weights, find_weights
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.data_figures import write_manifest_figures
+from pipeline.runs.pictures import list_pictures
 from pipeline.runs.pixels import open_run_pixels
 from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.upstream import Upstream
@@ -38,14 +39,6 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     if recipe.precompute.views:  # only then does the result depend on how pictures are varied
         stage = replace(stage, sections=("precompute", "augment"), artifacts=(*stage.artifacts, "views"))
     return run_stage(stage, Upstream(recipe), inputs, partial(work, Upstream(recipe), manifest, weights))
-
-
-def list_pictures(recipe: Recipe) -> Manifest:
-    """The manifest of the recipe's pictures, inspected and split."""
-    data = recipe.data
-    split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
-    shares = data.valid_fraction, data.test_fraction, data.max_bad
-    return build_manifest(list_source(data.source, data.extensions), *shares, split_seed, data.duplicates, data.range)
 
 
 def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
@@ -77,4 +70,6 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
         note_use(store, job.run_id)
         tracking.log_folder(job.run_id, store, name)
     tracking.log_dataset(manifest.name, manifest.root, manifest.digest, "training")
+    if len(manifest.corrected):
+        tracking.add_to_description(job.run_id, f"{count_corrections(manifest.corrected)} (manifest/corrections.csv).")
     tracking.set_tags(job.run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})

@@ -2,6 +2,7 @@
 
 from pipeline import tracking
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.pictures import list_pictures
 from pipeline.runs.recipe_check import check_recipe
 from pipeline.sweep.space import network_variants
 from pipeline.sweep.study import open_storage, storage_url
@@ -9,7 +10,6 @@ from pipeline.sweep.study_run import Pictures, Steps, run_study
 from pipeline.tracking import RunRef
 from stages import evaluate
 from stages.main import train
-from stages.precompute import list_pictures
 
 
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from pipeline.data.corrections import CORRECTED_COLUMNS, DROPPED, apply_corrections, count_corrections, note_unused
 from pipeline.data.decode import GREY_MODES
 from pipeline.data.deep import Choice, Span, choose_ranges, describe_ranges, kind_of, span_of_set
 from pipeline.data.inspection import Inspected, inspect_all
@@ -31,8 +33,8 @@ ROWS_AT_ONCE = 10_000
 MOST_NAMED = 10
 
 
-def _nothing_moved() -> pd.DataFrame:
-    return pd.DataFrame(columns=MOVED_COLUMNS, dtype=str)
+def _no_rows(columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(columns), dtype=str)
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,20 @@ class Manifest:
     the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were moved to
     another split (`path`, `moved_from`, `moved_to`, `same_as`), `drawn` the splits whose pictures the recipe's
     fractions choose, and not the source. Deep pictures are scaled from `ranges`; `spans` are those of the training
-    pictures."""
+    pictures. `corrected` are the pictures that data.corrections relabels, or drops, which gives them the split DROPPED
+    (CORRECTED_COLUMNS); `notes` are sentences for the user."""
 
     name: str
     root: Path
     classes: list[str]
     table: pd.DataFrame
     set_aside: pd.DataFrame
-    moved: pd.DataFrame = field(default_factory=_nothing_moved)
+    moved: pd.DataFrame = field(default_factory=partial(_no_rows, MOVED_COLUMNS))
     drawn: tuple[str, ...] = ("valid", "test")
     ranges: dict[str, list[float]] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
+    corrected: pd.DataFrame = field(default_factory=partial(_no_rows, CORRECTED_COLUMNS))
+    notes: list[str] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
@@ -99,6 +104,7 @@ def build_manifest(
     "stop", the same content is in two classes or splits. `range_` is from what deep pictures are scaled.
     """
     table, errors = _inspected(listing)
+    corrected = apply_corrections(table, listing.corrections)
     several_classes = {row: reason for row, reason in contradictions(table).items() if not errors[row]}
     errors.loc[list(several_classes)] = list(several_classes.values())
     bad = table.loc[errors != "", ["path"]].assign(reason=errors[errors != ""])
@@ -111,7 +117,9 @@ def build_manifest(
             f"{max_bad:g} allows; the first is {first['path']}, which {first['reason']}. Repair or remove them."
         )
     good = table[errors == ""].reset_index(drop=True) if len(bad) else table
-    good["split"], moved = assign_splits(good, valid_fraction, test_fraction, seed)
+    by_listed = good.assign(label=good["listed_label"])
+    good["split"], moved = assign_splits(by_listed, valid_fraction, test_fraction, seed)
+    good.loc[good["is_dropped"], "split"] = DROPPED
     if len(moved) and duplicates == "stop":
         first = moved.iloc[0]
         _stop_at_copies(
@@ -127,13 +135,18 @@ def build_manifest(
     ranges, table = choose_ranges(range_, spans), good[COLUMNS]
     _release_memory()
     classes = sorted(set(good["label"]))
-    return Manifest(listing.name, listing.root, classes, table, set_aside, moved, drawn, ranges, spans)
+    notes = note_unused(listing.corrections, corrected)
+    return Manifest(
+        listing.name, listing.root, classes, table, set_aside, moved, drawn, ranges, spans, corrected, notes
+    )
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write `manifest.csv`, `set_aside.csv`, `duplicates.csv` and `manifest.json` into `folder`."""
+    """Write `manifest.csv`, `set_aside.csv`, `duplicates.csv`, `manifest.json`, and `corrections.csv` if there are any,
+    into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"manifest": manifest.table, "set_aside": manifest.set_aside, "duplicates": manifest.moved}
+    tables |= {"corrections": manifest.corrected} if len(manifest.corrected) else {}
     for name, table in tables.items():
         write_table(table, folder / f"{name}.csv")
     facts = {
@@ -155,10 +168,13 @@ def load_manifest(folder: Path) -> Manifest:
         table = read_table(folder / "manifest.csv", TEXT_COLUMNS)
         set_aside = read_table(folder / "set_aside.csv", SET_ASIDE_COLUMNS)
         moved = read_table(folder / "duplicates.csv", MOVED_COLUMNS)
+        corrections = folder / "corrections.csv"
+        corrected = read_table(corrections, CORRECTED_COLUMNS) if corrections.exists() else _no_rows(CORRECTED_COLUMNS)
         spans = {kind: Span(*span) for kind, span in facts.get("spans", {}).items()}
         ranges, root = facts.get("ranges", {}), Path(facts["root"])
         drawn = tuple(facts.get("drawn", ("valid", "test")))
-        manifest = Manifest(facts["name"], root, facts["classes"], table, set_aside, moved, drawn, ranges, spans)
+        found = table, set_aside, moved, drawn, ranges, spans, corrected
+        manifest = Manifest(facts["name"], root, facts["classes"], *found)
         is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
         paths = (Path(path) for path in table["path"])
         escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
@@ -184,6 +200,8 @@ def describe_manifest(manifest: Manifest) -> str:
     """The number of pictures by class and split, and the files that were set aside, in lines for the console."""
     lines = [f"  {line}" for line in class_counts(manifest).to_string().splitlines()]
     lines += describe_ranges(manifest.ranges, manifest.spans)
+    if len(manifest.corrected):
+        lines.append(f"  {count_corrections(manifest.corrected)}; manifest/corrections.csv")
     if len(manifest.moved):
         first = manifest.moved.iloc[0]
         lines.append(

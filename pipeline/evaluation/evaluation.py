@@ -46,7 +46,7 @@ FEWEST_EVALUATED = 10
 class Evaluation:
     """`metrics` are named as they are logged. `verdict` is the one on over-fitting, `verdicts` are all further ones
     that were reached. `valid_activations` are the head's input for the validation pictures, in the order of the
-    predictions table. `seed` draws the samples that are shown."""
+    predictions table. `seed` draws the samples that are shown. `corrected` are the manifest's corrected pictures."""
 
     name: str
     predictions: Predictions
@@ -58,6 +58,7 @@ class Evaluation:
     epochs: pd.DataFrame = field(repr=False)
     valid_activations: npt.NDArray[np.float16] = field(repr=False)
     seed: int
+    corrected: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def split(self) -> str:
@@ -147,6 +148,7 @@ def evaluate(
         epochs=epochs,
         valid_activations=valid_activations,
         seed=seed,
+        corrected=manifest.corrected,
     )
 
 

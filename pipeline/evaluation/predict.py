@@ -70,15 +70,16 @@ def predict_with_activations(
 def predictions_table(
     manifest_rows: pd.DataFrame, classes: Sequence[str], plain: Probabilities, tta: Probabilities
 ) -> pd.DataFrame:
-    """A row per picture: `row`, `path`, `split`, `label`, `predicted`, `loss`, `confidence`, a column
-    `probability/<class>` each, and the same with TTA as `tta_predicted`, `tta_loss` and `tta_probability/<class>`.
+    """A row per picture: `row`, `path`, `hash` (of its content), `split`, `label`, `predicted`, `loss`, `confidence`, a
+    column `probability/<class>` each, and the same with TTA as `tta_predicted`, `tta_loss` and
+    `tta_probability/<class>`.
 
     `manifest_rows` is the part of the manifest's table that was predicted, with the manifest's row numbers as its
     index; `plain` and `tta` are (rows, classes).
     """
     names = np.array(classes)
     targets = manifest_rows["label"].map({label: index for index, label in enumerate(classes)}).to_numpy()
-    table = manifest_rows[["path", "split", "label"]].copy()
+    table = manifest_rows[["path", "hash", "split", "label"]].copy()
     table.insert(0, "row", manifest_rows.index)
     for prefix, probabilities in (("", plain), ("tta_", tta)):
         of_label = probabilities[np.arange(len(targets)), targets]

@@ -39,6 +39,11 @@ class Data(Section):
         "valid/ or val/, and maybe test/, or a table (.csv, .tsv, .parquet) with the columns path and label, and maybe "
         "split, group and weight",
     )
+    corrections: str = Field(
+        "",
+        description="empty, or a corrections.csv that report.html of evaluate made: pictures of a hash get its label, "
+        "or are dropped",
+    )
     split_seed: Literal["auto"] | int = Field(
         "auto", description="auto (the recipe's seed) or a whole number: which pictures are held out"
     )

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
+from pipeline.data.corrections import count_corrections
 from pipeline.data.decode import Pixels
 from pipeline.evaluation.embedding import embedding_map
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.grad_cam import NO_MAP, Heats, explain_predictions
+from pipeline.evaluation.grad_cam import explain_predictions
 from pipeline.evaluation.metrics import row_shares
 from pipeline.models.network import Network
 from pipeline.reports.evaluation_figures import (
@@ -20,39 +19,26 @@ from pipeline.reports.evaluation_figures import (
     operating_figure,
     reliability_figure,
 )
-from pipeline.reports.figures import plot_labels
+from pipeline.reports.figures import plot_labels, save_figure
 from pipeline.reports.page import (
     Advice,
     Figures,
     KeyFigures,
     Paragraph,
     Part,
-    Pictures,
     Section,
     html_report,
     markdown_report,
     markdown_table,
 )
-from pipeline.reports.pictures import (
-    CaptionedPictures,
-    caption_label_errors,
-    caption_pairs,
-    caption_predictions,
-    confidently_wrong,
-    most_uncertain,
-    pictures_figure,
-    some_right,
-    top_losses,
-)
+from pipeline.reports.picture_cards import failure_cards, label_error_cards, mending_part, near_duplicate_cards
+from pipeline.reports.pictures import top_losses
 from pipeline.reports.training_figures import learning_figure
 from pipeline.system.tables import write_table
 
-PICTURES_EACH = 8
-MOST_SUSPECTS = 24
 MOST_ROWS = 15
 FEW_CLASSES = 8
 WORST_CLASSES = 8
-DPI = 110
 GOOD = "good"
 NO_TEST_SPLIT = "There is no test split: the model is evaluated on validation pictures."
 
@@ -75,15 +61,15 @@ def write_evaluation(
     _write_tables(evaluation, folder)
     worst = top_losses(evaluation.predictions.evaluated, top_losses_shown)
     heats = explain_predictions(network, pixels, worst, evaluation.predictions.classes, device)
-    pictures = picture_parts(evaluation, pixels, worst, heats, folder)
+    pictures = failure_cards(evaluation, pixels, worst, heats, folder)
     sections = [
-        Section("", first_parts(evaluation)),
+        Section("", [*first_parts(evaluation), mending_part(evaluation, command)]),
         Section("What to do next", advice_parts(evaluation, command)),
         Section("Where it fails", [*failure_parts(evaluation, folder), *pictures]),
         Section("Over-fitting", overfitting_parts(evaluation, folder)),
         Section("Calibration", calibration_parts(evaluation, folder)),
-        Section("Labels that are likely wrong", label_error_parts(evaluation, pixels, folder)),
-        Section("Near-duplicates across splits", near_duplicate_parts(evaluation, pixels, folder)),
+        Section("Labels that are likely wrong", label_error_cards(evaluation, pixels, folder)),
+        Section("Near-duplicates across splits", near_duplicate_cards(evaluation, pixels, folder)),
         Section("Thresholds", threshold_parts(evaluation, folder)),
         Section("Test-time augmentation", tta_parts(evaluation)),
         Section("A map of the validation pictures", map_parts(evaluation, folder)),
@@ -106,6 +92,8 @@ def summarize(evaluation: Evaluation) -> str:
     )
     which = f"The {WORST_CLASSES} classes with the lowest F1:\n\n" if len(by_class) > WORST_CLASSES else ""
     tables = f"{markdown_table(evaluation.splits_table)}\n\n{which}{markdown_table(worst)}"
+    corrected = count_corrections(evaluation.corrected)
+    found += f" {corrected}." if corrected else ""
     return f"{evaluation.headline()}\n\n{verdicts}\n\n{note}{found}\n\n{tables}\n"
 
 
@@ -164,8 +152,10 @@ def failure_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
         shown = ["" if one == label else one for one, label in zip(labels, classes, strict=True)]
         by_class.insert(1, "in figures", shown)
     paths = [
-        _save(confusion_figure(counts, f"Counts, {split} split"), folder, "confusion"),
-        _save(confusion_figure(counts, f"Shares of each true class, {split} split", True), folder, "confusion_shares"),
+        save_figure(confusion_figure(counts, f"Counts, {split} split"), folder, "confusion"),
+        save_figure(
+            confusion_figure(counts, f"Shares of each true class, {split} split", True), folder, "confusion_shares"
+        ),
     ]
     alt = "True against predicted classes"
     matrices = [Figures(paths, alt)] if len(classes) <= FEW_CLASSES else [Figures([path], alt) for path in paths]
@@ -176,29 +166,6 @@ def failure_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
         *([pairs.head(MOST_ROWS)] if len(pairs) else []),
         Paragraph("", "Confusion matrix"),
         *matrices,
-    ]
-
-
-def picture_parts(
-    evaluation: Evaluation, pixels: Pixels, worst: pd.DataFrame, heats: Heats | None, folder: Path
-) -> list[Part]:
-    """The most telling pictures of the split evaluated: where the model is wrong, unsure, and right."""
-    evaluated = evaluation.predictions.evaluated
-
-    def group(name: str, heading: str, rows: pd.DataFrame) -> Pictures:
-        return _group(name, heading, caption_predictions(rows, pixels), folder)
-
-    where = "Beside each picture, Grad-CAM: the brighter, the more it spoke for the class that was predicted."
-    with_heat = caption_predictions(worst, pixels, heats)
-    wrong = group("confidently_wrong", "Most confidently wrong", confidently_wrong(evaluated, PICTURES_EACH))
-    same = "With two classes, the most confidently wrong are the highest losses above."
-    return [
-        _group("top_losses", "Highest losses", with_heat, folder, NO_MAP if heats is None else where),
-        *([Paragraph(same)] if len(evaluation.predictions.classes) == 2 else [wrong]),
-        group("most_uncertain", "Most uncertain", most_uncertain(evaluated, PICTURES_EACH)),
-        group(
-            "some_right", "Some that are right, drawn at random", some_right(evaluated, PICTURES_EACH, evaluation.seed)
-        ),
     ]
 
 
@@ -213,7 +180,9 @@ def overfitting_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     ]
     if len(evaluation.epochs):
         figure = learning_figure(evaluation.epochs)
-        parts.append(Figures([_save(figure, folder, "learning")], "Losses and accuracy by epoch, over all stages"))
+        parts.append(
+            Figures([save_figure(figure, folder, "learning")], "Losses and accuracy by epoch, over all stages")
+        )
     return parts
 
 
@@ -237,7 +206,7 @@ def calibration_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
         (of["ece"], of["calibrated_ece"]),
         f"Reliability: accuracy against confidence, {split} split",
     )
-    return [Paragraph(words + note), Figures([_save(figure, folder, "reliability")], "Reliability diagram")]
+    return [Paragraph(words + note), Figures([save_figure(figure, folder, "reliability")], "Reliability diagram")]
 
 
 def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
@@ -249,7 +218,7 @@ def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     if not shown:
         return [Paragraph(f"The {evaluation.split} split holds one class alone, so that no curve is defined.")]
     title = f"Each class against the rest, {evaluation.split} split"
-    path = _save(class_curves_figure(shown, classes, title), folder, "curves")
+    path = save_figure(class_curves_figure(shown, classes, title), folder, "curves")
     parts: list[Part] = [Figures([path], "ROC and precision-recall curves")]
     if positive is None:
         ask = "Name a class in evaluate.positive_class, and the precision and recall of each threshold are listed here."
@@ -259,7 +228,7 @@ def threshold_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
         f"it, on the {evaluation.split} split."
     )
     figure = operating_figure(predictions.operating_points, positive, classes)
-    path = _save(figure, folder, "operating_points")
+    path = save_figure(figure, folder, "operating_points")
     drawn = Figures([path], "Precision and recall by threshold")
     return [*parts, Paragraph(words, "Operating points"), drawn, predictions.operating_points]
 
@@ -273,30 +242,6 @@ def tta_parts(evaluation: Evaluation) -> list[Part]:
     return [Paragraph(words), evaluation.tta_table]
 
 
-def label_error_parts(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
-    """The labels that are likely wrong."""
-    errors = evaluation.label_errors
-    words = (
-        f"{len(errors)} of the validation and test labels, by confident learning: the model, which never trained on "
-        "these pictures, doubts them more than its usual errors explain. All are in label_errors.csv; look before you "
-        "change any."
-    )
-    shown = caption_label_errors(errors.head(MOST_SUSPECTS), pixels)
-    return [Paragraph(words), _group("label_errors", "The most doubtful", shown, folder)]
-
-
-def near_duplicate_parts(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
-    """The pictures with a twin in another split."""
-    pairs = evaluation.near_duplicates
-    words = (
-        f"{len(pairs)} held-out pictures have a twin in another split (evaluate.duplicate_similarity sets how alike), "
-        f"{int(pairs['same_file'].sum())} of them the same file. All are in near_duplicates.csv. Where a twin was "
-        "trained on, the test is easier than new pictures will be."
-    )
-    shown = caption_pairs(pairs.head(MOST_SUSPECTS), pixels)
-    return [Paragraph(words), _group("near_duplicates", "The most alike", shown, folder)]
-
-
 def map_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     """The validation pictures on the two directions in which their activations differ most."""
     valid = evaluation.predictions.of("valid")
@@ -305,14 +250,7 @@ def map_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     title = f"{len(valid)} validation pictures, {explained:.0%} of the variance of what the head sees"
     figure = embedding_figure(positions, valid["label"].tolist(), wrong, evaluation.predictions.classes, title)
     words = "Pictures that lie together look alike to the model. Classes that overlap here are those it mixes up."
-    return [Paragraph(words), Figures([_save(figure, folder, "embedding")], "Principal components of the activations")]
-
-
-def _group(name: str, heading: str, shown: list[CaptionedPictures], folder: Path, note: str = "") -> Pictures:
-    return Pictures(heading, shown, _save(pictures_figure(shown, heading), folder, name), note)
-
-
-def _save(figure: Figure, folder: Path, name: str) -> Path:
-    path = folder / "figures" / f"{name}.png"
-    figure.savefig(path, dpi=DPI)
-    return path
+    return [
+        Paragraph(words),
+        Figures([save_figure(figure, folder, "embedding")], "Principal components of the activations"),
+    ]

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 LONGEST = 24
+DPI = 110
 MOST_LABELS = 80
 TRAIN, VALID, KEPT = "#7a7a7a", "#d1495b", "#333333"
 RULE_COLOURS = {
@@ -20,6 +22,13 @@ RULE_COLOURS = {
     "below_rise": "#666666",
 }
 GROUP_COLOURS = {"early": "#2c7fb8", "late": "#41b6c4", "head": "#253494"}
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> Path:
+    """Write the figure to `folder`/figures/`name`.png, and give that path."""
+    path = folder / "figures" / f"{name}.png"
+    figure.savefig(path, dpi=DPI)
+    return path
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

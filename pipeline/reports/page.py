@@ -5,7 +5,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -71,13 +71,30 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Mending:
+    """The bar with which labels are mended: filters by these `classes` and `splits`, and a download of corrections.csv,
+    `earlier` ones (rows by column) among them, which `command` applies. Choices are kept by the browser under `key`."""
+
+    classes: Sequence[str]
+    splits: Sequence[str]
+    earlier: Sequence[Mapping[str, str]]
+    command: str
+    key: str
+
+    @property
+    def data(self) -> dict[str, object]:
+        """What the page's script reads."""
+        return {"key": self.key, "classes": list(self.classes), "earlier": list(self.earlier)}
+
+
+@dataclass(frozen=True)
 class Html:
     """Ready-made HTML, such as an interactive figure, shown as it is."""
 
     content: str
 
 
-Part: TypeAlias = Paragraph | KeyFigures | Advice | Figures | Pictures | Html | pd.DataFrame
+Part: TypeAlias = Paragraph | KeyFigures | Advice | Figures | Pictures | Mending | Html | pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,7 @@ def _part_in_markdown(part: Part, folder: Path) -> str:
     if isinstance(part, Advice):
         command = f"\n\n    {part.command}" if part.command else ""
         return f"**{_plain(part.name)}.** {_plain(part.words)}{command}"
-    if isinstance(part, Html):
+    if isinstance(part, Html | Mending):
         return ""
     if isinstance(part, Figures):
         return "\n".join(f"![{_plain(part.alt)}]({path.relative_to(folder).as_posix()})" for path in part.paths)

@@ -1,8 +1,8 @@
 """Which of the predicted pictures to show, and their captions."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,24 @@ MOST_HEAT = 0.55
 
 
 @dataclass(frozen=True)
+class Mendable:
+    """A picture whose label may be corrected where it is shown."""
+
+    hash: str
+    path: str
+    split: str
+    label: str
+    predicted: str
+
+
+@dataclass(frozen=True)
 class CaptionedPictures:
-    """Pictures (height, width, 1 or 3) that are shown side by side, and the lines under them."""
+    """Pictures (height, width, 1 or 3) that are shown side by side, the lines under them, and those of the pictures
+    whose labels may be corrected."""
 
     pictures: list[Pixels] = field(repr=False)
     caption: list[str]
+    mendable: list[Mendable] = field(default_factory=list)
 
 
 def top_losses(table: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -87,6 +100,18 @@ def caption_pairs(pairs: pd.DataFrame, pixels: Pixels) -> list[CaptionedPictures
             ],
         )
         for row in pairs.to_dict("records")
+    ]
+
+
+def with_mending(
+    shown: Sequence[CaptionedPictures], rows: Iterable[Sequence[int]], predictions: pd.DataFrame
+) -> list[CaptionedPictures]:
+    """`shown`, with the pictures that may be corrected: for each of them its `rows`, as the column `row` of the table
+    `predictions` has them."""
+    facts = predictions.set_index("row")[["hash", "path", "split", "label", "predicted"]]
+    return [
+        replace(one, mendable=[Mendable(*map(str, facts.loc[row])) for row in of_one])
+        for one, of_one in zip(shown, rows, strict=True)
     ]
 
 

@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pandas as pd
 import torch
 from PIL import Image
 
 from pipeline import tracking
 from pipeline.data.decode import Pixels
-from pipeline.data.manifest import Manifest
+from pipeline.data.manifest import Manifest, class_counts
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.models.classifier import TOP_K, load_classifier, save_classifier
 from pipeline.models.engine.onnx_file import MODEL, export_onnx
@@ -64,8 +63,7 @@ def publish(
         built = {
             key: value for key, value in asdict(classifier.checkpoint).items() if key in BUILT and value not in ({}, [])
         }
-        counts = pd.crosstab(manifest.table["label"], manifest.table["split"]).rename_axis(None, axis=1)
-        by_class, flat = counts.reset_index(names="class"), training_settings(recipe)
+        by_class, flat = class_counts(manifest).reset_index(names="class"), training_settings(recipe)
         card = model_card(name or manifest.name, by_class, evaluation, metrics, built, flat, run_id)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         tracking.log_text(run_id, card, "model_card.md")

@@ -57,7 +57,7 @@ def cats_and_dogs(
     metrics: dict[str, float], split: str = "test", temperature: float = 1.0, verdict: str = "Fine."
 ) -> Evaluation:
     """An evaluation without a network: of three cats two are found, and two of four dogs are taken for cats."""
-    rows = pd.DataFrame({"path": "a.png", "split": split, "label": ["cat"] * 3 + ["dog"] * 4})
+    rows = pd.DataFrame({"path": "a.png", "hash": "a", "split": split, "label": ["cat"] * 3 + ["dog"] * 4})
     of_cat = np.array([0.9, 0.8, 0.2, 0.7, 0.6, 0.3, 0.1])
     probabilities = np.stack([of_cat, 1 - of_cat], axis=1)
     table = predictions_table(rows, ["cat", "dog"], probabilities, probabilities)

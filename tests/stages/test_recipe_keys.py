@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.cache.maintenance import list_entries
 from pipeline.recipe.schema import Recipe, flatten
+from pipeline.runs.pictures import list_pictures
 from pipeline.runs.upstream import Upstream
 from pipeline.system.errors import UserError
 from stages import precompute
-from stages.precompute import list_pictures
 from tests.stages import test_wiring_sweeps
 from tests.stages.wiring import Seen, draw_pictures, recipe_on
 
@@ -171,6 +172,7 @@ SHOWN_BY = {
     "stages": (SIZES, "test_each_step_is_a_run_on_the_one_before_it_and_those_without_cycles_are_left_out"),
     "reuse": ("tests.pipeline.runs.test_runner", "test_a_stage_that_is_never_to_be_reused_runs_again"),
     "data.split_seed": (HERE, "test_the_split_follows_from_its_own_seed"),
+    "data.corrections": (HERE, "test_labels_are_corrected_and_stores_are_found_again"),
     "data.extensions": (HERE, "test_files_of_other_endings_are_set_aside"),
     "data.max_bad": (HERE, "test_too_many_bad_pictures_stop_the_run"),
     "data.duplicates": (HERE, "test_copies_in_two_splits_stop_the_run_if_asked_to"),
@@ -295,6 +297,21 @@ def test_precompute_computes_by_its_own_batch_size(on_server, pictures, monkeypa
     monkeypatch.setattr(precompute, "start_network", note)
     precompute.run(recipe_on(pictures))
     assert sizes == [16] * 4 + [8]
+
+
+def test_labels_are_corrected_and_stores_are_found_again(on_server, pictures, tmp_path):
+    precompute.run(recipe_on(pictures))
+    first, second = list_pictures(recipe_on(pictures)).table["hash"].iloc[:2]
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text(f"hash,action,label\n{first},relabel,cross\n{second},drop,\n{'0' * 64},drop,\n")
+    stores = {entry.path for entry in list_entries()}
+    done = precompute.run(recipe_on(pictures, data__corrections=str(corrections)))
+    assert not done.reused
+    assert {entry.path for entry in list_entries()} == stores
+    run = mlflow.get_run(done.run_id)
+    corrected = pd.read_csv(f"{run.info.artifact_uri}/manifest/corrections.csv", keep_default_na=False)
+    assert corrected["label"].tolist() == ["cross", ""]
+    assert "1 labels corrected and 1 pictures dropped" in run.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("mixup", 0.4), ("cutmix", 0.4), ("perspective", 0.1), ("erase", 0.4),

@@ -1,10 +1,11 @@
 """The result of every reader: the paths of the pictures with their labels, before any is opened."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.data.readers.corrections_file import Correction
 from pipeline.system.errors import UserError
 
 
@@ -13,7 +14,7 @@ class Listing:
     """Pictures by their paths below `root`, with their labels; `set_aside` are the files left out (path, reason).
 
     `splits` is None if the source gives none, and "" for a picture without one; `groups` likewise. `weights` is None
-    if all are 1; `notes` are sentences for the user.
+    if all are 1; `notes` are sentences for the user; `corrections` of labels are by content hash, and not applied yet.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Listing:
     groups: list[str] | None = None
     weights: list[float] | None = None
     notes: list[str] = field(default_factory=list)
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
 
 
 def check_listing(listing: Listing, source: str, missing: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.data.readers.corrections_file import read_corrections
 from pipeline.data.readers.folder import list_folder
 from pipeline.data.readers.listing import Listing, check_listing, note_look_alikes
 from pipeline.data.readers.paths import PACKAGED, as_written, set_name, without_scheme
@@ -15,11 +16,14 @@ from pipeline.data.readers.table import ENDINGS, ending_of, list_table
 from pipeline.system.errors import UserError
 
 
-def list_source(source: str, extensions: Sequence[str]) -> Listing:
+def list_source(source: str, extensions: Sequence[str], corrections: str = "") -> Listing:
     """The pictures of `source`, "elpv", a folder (sorted by path) or a table; UserError if they cannot be trained on.
-    `extensions` are the endings of a folder's pictures."""
-    if source == PACKAGED:
-        return _list_elpv()
+    `extensions` are the endings of a folder's pictures, `corrections` a file that `read_corrections` takes."""
+    listing = _list_elpv() if source == PACKAGED else _list_own(source, extensions)
+    return replace(listing, corrections=read_corrections(corrections, set(listing.labels)))
+
+
+def _list_own(source: str, extensions: Sequence[str]) -> Listing:
     path = _existing_source(source)
     if path.is_dir():
         listing = list_folder(path, {extension.lower() for extension in extensions})

@@ -117,10 +117,10 @@ def test_a_probability_of_zero_has_a_finite_loss():
 
 def test_a_table_of_very_many_classes_is_made_without_a_warning():
     names = [f"class {number}" for number in range(300)]
-    rows = pd.DataFrame({"path": ["a"], "label": names[:1], "split": ["test"]})
+    rows = pd.DataFrame({"path": ["a"], "label": names[:1], "split": ["test"], "hash": "x"})
     even = np.full((1, 300), 1 / 300)
     with warnings.catch_warnings(action="error"):
-        assert predictions_table(rows, names, even, even).shape == (1, 4 + 2 * 303)
+        assert predictions_table(rows, names, even, even).shape == (1, 5 + 2 * 303)
 
 
 ROWS = pd.DataFrame(
@@ -133,7 +133,7 @@ TTA = np.array([[np.nan] * 3, [0.1, 0.9, 0.0], [0.0, 0.0, 1.0]])
 
 def test_the_table_has_these_columns_in_this_order():
     numbers = ["predicted", "loss", "confidence", "probability/cat", "probability/dog", "probability/hen"]
-    wanted = ["row", "path", "split", "label", *numbers, *(f"tta_{name}" for name in numbers)]
+    wanted = ["row", "path", "hash", "split", "label", *numbers, *(f"tta_{name}" for name in numbers)]
     assert list(predictions_table(ROWS, CLASSES, PLAIN, TTA)) == wanted
 
 

@@ -16,7 +16,7 @@ SPLITS = np.repeat(["train", "valid", "test"], [20, 10, 30])
 @pytest.fixture
 def predictions() -> Predictions:
     draw = np.random.default_rng(0)
-    rows = pd.DataFrame({"path": "a.png", "split": SPLITS, "label": draw.choice(CLASSES, len(SPLITS))})
+    rows = pd.DataFrame({"path": "a.png", "hash": "a", "split": SPLITS, "label": draw.choice(CLASSES, len(SPLITS))})
     probabilities = draw.dirichlet(np.ones(3), len(SPLITS))
     table = predictions_table(rows, CLASSES, probabilities, probabilities)
     return Predictions("test", CLASSES, table, temperature=2.0, positive="dog")

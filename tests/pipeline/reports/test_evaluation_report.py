@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.evaluation.diagnosis import Verdict
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.grad_cam import NO_MAP, explain_predictions
+from pipeline.evaluation.grad_cam import explain_predictions
 from pipeline.recipe.recipe_file import command_line
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.evaluation_report import (
@@ -20,7 +20,6 @@ from pipeline.reports.evaluation_report import (
     failure_parts,
     first_parts,
     overfitting_parts,
-    picture_parts,
     summarize,
     threshold_parts,
     write_evaluation,
@@ -32,7 +31,7 @@ from tests.pipeline.small_evaluations import CPU, ODD, small_evaluation, small_n
 SPLITS = ["train"] * 10 + ["valid"] * 10 + ["test"] * 15
 FIGURES = {
     "confusion", "confusion_shares", "top_losses", "confidently_wrong", "most_uncertain", "some_right", "learning",
-    "reliability", "label_errors", "near_duplicates", "curves", "embedding",
+    "reliability", "label_errors", "training_losses", "near_duplicates", "curves", "embedding",
 }  # fmt: skip
 TABLES = {
     "predictions", "confusion", "confusion_shares", "confused_pairs", "classes", "label_errors", "near_duplicates",
@@ -90,9 +89,9 @@ def test_the_report_holds_all_it_shows_and_asks_for_nothing_elsewhere(odd):
     page = (odd[2] / "report.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/') == page.count("<img")
     shown_as_figures = FIGURES - {"top_losses", "confidently_wrong", "most_uncertain", "some_right"}
-    shown_as_figures -= {"label_errors", "near_duplicates"}
+    shown_as_figures -= {"label_errors", "training_losses", "near_duplicates"}
     assert page.count('src="data:image/png;base64,') == len(shown_as_figures)
-    assert not re.search(r"https?:|//|<script|<link|@import|url\(", without_images(page))
+    assert not re.search(r"https?:|//|<script src|<link|@import|url\(", without_images(page))
 
 
 def test_the_report_says_the_headline_every_verdict_and_its_command_and_escapes_class_names(odd):
@@ -227,16 +226,6 @@ def test_without_a_test_split_the_reader_is_told_on_what_the_model_was_evaluated
 def test_without_a_temperature_the_reader_is_told_why(evaluation, folder):
     uncalibrated = replace(evaluation, predictions=replace(evaluation.predictions, uncalibrated="Too few pictures."))
     assert calibration_parts(uncalibrated, folder)[0].text == "Too few pictures."
-
-
-def test_without_heat_the_reader_is_told_why_and_asking_for_too_many_pictures_is_no_error(folder):
-    evaluation, pixels = small_evaluation(small_network(CLASSES), CLASSES, EVEN_SPLITS)
-    evaluated = evaluation.predictions.evaluated
-    top, wrong, uncertain, right = picture_parts(evaluation, pixels, evaluated, None, folder)
-    assert top.note == NO_MAP
-    assert len(top.shown) == len(evaluated)
-    assert len(wrong.shown) == (evaluated["label"] != evaluated["predicted"]).sum()
-    assert all(part.path.is_file() for part in (top, wrong, uncertain, right))
 
 
 def test_the_summary_holds_the_headline_every_verdict_and_both_tables(evaluation):

@@ -14,6 +14,7 @@ from pipeline.reports.page import (
     Figures,
     Html,
     KeyFigures,
+    Mending,
     Paragraph,
     Pictures,
     Section,
@@ -21,7 +22,7 @@ from pipeline.reports.page import (
     markdown_report,
     markdown_table,
 )
-from pipeline.reports.pictures import CaptionedPictures
+from pipeline.reports.pictures import CaptionedPictures, Mendable
 
 NASTY = "<b>a&b</b>"
 PICTURE = np.full((300, 300, 1), 77, np.uint8)
@@ -59,6 +60,18 @@ def test_names_cannot_break_out_into_html(page):
 
 def test_the_page_refers_to_nothing_outside_it(page):
     assert not re.search(r"https?:|//|@import|<script|<link|url\(", re.sub(r"base64,[\w+/=]+", "", page))
+
+
+def test_names_cannot_break_out_of_the_controls_or_the_script_that_mend_labels(tmp_path):
+    ending = "</script>"
+    card = CaptionedPictures([PICTURE], ["a", "b"], [Mendable("0", f'"{NASTY}', "test", NASTY, ending)])
+    bar = Mending([NASTY, ending], ["test"], [{"path": ending}], f"run {NASTY}", "key")
+    page = html_report("Mend", [Section("", [bar]), Section("A", [Pictures("p", [card], tmp_path / "p.png")])])
+    assert page.count(ending) == 2, "those of the page itself"
+    assert NASTY not in page
+    assert 'data-path="&#34;&lt;b&gt;a&amp;b' in page
+    assert not re.search(r"https?:|//|@import|<script src|<link|url\(", re.sub(r"base64,[\w+/=]+", "", page))
+    assert markdown_report("Mend", [Section("", [bar])], tmp_path) == "# Mend\n"
 
 
 def test_ready_made_html_is_shown_as_it_is_and_left_out_of_markdown(tmp_path):

@@ -1,0 +1,115 @@
+"""Pictures of an evaluation as cards on which their labels can be mended: wrong, unsure, doubtful, or nearly alike."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.data.decode import Pixels
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.grad_cam import NO_MAP, Heats
+from pipeline.reports.figures import save_figure
+from pipeline.reports.page import Mending, Paragraph, Part, Pictures
+from pipeline.reports.pictures import (
+    CaptionedPictures,
+    caption_label_errors,
+    caption_pairs,
+    caption_predictions,
+    confidently_wrong,
+    most_uncertain,
+    pictures_figure,
+    some_right,
+    top_losses,
+    with_mending,
+)
+
+PICTURES_EACH = 8
+MOST_SUSPECTS = 24
+
+
+def mending_part(evaluation: Evaluation, command: Callable[[Mapping[str, object]], str]) -> Mending:
+    """The bar with which the labels on the cards are mended; `command` gives the command that runs the recipe with some
+    of its keys changed."""
+    table = evaluation.predictions.table
+    content = pd.util.hash_pandas_object(table[["hash", "label", "loss"]], index=False).to_numpy().tobytes()
+    earlier = [{str(name): str(cell) for name, cell in row.items()} for row in evaluation.corrected.to_dict("records")]
+    return Mending(
+        classes=evaluation.predictions.classes,
+        splits=list(dict.fromkeys(table["split"])),
+        earlier=earlier,
+        command=command({"data.corrections": "corrections.csv"}),
+        key=hashlib.sha256(content).hexdigest()[:16],
+    )
+
+
+def failure_cards(
+    evaluation: Evaluation, pixels: Pixels, worst: pd.DataFrame, heats: Heats | None, folder: Path
+) -> list[Part]:
+    """The most telling pictures of the split evaluated: where the model is wrong, unsure, and right."""
+    evaluated = evaluation.predictions.evaluated
+
+    def cards(name: str, heading: str, rows: pd.DataFrame, note: str = "", heats: Heats | None = None) -> Pictures:
+        shown = caption_predictions(rows, pixels, heats)
+        return _cards(name, heading, shown, rows[["row"]], evaluation, folder, note)
+
+    where = "Beside each picture, Grad-CAM: the brighter, the more it spoke for the class that was predicted."
+    wrong = cards("confidently_wrong", "Most confidently wrong", confidently_wrong(evaluated, PICTURES_EACH))
+    same = "With two classes, the most confidently wrong are the highest losses above."
+    right = some_right(evaluated, PICTURES_EACH, evaluation.seed)
+    return [
+        cards("top_losses", "Highest losses", worst, NO_MAP if heats is None else where, heats),
+        *([Paragraph(same)] if len(evaluation.predictions.classes) == 2 else [wrong]),
+        cards("most_uncertain", "Most uncertain", most_uncertain(evaluated, PICTURES_EACH)),
+        cards("some_right", "Some that are right, drawn at random", right),
+    ]
+
+
+def label_error_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
+    """The labels that are likely wrong, and the training pictures that the model has not come to believe."""
+    errors = evaluation.label_errors
+    words = (
+        f"{len(errors)} of the validation and test labels, by confident learning: the model, which never trained on "
+        "these pictures, doubts them more than its usual errors explain. All are in label_errors.csv; look before you "
+        "change any."
+    )
+    doubtful = errors.head(MOST_SUSPECTS)
+    shown = caption_label_errors(doubtful, pixels)
+    train = top_losses(evaluation.predictions.of("train"), PICTURES_EACH)
+    trained = "The model has trained on these labels; where it still speaks against one, it is often wrong."
+    return [
+        Paragraph(words),
+        _cards("label_errors", "The most doubtful", shown, doubtful[["row"]], evaluation, folder),
+        _cards(
+            "training_losses", "Highest losses of training pictures", caption_predictions(train, pixels),
+            train[["row"]], evaluation, folder, trained,
+        ),
+    ]  # fmt: skip
+
+
+def near_duplicate_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
+    """The pictures with a twin in another split."""
+    pairs = evaluation.near_duplicates
+    words = (
+        f"{len(pairs)} held-out pictures have a twin in another split (evaluate.duplicate_similarity sets how alike), "
+        f"{int(pairs['same_file'].sum())} of them the same file. All are in near_duplicates.csv. Where a twin was "
+        "trained on, the test is easier than new pictures will be."
+    )
+    alike = pairs.head(MOST_SUSPECTS)
+    shown, rows = caption_pairs(alike, pixels), alike[["row", "twin_row"]]
+    return [Paragraph(words), _cards("near_duplicates", "The most alike", shown, rows, evaluation, folder)]
+
+
+def _cards(
+    name: str,
+    heading: str,
+    shown: Sequence[CaptionedPictures],
+    rows: pd.DataFrame,
+    evaluation: Evaluation,
+    folder: Path,
+    note: str = "",
+) -> Pictures:
+    """Cards of pictures; `rows` names those of each card, a picture a column."""
+    path = save_figure(pictures_figure(shown, heading), folder, name)
+    mendable = with_mending(shown, rows.to_numpy().tolist(), evaluation.predictions.table)
+    return Pictures(heading, mendable, path, note)

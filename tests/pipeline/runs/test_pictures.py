@@ -1,0 +1,18 @@
+from PIL import Image
+
+from pipeline.recipe.schema import Data, Recipe
+from pipeline.runs.pictures import list_pictures
+
+
+def test_corrections_are_applied_and_those_of_no_picture_are_told_once(tmp_path, capsys):
+    for label, shades in {"cat": range(6), "dog": range(6, 12)}.items():
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for shade in shades:
+            Image.new("L", (4, 4), shade).save(tmp_path / "photos" / label / f"{shade}.png")
+    data = Data(source=str(tmp_path / "photos"), test_fraction=0.0)
+    content = list_pictures(Recipe(data=data)).table["hash"].iloc[0]
+    file = tmp_path / "corrections.csv"
+    file.write_text(f"hash,action,label\n{content},relabel,dog\n{'0' * 64},drop,\n")
+    recipe = Recipe(data=data.model_copy(update={"corrections": str(file)}))
+    assert [list_pictures(recipe).table["label"].iloc[0] for _ in range(2)] == ["dog", "dog"]
+    assert capsys.readouterr().out.count("1 of 2 corrections in data.corrections") == 1
