@@ -9,7 +9,7 @@ from pipeline.models.engine.passes import frozen_network
 from pipeline.recipe.mistakes import check_positive_class
 from pipeline.recipe.recipe_file import command_line
 from pipeline.recipe.schema import Recipe
-from pipeline.reports.evaluation_report import summarize, write_evaluation
+from pipeline.reports.evaluation_report import first_advice, summarize, write_evaluation
 from pipeline.runs.fingerprint import source_digest
 from pipeline.runs.publish import pinned, publish
 from pipeline.runs.runner import Job, run_stage
@@ -45,6 +45,7 @@ def work(up: Upstream, job: Job) -> None:
     with tracking.new_files(job.run_id) as folder:
         write_evaluation(evaluation, network, pixels, shown, command, device, folder)
     tags = {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split}
+    tags |= {tracking.ADVICE: advice} if (advice := first_advice(evaluation, command)) else {}
     tracking.set_tags(job.run_id, tags)
     tracking.describe_run(job.run_id, summarize(evaluation))
     publish(job.run_id, up.folder("checkpoint", stage), up.manifest, pixels, evaluation, recipe)

@@ -11,7 +11,7 @@ from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.recipe_check import check_recipe
 from pipeline.runs.runner import ignore_epoch
 from pipeline.runs.stage import step_name
-from pipeline.runs.summary import CURVES, log_results, log_summary
+from pipeline.runs.summary import CURVES, describe_plan, log_results, log_summary
 from pipeline.system.console import say
 from pipeline.tracking import RunRef
 from pipeline.training.fit import EpochRecord
@@ -22,6 +22,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """Each stage on the run of the one before it; the parent run ends with the final figures."""
     started = time.perf_counter()
     check_recipe(recipe)
+    say(describe_plan(recipe))
     tags = {tracking.STAGE: "main", **git_tags()}
     with tracking.open_run("main", tags, training_settings(recipe)) as run_id:
         done: dict[str, RunRef] = {}

@@ -17,8 +17,8 @@ from pipeline.models.views import Views, open_views
 from pipeline.models.weights import Weights, find_weights
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.data_figures import write_manifest_figures
-from pipeline.runs.pictures import list_pictures
 from pipeline.runs.pixels import open_run_pixels
+from pipeline.runs.recipe_pictures import list_pictures
 from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.upstream import Upstream
 from pipeline.system.console import say

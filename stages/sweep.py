@@ -2,8 +2,8 @@
 
 from pipeline import tracking
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.pictures import list_pictures
 from pipeline.runs.recipe_check import check_recipe
+from pipeline.runs.recipe_pictures import list_pictures
 from pipeline.sweep.space import network_variants
 from pipeline.sweep.study import open_storage, storage_url
 from pipeline.sweep.study_run import Pictures, Steps, run_study

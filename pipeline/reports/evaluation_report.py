@@ -136,6 +136,13 @@ def advice_parts(evaluation: Evaluation, command: Callable[[Mapping[str, object]
     return [*parts, Advice("no over-fitting", verdict.words, is_good=True)] if verdict.name == GOOD else parts
 
 
+def first_advice(evaluation: Evaluation, command: Callable[[Mapping[str, object]], str]) -> str:
+    """What is most wrong, and the command to try next, in one line; empty if nothing is."""
+    first = advice_parts(evaluation, command)[:1]
+    found = [one for one in first if isinstance(one, Advice) and not one.is_good]
+    return "".join(f"{one.words} Try: {one.command}" if one.command else one.words for one in found)
+
+
 def failure_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     """The classes, the most confused pairs and the confusion matrix, as counts and as shares."""
     predictions = evaluation.predictions

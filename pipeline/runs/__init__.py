@@ -2,7 +2,7 @@
 
 In reading order: `stage` (what a stage is), `fingerprint` (what its result depends on), `upstream` (what earlier runs
 give), `recipe_check` (what a recipe asks of the machine and the backbone), `runner` (runs or reuses a stage),
-`pictures` (of a recipe), `pixels` (those among a run's files), `train` (training that logs), `served_code` (the code
-that a model brings), `publish` (a model that is logged and registered), `best_stage` (whose network is evaluated),
-`summary` (the end of a recipe), `evaluated_runs` (runs to be compared).
+`recipe_pictures` (listed and split), `pixels` (those among a run's files), `train` (training that logs), `served_code`
+(the code that a model brings), `publish` (a model that is logged and registered), `best_stage` (whose network is
+evaluated), `summary` (the end of a recipe), `evaluated_runs` (runs to be compared).
 """

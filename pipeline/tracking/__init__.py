@@ -21,6 +21,7 @@ from pipeline.tracking.models import (
     show_result,
 )
 from pipeline.tracking.names import (
+    ADVICE,
     CHAMPION,
     DESCRIPTION,
     DONE,
@@ -52,6 +53,7 @@ from pipeline.tracking.runs import (
 from pipeline.tracking.sender import call_server, flush
 from pipeline.tracking.values import (
     add_to_description,
+    advice_of,
     copy_curves,
     describe_run,
     evaluated_on,
@@ -68,6 +70,7 @@ from pipeline.tracking.values import (
 )
 
 __all__ = [
+    "ADVICE",
     "CHAMPION",
     "DESCRIPTION",
     "DONE",
@@ -89,6 +92,7 @@ __all__ = [
     "RegistryRefusal",
     "RunRef",
     "add_to_description",
+    "advice_of",
     "artifact",
     "call_server",
     "check_registry",

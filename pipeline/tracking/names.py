@@ -19,11 +19,13 @@ SECONDS = "stage/seconds"
 DESCRIPTION = "mlflow.note.content"
 VERDICT = "thaw.verdict"
 EVALUATED_ON = "thaw.evaluated_on"
+# What is most wrong with a model, and the command to try next.
+ADVICE = "thaw.advice"
 # Which stage's network main evaluates, and why.
 EVALUATED_STAGE = "thaw.evaluated_stage"
 MODEL = "thaw.model"
 CHAMPION = "thaw.champion"
-SHOWN = (DESCRIPTION, VERDICT, EVALUATED_ON, MODEL, CHAMPION)
+SHOWN = (DESCRIPTION, VERDICT, ADVICE, EVALUATED_ON, MODEL, CHAMPION)
 
 
 def named_after(data: str) -> str:

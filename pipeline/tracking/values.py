@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.system.errors import UserError
 from pipeline.tracking.experiments import find_run
-from pipeline.tracking.names import DESCRIPTION, EVALUATED_ON, REASON, REUSED, STAGE
+from pipeline.tracking.names import ADVICE, DESCRIPTION, EVALUATED_ON, REASON, REUSED, STAGE
 from pipeline.tracking.outbox import METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL
 from pipeline.tracking.sender import call_server, enqueue, flush, sending
 from pipeline.tracking.server import Unreachable
@@ -134,6 +134,12 @@ def evaluation_of(run_id: str) -> tuple[str, str]:
 def evaluated_on(run_id: str) -> str:
     """The split that an evaluate run evaluated its model on."""
     return str(MlflowClient().get_run(run_id).data.tags[EVALUATED_ON])
+
+
+def advice_of(run_id: str) -> str:
+    """What an evaluate run found most wrong, and the command to try next; empty if it found nothing."""
+    flush(run_id)
+    return call_server(lambda: MlflowClient().get_run(run_id)).data.tags.get(ADVICE, "")
 
 
 def read_curve(run_ids: Sequence[str], metric: str) -> pd.DataFrame:

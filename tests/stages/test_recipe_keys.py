@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cache.maintenance import list_entries
 from pipeline.recipe.schema import Recipe, flatten
-from pipeline.runs.pictures import list_pictures
+from pipeline.runs.recipe_pictures import list_pictures
 from pipeline.runs.upstream import Upstream
 from pipeline.system.errors import UserError
 from stages import precompute

@@ -18,6 +18,7 @@ from pipeline.reports.evaluation_report import (
     advice_parts,
     calibration_parts,
     failure_parts,
+    first_advice,
     first_parts,
     overfitting_parts,
     summarize,
@@ -185,6 +186,14 @@ def test_what_is_good_comes_last_and_every_command_changes_what_its_verdict_says
         Advice("x", "y", "run {'seed': 5}"),
         Advice("no over-fitting", "All is well.", is_good=True),
     ]
+
+
+def test_the_first_advice_is_one_line_with_its_command_and_nothing_where_all_is_well(evaluation):
+    well, twins = Verdict("good", "All is well."), Verdict("leakage", "Twins.")
+    found = replace(evaluation, verdict=Verdict("overfitting", "Far below.", {"seed": 5}), verdicts=[twins])
+    assert first_advice(found, lambda changes: f"run {dict(changes)}") == "Far below. Try: run {'seed': 5}"
+    assert first_advice(replace(evaluation, verdict=well, verdicts=[twins]), str) == "Twins."
+    assert first_advice(replace(evaluation, verdict=well, verdicts=[]), str) == ""
 
 
 def test_counts_and_shares_stand_side_by_side_for_few_classes(evaluation, folder):

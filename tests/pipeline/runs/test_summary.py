@@ -2,7 +2,9 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import tracking
-from pipeline.runs.summary import CURVES, log_results, log_summary
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training_sections import FineTune, Resize
+from pipeline.runs.summary import CURVES, describe_plan, log_results, log_summary
 from pipeline.tracking.runs import RunRef
 
 STAGES = {
@@ -33,6 +35,23 @@ def test_the_parent_run_gets_the_best_figures_of_all_stages_and_names_their_runs
     assert data.metrics == {"best/valid_accuracy": 0.91, "best/valid_loss": 0.3}
     assert {name: data.tags[f"thaw.stage.{name}"] for name in done} == {n: ref.run_id for n, ref in done.items()}
     assert data.tags["thaw.reused_stages"] == "precompute, train_head"
+
+
+def test_the_end_says_the_accuracy_its_interval_and_what_to_try_next(done, capsys):
+    figures = {"test/accuracy": 0.88, "test/accuracy_low": 0.854, "test/accuracy_high": 0.904}
+    with tracking.open_run("evaluate", {tracking.ADVICE: "It over-fits. Try: mlflow run ."}, {}) as run_id:
+        evaluated = RunRef(run_id, "evaluate", "", None, figures)
+    with tracking.open_run("main", {}, {}) as run_id:
+        log_summary(run_id, "cells", done | {"evaluate": evaluated})
+    line = "cells: test accuracy 0.880 (95% interval 0.854 to 0.904). It over-fits. Try: mlflow run .\n"
+    assert line in capsys.readouterr().out
+
+
+def test_the_plan_is_one_line_with_the_network_the_device_the_sizes_and_the_stages():
+    recipe = Recipe(device="cpu", fine_tune=FineTune(cycles=0), resize=[Resize(image_px=224), Resize(image_px=300)])
+    assert describe_plan(recipe) == (
+        "tf_efficientnet_lite0 on cpu: precompute (192 px), lr_find, train_head, resize (224 and 300 px), evaluate"
+    )
 
 
 def test_what_was_evaluated_stands_at_the_end_of_the_parents_curve(tracking_server):

@@ -1,10 +1,12 @@
 from PIL import Image
 
 from pipeline.recipe.schema import Data, Recipe
-from pipeline.runs.pictures import list_pictures
+from pipeline.runs import recipe_pictures
+from pipeline.runs.recipe_pictures import list_pictures
 
 
-def test_corrections_are_applied_and_those_of_no_picture_are_told_once(tmp_path, capsys):
+def test_pictures_are_counted_corrections_applied_and_those_of_no_picture_told_once(tmp_path, capsys):
+    recipe_pictures._say_once.cache_clear()
     for label, shades in {"cat": range(6), "dog": range(6, 12)}.items():
         (tmp_path / "photos" / label).mkdir(parents=True)
         for shade in shades:
@@ -15,4 +17,6 @@ def test_corrections_are_applied_and_those_of_no_picture_are_told_once(tmp_path,
     file.write_text(f"hash,action,label\n{content},relabel,dog\n{'0' * 64},drop,\n")
     recipe = Recipe(data=data.model_copy(update={"corrections": str(file)}))
     assert [list_pictures(recipe).table["label"].iloc[0] for _ in range(2)] == ["dog", "dog"]
-    assert capsys.readouterr().out.count("1 of 2 corrections in data.corrections") == 1
+    said = capsys.readouterr().out
+    assert said.count("1 of 2 corrections in data.corrections") == 1
+    assert said.count("12 pictures of 2 classes: train 10, valid 2\n") == 1
