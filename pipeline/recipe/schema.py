@@ -197,10 +197,7 @@ class LrFind(Section):
 
     batch_size: BatchSize = 32
     iterations: int = Field(
-        100,
-        ge=20,
-        le=10_000,
-        description="a whole number from 20 to 10000: batches from the lowest rate to the highest",
+        100, ge=20, le=10_000, description="a whole number from 20 to 10000: batches from end to end of the rates"
     )
     start_lr: Rate = Field(1e-6, description="a rate above 0, below end_lr: the lowest that is tried")
     end_lr: Rate = Field(10.0, description="a rate above start_lr, below 1000: the highest that is tried")
@@ -222,12 +219,7 @@ class Evaluate(Section):
 
     batch_size: BatchSize = 16
     tta_views: int = Field(4, ge=1, le=12, description="a whole number from 1 (no TTA) to 12")
-    top_losses: int = Field(
-        16,
-        ge=1,
-        le=100,
-        description="a whole number from 1 to 100: pictures of the highest losses that the report shows",
-    )
+    top_losses: int = Field(16, ge=1, le=100, description="a whole number from 1 to 100: how many the report shows")
     positive_class: Annotated[str, AfterValidator(plain_name)] = Field(
         "",
         description="the class that operating points are listed for, or empty: of two classes the rarer one in "
