@@ -215,6 +215,8 @@ def test_a_key_that_does_not_fit_the_pictures_is_reported_before_anything_is_loa
     assert "evaluate.positive_class is Cat, which is no class" in capsys.readouterr().err
     assert start("--data", str(tmp_path), "--data.valid_fraction", "0") == (2, [])
     assert "data.valid_fraction is 0, and these pictures do not come split" in capsys.readouterr().err
+    assert start("--data", str(tmp_path), "--data.corrections", "nowhere.csv") == (2, [])
+    assert "data.corrections is nowhere.csv, which does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["--data", "--data.source"])
