@@ -38,7 +38,7 @@ def count_corrections(corrected: pd.DataFrame) -> str:
     dropped = int((corrected["action"] == "drop").sum()) if len(corrected) else 0
     if not len(corrected):
         return ""
-    return f"{len(corrected) - dropped} labels corrected and {dropped} pictures dropped by data.corrections"
+    return f"Pictures relabelled by data.corrections: {len(corrected) - dropped}, dropped: {dropped}"
 
 
 def note_unused(corrections: Mapping[str, Correction], corrected: pd.DataFrame) -> list[str]:

@@ -311,7 +311,7 @@ def test_labels_are_corrected_and_stores_are_found_again(on_server, pictures, tm
     run = mlflow.get_run(done.run_id)
     corrected = pd.read_csv(f"{run.info.artifact_uri}/manifest/corrections.csv", keep_default_na=False)
     assert corrected["label"].tolist() == ["cross", ""]
-    assert "1 labels corrected and 1 pictures dropped" in run.data.tags["mlflow.note.content"]
+    assert "Pictures relabelled by data.corrections: 1, dropped: 1" in run.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("mixup", 0.4), ("cutmix", 0.4), ("perspective", 0.1), ("erase", 0.4),

@@ -72,7 +72,7 @@ def test_the_digest_changes_with_a_correction_and_the_corrections_are_kept_with_
     loaded = load_manifest(tmp_path / "saved")
     assert loaded.digest == dropped.digest
     assert loaded.corrected.to_dict() == dropped.corrected.to_dict()
-    assert "  0 labels corrected and 1 pictures dropped by data.corrections" in describe_manifest(loaded)
+    assert "  Pictures relabelled by data.corrections: 0, dropped: 1" in describe_manifest(loaded)
     save_manifest(before, tmp_path / "plain")
     assert count_corrections(load_manifest(tmp_path / "plain").corrected) == ""
     assert not (tmp_path / "plain" / "corrections.csv").exists()
