@@ -47,7 +47,7 @@ def network() -> Network:
 
 
 EPOCHS = pd.DataFrame(
-    {"run_id": "r", "stage": "resize", "phase": "", "rate": 0.03, "epoch": [1, 2, 3],
+    {"run_id": "r", "stage": "resize", "phase": "", "rate": 0.03, "rate_key": "resize.lr", "epoch": [1, 2, 3],
      "train_loss": [0.5, 0.7, 0.9], "valid_loss": [0.5, 0.7, 0.9], "valid_accuracy": 0.5}
 )  # fmt: skip
 NO_EPOCHS = EPOCHS.head(0)
