@@ -108,7 +108,7 @@ def with_mending(
 ) -> list[CaptionedPictures]:
     """`shown`, with the pictures that may be corrected: for each of them its `rows`, as the column `row` of the table
     `predictions` has them."""
-    facts = predictions.set_index("row")[["hash", "path", "split", "label", "predicted"]]
+    facts = predictions[["row", "hash", "path", "split", "label", "predicted"]].set_index("row")
     return [
         replace(one, mendable=[Mendable(*map(str, facts.loc[row])) for row in of_one])
         for one, of_one in zip(shown, rows, strict=True)
