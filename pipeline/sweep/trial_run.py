@@ -88,12 +88,13 @@ def run_trial(
             raise
         finally:
             trial.set_user_attr("seconds", time.perf_counter() - began)
-        found = [_objective(objective, done) for objective in objectives]
-        words = ", ".join(f"{objective} {value:.4f}" for objective, value in zip(objectives, found, strict=True))
+        found = {objective: _objective(objective, done) for objective in objectives}
+        tracking.log_metrics(run_id, {kept_name(objective): value for objective, value in found.items()}, step=0)
+        words = ", ".join(f"{objective} {value:.4f}" for objective, value in found.items())
         tracking.rename_run(run_id, f"{name}, {words}")
         tracking.set_tags(run_id, {tracking.VERDICT: words})
         tracking.set_tags(run_id, {f"thaw.stage.{stage}": ref.run_id for stage, ref in done.items()})
-        return found
+        return list(found.values())
 
 
 def _train(recipe: Recipe, reporter: TrialReporter, run_id: str, train: Train) -> dict[str, RunRef]:
