@@ -173,7 +173,7 @@ class Augment(Section):
 class Precompute(Section):
     """The one pass of the frozen layer groups."""
 
-    image_px: ImageSize = 192
+    image_px: ImageSize = 320
     cut: Literal["head", "late"] = Field(
         "head",
         description="head or late: the layer group that activations are stored in front of; late takes more disk, and "

@@ -138,7 +138,7 @@ class FineTune(UnfrozenStage):
 class Resize(UnfrozenStage):
     """The same network, at a larger image size."""
 
-    image_px: ImageSize = 256
+    image_px: ImageSize = 384
     freeze: Literal["none", "early", "body"] = Field(
         "early", description="none, early (the early layer group stays frozen) or body (all but the head does)"
     )

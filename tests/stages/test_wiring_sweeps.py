@@ -46,7 +46,12 @@ class Bench:
         self.seeds.append(recipe.seed)
         with tracking.open_run("stage", {}, {}) as run_id:
             pass
-        metrics = {"valid/accuracy": 0.8, "valid/macro_f1": 0.7, "valid/loss": 0.5, "suggestion/lr": 1e-3}
+        metrics = {
+            "kept/valid_accuracy": 0.8,
+            "kept/valid_macro_f1": 0.7,
+            "kept/valid_loss": 0.5,
+            "suggestion/lr": 1e-3,
+        }
         for name in ("lr_find", "lr_find_unfrozen", "train_head", "fine_tune", "resize"):
             yield name, RunRef(run_id, name, "", None, metrics)
 

@@ -138,6 +138,7 @@ def test_a_trial_that_is_complete_is_a_finished_run_with_settings_curve_and_verd
     assert found.data.tags["thaw.verdict"] == "valid/accuracy 0.8000"
     assert found.data.params["fine_tune.lr"] == str(trial.params["fine_tune.lr"])
     assert found.data.params["fine_tune.lr_ratio"] == "3.0"
+    assert found.data.metrics["kept/valid_accuracy"] == 0.8
     assert found.data.metrics["setting/fine_tune.lr"] == trial.params["fine_tune.lr"]
     curve = mlflow.MlflowClient().get_metric_history(found.info.run_id, "valid/accuracy")
     assert [(point.step, point.value) for point in curve] == [(10, 0.5), (20, 0.6), (30, 0.7), (40, 0.8)]
