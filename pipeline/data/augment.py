@@ -1,14 +1,15 @@
 """Augmentation of a batch: each image warped, in one resampling, and relit in its own way; then pictures mixed."""
 
+import importlib
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, TrivialAugmentWide
 
 from pipeline.system.device import to_device
 
@@ -28,7 +29,6 @@ _EIGHT_WAYS = (
 SMALLEST_BOX, LARGEST_BOX, LONGEST_BOX = 0.02, 0.2, 2.0
 # Parts of a batch, each of which has an operation of TrivialAugment and its strength in common.
 TRIVIAL_PARTS = 8
-TRIVIAL = TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
 _WAYS = {"none": 1, "sideways": 2, "all": 8}
 
 
@@ -200,6 +200,14 @@ def _erase(images: Tensor, boxes: Tensor) -> Tensor:
     return torch.where(inside.unsqueeze(1), images.mean((2, 3), keepdim=True), images)
 
 
+@cache
+def _trivial() -> Any:
+    """torchvision's TrivialAugment, loaded where it is asked for: served models load this file, and start a second
+    earlier without it."""
+    transforms = importlib.import_module("torchvision.transforms.v2")
+    return transforms.TrivialAugmentWide(interpolation=transforms.InterpolationMode.BILINEAR)
+
+
 def _apply_trivial(images: Tensor, parts: Tensor, seeds: Tensor) -> Tensor:
     """Each part of the batch goes through torchvision's TrivialAugment once, seeded by its own seed."""
     varied = images.clone()
@@ -209,7 +217,7 @@ def _apply_trivial(images: Tensor, parts: Tensor, seeds: Tensor) -> Tensor:
             if len(rows):
                 torch.default_generator.manual_seed(seed)  # torch's own would seed every device
                 where = to_device(rows, images.device)
-                varied[where] = TRIVIAL(images[where]).clamp(0, 1)
+                varied[where] = _trivial()(images[where]).clamp(0, 1)
     return varied
 
 

@@ -30,7 +30,8 @@ def training_figure(epochs: pd.DataFrame, steps: pd.DataFrame) -> Figure:
     losses.legend(fontsize=8)
     for group, colour in GROUP_COLOURS.items():
         if group in steps:
-            rates.plot(steps["step"], steps[group], color=colour, label=group)
+            trained = steps[steps[group].notna()]  # from where it was thawed
+            rates.plot(trained["step"], trained[group], color=colour, label=group)
     rates.set_yscale("log")
     rates.set_ylim(steps.filter(items=list(GROUP_COLOURS)).max().max() * np.array([1e-4, 2]))
     rates.set_ylabel("learning rate")

@@ -86,7 +86,7 @@ def predicted(tracking_server, tmp_path, monkeypatch):
         assert [path.name for path in pictures] == ["a.TGA"], "the endings are those of the model's own recipe"
         return answers
 
-    monkeypatch.setattr(predict_stage, "load_classifier", lambda *_: model)
+    monkeypatch.setattr(predict_stage, "load_classifier", lambda *_, **__: model)
     monkeypatch.setattr(tracking, "model_checkpoint", lambda uri: tmp_path)
     monkeypatch.setattr(predict_stage, "predict_pictures", predict_pictures)
 
