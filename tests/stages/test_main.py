@@ -105,7 +105,7 @@ def test_artifacts_hold_what_the_next_stage_and_a_reader_need(workplace, first):
     assert files(workplace, nested[6]) >= {"predictions.csv", "report.html", "report.md", "label_errors.csv"}
     figures = {
         "confusion", "confusion_shares", "top_losses", "confidently_wrong", "most_uncertain", "some_right", "learning",
-        "reliability", "label_errors", "near_duplicates", "curves", "operating_points", "embedding",
+        "reliability", "label_errors", "near_duplicates", "curves", "operating_points", "embedding", "training_losses",
     }  # fmt: skip
     assert files(workplace, nested[6], "figures") == {f"figures/{name}.png" for name in figures}
     assert not [path for path in workplace.folder.glob("artifacts/**/*") if path.suffix in (".pkl", ".pickle", ".pth")]

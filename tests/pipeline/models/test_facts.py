@@ -20,6 +20,7 @@ def test_the_facts_are_read_as_they_were_written_unless_a_file_is_damaged(tmp_pa
         read_facts(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_answers_by_onnx_runtime_loads_no_timm():
     program = "import sys, pipeline.models.classifier; print({'timm', 'torchvision', 'onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)

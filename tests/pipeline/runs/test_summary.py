@@ -50,7 +50,7 @@ def test_the_end_says_the_accuracy_its_interval_and_what_to_try_next(done, capsy
 def test_the_plan_is_one_line_with_the_network_the_device_the_sizes_and_the_stages():
     recipe = Recipe(device="cpu", fine_tune=FineTune(cycles=0), resize=[Resize(image_px=224), Resize(image_px=300)])
     assert describe_plan(recipe) == (
-        "tf_efficientnet_lite0 on cpu: precompute (192 px), lr_find, train_head, resize (224 and 300 px), evaluate"
+        "tf_efficientnet_lite0 on cpu: precompute (320 px), lr_find, train_head, resize (224 and 300 px), evaluate"
     )
 
 

@@ -155,7 +155,7 @@ def test_what_no_result_of_a_trial_depends_on_may_differ(tied: optuna.Study, sam
         ({"fine_tune": {"lr": [1e-4, 1e-3, 1e-2]}}, "fine_tune.lr (auto there, [0.0001, 0.001, 0.01] here)"),
         (
             {"precompute": {"image_px": 96}, "resize": {"image_px": 224}},
-            "precompute.image_px (192 there, 96 here) and resize.image_px (256 there, 224 here)",
+            "precompute.image_px (320 there, 96 here) and resize.image_px (384 there, 224 here)",
         ),
         ({"objective": "valid/loss"}, "its objectives (valid/accuracy there, valid/loss here)"),
         ({"objective": "valid/macro_f1"}, "its objectives (valid/accuracy there, valid/macro_f1 here)"),

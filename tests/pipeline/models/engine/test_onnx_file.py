@@ -61,6 +61,7 @@ def test_the_classifier_is_left_as_it_was(exported):
     assert next(classifier.network.parameters()).device == classifier.device
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_traced_is_exported_by_the_newer_exporter(tmp_path, exported, monkeypatch):
     classifier, squares, *_ = exported
     newer, tracing = torch.onnx.export, []
