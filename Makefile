@@ -10,9 +10,8 @@ demo: .venv/installed
 	mlflow run . --env-manager local
 	@echo "Look at the curves, the report and the registered model:  make ui"
 
-# Three at a time on two cores: many tests wait for servers, browsers and killed processes.
 test: .venv/installed-dev lint
-	python -m pytest -m "not slow" --numprocesses 3 --no-loadscope-reorder
+	python -m pytest -m "not slow" --numprocesses 2 --no-loadscope-reorder
 
 test-slow: .venv/installed-dev
 	python -m pytest -m slow
