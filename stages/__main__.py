@@ -18,9 +18,15 @@ from pipeline.cache.location import check_cache, report_unwritable
 from pipeline.data.readers.sources import list_source
 from pipeline.models.weights import check_backbone, find_weights
 from pipeline.recipe.mistakes import check_held_out, check_positive_class
-from pipeline.recipe.recipe_file import check_overrides, help_text, override_recipe, read_recipe
+from pipeline.recipe.recipe_file import (
+    PACKAGED,
+    check_overrides,
+    default_recipe,
+    help_text,
+    override_recipe,
+    read_recipe,
+)
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.fingerprint import PROJECT
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.system.console import OUTPUT_CLOSED_STATUS, OutputClosed, guarded_output, say, warn
 from pipeline.system.disk import report_full_disk
@@ -30,8 +36,6 @@ from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals
 from stages.registry import OPTIONS, STAGES, Option
 
-# For the packaged set, which is trained on where no data is named, and for a user's own pictures.
-DEFAULT_RECIPE, OWN_RECIPE = PROJECT / "recipes" / "elpv.yaml", PROJECT / "recipes" / "photos.yaml"
 COMMANDS = (*STAGES, *OPTIONS)
 # The default of MLproject's parameters, so that an empty one, as `-P data=$UNSET` gives, is told from none.
 NOT_GIVEN = "(not given)"
@@ -140,7 +144,7 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
         "--recipe",
         default=NOT_GIVEN,
         metavar="FILE",
-        help=f"a recipe (default: {OWN_RECIPE.name}; without data {DEFAULT_RECIPE.name}, of recipes/)",
+        help="a recipe (default: photos.yaml; without data elpv.yaml, of recipes/)",
     )
     for name, key in stage.short_for.items():
         parser.add_argument(f"--{name}", default=NOT_GIVEN, metavar="VALUE", help=f"short for --{key}")
@@ -157,9 +161,8 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
     overrides = _overrides(rest) | short | ({"data": given["data"]} if "data" in given else {})
     recipe_file, upstream = given.get("recipe", ""), given.get("upstream", "")
     if not stage.follows:
-        source = overrides.get("data", overrides.get("data.source", "elpv"))
-        default = DEFAULT_RECIPE if source == "elpv" else OWN_RECIPE
-        return read_recipe(Path(recipe_file or default), overrides), None
+        source = overrides.get("data", overrides.get("data.source", PACKAGED))
+        return read_recipe(Path(recipe_file or default_recipe(source)), overrides), None
     if not upstream:
         raise UserError(
             f"{stage.name} needs an upstream run; give the id of a run of {' or '.join(stage.follows)}: "

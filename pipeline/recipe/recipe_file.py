@@ -13,6 +13,10 @@ from pipeline.recipe.schema import Recipe, flatten, training_settings
 from pipeline.recipe.yaml_rules import read_yaml, write_value
 from pipeline.system.errors import UserError
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+# The set of solar cells that comes as a package.
+PACKAGED = "elpv"
+
 
 def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
     """The recipe in the YAML file `path`, with `overrides` (dotted key → text as typed) put over it.
@@ -134,9 +138,14 @@ def _is_text(path: Sequence[str]) -> bool:
     return field is not None and field.annotation is str
 
 
+def default_recipe(source: str) -> Path:
+    """The recipe that is taken where none is named: of the packaged cells, or of a user's own pictures."""
+    return RECIPES / ("elpv.yaml" if source == PACKAGED else "photos.yaml")
+
+
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
-    """The `mlflow run` of `recipe` with these keys changed; keys at their defaults are left out."""
-    defaults = training_settings(Recipe()) | {"reuse": recipe.reuse}
+    """The `mlflow run` of `recipe` with these keys changed; keys that are so by default are left out."""
+    defaults = training_settings(read_recipe(default_recipe(recipe.data.source))) | {"reuse": recipe.reuse}
     changed = {key: value for key, value in changes.items() if not (isinstance(recipe.resize, list) and _is_step(key))}
     settings = {key: value for key, value in training_settings(recipe).items() if value != defaults.get(key)}
     if isinstance(recipe.resize, list):

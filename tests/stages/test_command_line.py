@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.data.readers.sources import list_source
-from pipeline.recipe.recipe_file import build_recipe, read_recipe
+from pipeline.recipe.recipe_file import build_recipe, default_recipe, read_recipe
 from pipeline.recipe.schema import Recipe, flatten, write_recipe
 from pipeline.runs.stage import Stage
 from pipeline.system.errors import UserError
@@ -189,7 +189,7 @@ def start(*words, name="first", run=None):
 
 def test_a_stage_is_handed_the_recipe_with_what_was_typed_over_it():
     code, handed = start("--seed", "3", "--fine_tune.lr=[1e-5, 1e-4, 1e-3]", "--model.weights", "random")
-    wanted = flatten(read_recipe(door.DEFAULT_RECIPE))
+    wanted = flatten(read_recipe(default_recipe("elpv")))
     wanted |= {"seed": 3, "fine_tune.lr": [1e-5, 1e-4, 1e-3], "model.weights": "random"}
     ((recipe, upstream),) = handed
     assert (code, flatten(recipe), upstream) == (0, wanted, None)
@@ -225,8 +225,8 @@ def test_pictures_of_ones_own_are_trained_on_by_the_general_recipe_and_the_packa
         (tmp_path / label).mkdir()
         (tmp_path / label / "1.png").touch()
     ((own, _),), ((packaged, _),) = start(key, str(tmp_path))[1], start(key, "elpv")[1]
-    assert own.augment == read_recipe(door.OWN_RECIPE).augment
-    assert packaged == read_recipe(door.DEFAULT_RECIPE) == start()[1][0][0]
+    assert own.augment == read_recipe(default_recipe("photos/")).augment
+    assert packaged == read_recipe(default_recipe("elpv")) == start()[1][0][0]
     assert packaged.augment != own.augment
 
 

@@ -10,6 +10,7 @@ from pipeline.recipe.recipe_file import (
     build_recipe,
     check_overrides,
     command_line,
+    default_recipe,
     help_text,
     override_recipe,
     read_recipe,
@@ -228,7 +229,7 @@ def test_the_command_of_a_recipe_with_steps_gives_that_recipe_with_the_changes()
     words = shlex.split(command_line(recipe, {"resize.1.lr": 1e-3, "fine_tune.cycles": 2}))
     overrides = dict(word.split("=", 1) for word in words if "=" in word)
     changed = override_recipe(recipe, {"resize.1.lr": "1e-3", "fine_tune.cycles": "2"})
-    assert override_recipe(Recipe(), overrides) == changed
+    assert override_recipe(read_recipe(default_recipe("elpv")), overrides) == changed
     assert read_yaml(overrides["resize"])[2] == {}
 
 

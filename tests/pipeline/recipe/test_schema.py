@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.recipe.fields import Section
-from pipeline.recipe.recipe_file import command_line, override_recipe
+from pipeline.recipe.recipe_file import command_line, default_recipe, override_recipe, read_recipe
 from pipeline.recipe.schema import Recipe, flatten, resize_steps, stages_of
 from pipeline.recipe.training_sections import Resize
 
@@ -102,8 +102,12 @@ def test_the_ends_of_a_range_are_taken(content):
     Recipe.model_validate(content)
 
 
-def test_the_command_of_the_default_recipe_is_the_bare_one():
-    assert command_line(Recipe(), {}) == "mlflow run . --env-manager local"
+def test_the_command_of_the_recipe_that_is_taken_where_none_is_named_is_the_bare_one():
+    assert command_line(read_recipe(default_recipe("elpv")), {}) == "mlflow run . --env-manager local"
+
+
+def test_the_command_of_another_recipe_for_the_packaged_cells_names_what_would_be_otherwise_without_it():
+    assert "-P augment.flip=sideways" in command_line(Recipe(), {})
 
 
 def test_the_command_names_what_differs_from_the_defaults_and_then_what_changes():
@@ -119,7 +123,7 @@ def test_the_command_leads_back_to_the_recipe():
     )
     words = shlex.split(command_line(recipe, {"head.dropout": 0.7}))
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
-    assert override_recipe(Recipe(), pairs) == recipe.model_copy(
+    assert override_recipe(read_recipe(default_recipe("elpv")), pairs) == recipe.model_copy(
         update={"head": recipe.head.model_copy(update={"dropout": 0.7})}
     )
 

@@ -12,8 +12,7 @@ from PIL import Image
 from pipeline.evaluation.diagnosis import Verdict
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.grad_cam import explain_predictions
-from pipeline.recipe.recipe_file import command_line
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.recipe_file import command_line, default_recipe, read_recipe
 from pipeline.reports.evaluation_report import (
     advice_parts,
     calibration_parts,
@@ -40,7 +39,9 @@ TABLES = {
 
 
 def write(evaluation: Evaluation, network, pixels: np.ndarray, folder: Path, shown: int = 3) -> Path:
-    write_evaluation(evaluation, network, pixels, shown, partial(command_line, Recipe()), CPU, folder)
+    write_evaluation(
+        evaluation, network, pixels, shown, partial(command_line, read_recipe(default_recipe("elpv"))), CPU, folder
+    )
     return folder
 
 
