@@ -138,7 +138,8 @@ def test_a_rate_that_is_absurd_stops_the_stage_and_keeps_the_last_good_checkpoin
     upstream = place.runs(stage="lr_find")[-1].info.run_id
     printed = output_of(
         command(
-            place, "fine_tune", "--upstream", upstream, "--fine_tune.lr", "999", "--fine_tune.cycles", "4"
+            place, "fine_tune", "--upstream", upstream, "--fine_tune.lr", "999", "--fine_tune.cycles", "8",
+            "--fine_tune.warm_up", "0",
         ),
         code=2,
     )  # fmt: skip
