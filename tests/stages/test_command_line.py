@@ -232,7 +232,7 @@ def test_pictures_of_ones_own_are_trained_on_by_the_general_recipe_and_the_packa
 
 def test_what_mlflow_fills_in_is_as_good_as_none():
     assert start("--recipe", door.NOT_GIVEN, "--data", door.NOT_GIVEN) == start()
-    entry_points = yaml.safe_load((door.PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+    entry_points = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
     filled = [
         taken["default"] for one in entry_points.values() for taken in one["parameters"].values() if "default" in taken
     ]
