@@ -37,6 +37,7 @@ clean:
 	rm -rf .venv
 
 .venv/installed: requirements.txt
+	@echo "Installing what requirements.txt pins into .venv, which takes some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
