@@ -1,6 +1,7 @@
 """The recipe: every choice of a run as typed keys, read from YAML and the command line; imports no torch.
 
-In reading order: `fields` (kinds of values), `schema` (every section and key), `training_sections` (those of training),
-`sweep_sections` (those of sweeps), `yaml_rules` (how YAML is written and read), `mistakes` (what is wrong, in
-sentences), `recipe_file` (reads and overrides recipes), `reference` (docs/recipe.md).
+In reading order: `fields` (kinds of values), `schema` (all sections and keys), `picture_sections` (those of pictures
+and network), `training_sections` (those of training), `sweep_sections` (those of sweeps), `yaml_rules` (how YAML is
+written and read), `mistakes` (what is wrong, in sentences), `recipe_file` (reads and overrides recipes), `reference`
+(docs/recipe.md).
 """

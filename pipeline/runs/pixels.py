@@ -16,7 +16,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.nvjpeg import choose_decoder
 from pipeline.data.stored_pixels import StoredPixels, decoder_of, open_pixels
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.recipe.schema import Data
+from pipeline.recipe.picture_sections import Data
 from pipeline.system.errors import UserError
 
 

@@ -13,7 +13,8 @@ from pipeline.evaluation.predict import predictions_table
 from pipeline.evaluation.predictions import Predictions
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
-from pipeline.recipe.schema import Augment, Evaluate, Recipe
+from pipeline.recipe.picture_sections import Augment
+from pipeline.recipe.schema import Evaluate, Recipe
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(augment=Augment(flip="sideways", crop=0.9), evaluate=Evaluate(batch_size=4, tta_views=3))

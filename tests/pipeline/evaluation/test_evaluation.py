@@ -11,8 +11,9 @@ from pipeline.evaluation.evaluation import Evaluation, evaluate
 from pipeline.evaluation.metrics import all_metrics, probabilities_of, split_metrics, targets_of
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
+from pipeline.recipe.picture_sections import Augment
 from pipeline.recipe.recipe_file import override_recipe
-from pipeline.recipe.schema import Augment, Evaluate, Recipe
+from pipeline.recipe.schema import Evaluate, Recipe
 from pipeline.system.errors import UserError
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from pipeline.data.manifest import Manifest, build_manifest
 from pipeline.data.readers.sources import list_source
 from pipeline.data.stored_pixels import FILE
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.recipe.schema import Data
+from pipeline.recipe.picture_sections import Data
 from pipeline.runs import pixels as runs_pixels
 from pipeline.runs.pixels import open_run_pixels
 from pipeline.system.errors import UserError

@@ -1,6 +1,7 @@
 from PIL import Image
 
-from pipeline.recipe.schema import Data, Recipe
+from pipeline.recipe.picture_sections import Data
+from pipeline.recipe.schema import Recipe
 from pipeline.runs import recipe_pictures
 from pipeline.runs.recipe_pictures import list_pictures
 

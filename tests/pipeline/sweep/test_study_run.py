@@ -8,8 +8,9 @@ import optuna
 import pytest
 
 from pipeline import tracking
+from pipeline.recipe.picture_sections import Head
 from pipeline.recipe.recipe_file import build_recipe
-from pipeline.recipe.schema import Head, Recipe
+from pipeline.recipe.schema import Recipe
 from pipeline.sweep import study_run
 from pipeline.sweep.leader import LEADER
 from pipeline.sweep.study_run import Pictures, Steps, run_study
