@@ -1,1 +1,1 @@
-"""One thin file per stage of the recipe; `main` chains them."""
+"""One thin file per stage of the recipe; `main` chains them. Commands that are no stages are in tools/."""

@@ -127,7 +127,7 @@ def _list_commands() -> str:
 
 def _doc(name: str) -> str:
     """The docstring of a command's file, in one line, read without importing it."""
-    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(Path(__file__).parents[1].joinpath(*_place(name).split(".")).with_suffix(".py").read_text("utf-8"))
     return " ".join((ast.get_docstring(tree) or "").split())
 
 
@@ -238,7 +238,11 @@ def _check_registry(register_as: str, data: str) -> None:
 
 def _module(name: str) -> Any:
     """The command's own file, which loads torch and all else that it needs."""
-    return importlib.import_module(f"stages.{name}")
+    return importlib.import_module(_place(name))
+
+
+def _place(name: str) -> str:
+    return f"stages.tools.{name}" if name in OPTIONS else f"stages.{name}"
 
 
 def _tag_reason(reason: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-LOADED = ["stages.main", "stages.predict", "stages.compare", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"]
+LOADED = ["stages.main", "stages.tools.predict", "stages.tools.compare", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"]
 
 
 class Forked:

@@ -20,7 +20,8 @@ from stages.registry import OPTIONS, STAGES, Option
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOT_COMMANDS = ("__init__", "__main__", "registry")
-COMMANDS = sorted(path.stem for path in (PROJECT / "stages").glob("*.py") if path.stem not in NOT_COMMANDS)
+FILES = [*(PROJECT / "stages").glob("*.py"), *(PROJECT / "stages" / "tools").glob("*.py")]
+COMMANDS = sorted({path.stem for path in FILES}.difference(NOT_COMMANDS))
 SECONDS_AT_MOST = 1.5
 HEAVY = ("torch", "torchvision", "timm", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "pandas")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import tracking
 from pipeline.system.errors import UserError
-from stages import predict as predict_stage
+from stages.tools import predict as predict_stage
 
 
 @pytest.fixture(scope="module")
