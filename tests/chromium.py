@@ -41,10 +41,16 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def open(self, path: Path) -> None:
-        """Load a file, and wait until it is there."""
-        self._call("Page.navigate", url=path.as_uri())
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address, and wait until it is there."""
+        address = page.as_uri() if isinstance(page, Path) else page
+        self._call("Page.navigate", url=address)
+        self.wait(f"document.readyState === 'complete' && location.protocol === '{address.partition(':')[0]}:'")
+
+    def resize(self, width_px: int, height_px: int) -> None:
+        """Give the window another size."""
+        size = {"width": width_px, "height": height_px, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
 
     def reload(self) -> None:
         """The same page anew."""
