@@ -18,10 +18,9 @@ from pipeline.cache.location import check_cache, report_unwritable
 from pipeline.data.readers.sources import list_source
 from pipeline.models.weights import check_backbone, find_weights
 from pipeline.recipe.mistakes import check_held_out, check_positive_class
+from pipeline.recipe.presets import GOOD, PACKAGED, describe_preset, read_preset
 from pipeline.recipe.recipe_file import (
-    PACKAGED,
     check_overrides,
-    default_recipe,
     help_text,
     override_recipe,
     read_recipe,
@@ -55,12 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         check_system()
         if name in STAGES:
             stage = STAGES[name]
-            recipe, upstream = _read(stage, rest)
+            recipe, preset, upstream = _read(stage, rest)
             check_gpu(recipe.device)
             data = check_inputs(recipe) if upstream is None else ""
             for check in stage.checks:
                 check(recipe)
             check_cache()
+            if preset:
+                say(preset)
             _use_experiment(data, upstream)
             if name in REGISTERING and recipe.evaluate.register_as:
                 _check_registry(recipe.evaluate.register_as, data)
@@ -131,8 +132,9 @@ def _doc(name: str) -> str:
     return " ".join((ast.get_docstring(tree) or "").split())
 
 
-def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
-    """(the recipe, the id of the upstream run); UserError for whatever is wrong with either."""
+def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str, str | None]:
+    """(the recipe, a sentence on the preset that was named, the id of the upstream run); UserError for whatever is
+    wrong with them."""
     parser = argparse.ArgumentParser(
         prog=f"python -m stages {stage.name}",
         description=_doc(stage.name),
@@ -146,6 +148,9 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
         metavar="FILE",
         help="a recipe (default: photos.yaml; without data elpv.yaml, of recipes/)",
     )
+    if not stage.follows:
+        words = "quick (minutes), good (the default) or best (a night), in the place of a recipe"
+        parser.add_argument("--preset", default=NOT_GIVEN, metavar="NAME", help=words)
     for name, key in stage.short_for.items():
         parser.add_argument(f"--{name}", default=NOT_GIVEN, metavar="VALUE", help=f"short for --{key}")
     if not stage.follows:
@@ -154,21 +159,37 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str | None]:
         parser.add_argument("--upstream", default="", metavar="RUN_ID", help=f"a run of {' or '.join(stage.follows)}")
     known, rest = parser.parse_known_args(arguments)
     given: dict[str, str] = {name: value for name, value in vars(known).items() if value != NOT_GIVEN}
-    for name in ("recipe", "data", *stage.short_for):
+    for name in ("recipe", "preset", "data", *stage.short_for):
         if given.get(name) == "" and name != "storage":
             raise UserError(f"{name} is empty, as a variable is that was never set; give a value, or leave it out.")
     short = {key: given[name] for name, key in stage.short_for.items() if name in given}
     overrides = _overrides(rest) | short | ({"data": given["data"]} if "data" in given else {})
     recipe_file, upstream = given.get("recipe", ""), given.get("upstream", "")
     if not stage.follows:
-        source = overrides.get("data", overrides.get("data.source", PACKAGED))
-        return read_recipe(Path(recipe_file or default_recipe(source)), overrides), None
+        return *_read_first(recipe_file, given.get("preset", ""), overrides), None
     if not upstream:
         raise UserError(
             f"{stage.name} needs an upstream run; give the id of a run of {' or '.join(stage.follows)}: "
             "-P upstream=<run id>."
         )
-    return _on_upstream(stage, recipe_file, upstream, overrides), upstream
+    if "preset" in overrides:
+        raise UserError(
+            f"{stage.name} takes no preset, since its recipe is that of its upstream run; leave preset out, or give it "
+            "to main."
+        )
+    return _on_upstream(stage, recipe_file, upstream, overrides), "", upstream
+
+
+def _read_first(recipe_file: str, preset: str, overrides: dict[str, str]) -> tuple[Recipe, str]:
+    """The recipe of a command that begins with pictures, and a sentence on the preset, if one was named."""
+    if preset and recipe_file:
+        raise UserError(
+            f"preset is {preset} and recipe is {recipe_file}, but a preset is a recipe itself; leave one of them out."
+        )
+    if recipe_file:
+        return read_recipe(Path(recipe_file), overrides), ""
+    source = overrides.get("data", overrides.get("data.source", PACKAGED))
+    return read_preset(preset or GOOD, source, overrides), describe_preset(preset, source) if preset else ""
 
 
 def _read_options(name: str, options: Sequence[Option], arguments: Sequence[str]) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pipeline.evaluation.evaluation import evaluate
 from pipeline.models.activations import read_last_activations
 from pipeline.models.engine.passes import frozen_network
 from pipeline.recipe.mistakes import check_positive_class
-from pipeline.recipe.recipe_file import command_line
+from pipeline.recipe.presets import command_line
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.evaluation_report import first_advice, summarize, write_evaluation
 from pipeline.runs.fingerprint import source_digest

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 
 from pipeline import tracking
 from pipeline.data.readers.sources import source_name
-from pipeline.recipe.schema import Recipe, resize_steps, stages_of, training_settings
+from pipeline.recipe.schema import Recipe, resize_steps, stages_of, training_settings, write_recipe
 from pipeline.runs.best_stage import best_stage
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.recipe_check import check_recipe
 from pipeline.runs.runner import ignore_epoch
-from pipeline.runs.stage import step_name
+from pipeline.runs.stage import RECIPE_FILE, step_name
 from pipeline.runs.summary import CURVES, describe_plan, log_results, log_summary
 from pipeline.system.console import say
 from pipeline.tracking import RunRef
@@ -25,6 +25,7 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     say(describe_plan(recipe))
     tags = {tracking.STAGE: "main", **git_tags()}
     with tracking.open_run("main", tags, training_settings(recipe)) as run_id:
+        tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
         done: dict[str, RunRef] = {}
         for name, ref in train(recipe):
             done[name] = ref

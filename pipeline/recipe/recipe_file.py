@@ -1,6 +1,5 @@
-"""Reads recipes from YAML, overrides them by dotted keys, checks them, and gives the command that runs them."""
+"""Reads recipes from YAML, overrides them by dotted keys, and checks them."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.recipe.mistakes import field_of, wrong_keys, wrong_together
-from pipeline.recipe.schema import Recipe, flatten, training_settings
-from pipeline.recipe.yaml_rules import read_yaml, write_value
+from pipeline.recipe.schema import Recipe, flatten
+from pipeline.recipe.yaml_rules import read_yaml
 from pipeline.system.errors import UserError
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-# The set of solar cells that comes as a package.
-PACKAGED = "elpv"
 
 
 def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recipe:
@@ -23,6 +18,11 @@ def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recip
 
     Raises UserError for a file that is missing or no YAML, and for every wrong key or value.
     """
+    return build_recipe(read_content(path), overrides or {}, str(path))
+
+
+def read_content(path: Path) -> dict[Any, Any]:
+    """The nested keys and values of the YAML file `path`; UserError if it is missing or no YAML."""
     if not path.is_file():
         raise UserError(f"The recipe {path} does not exist; see recipes/ for those that come with the project.")
     try:
@@ -33,7 +33,7 @@ def read_recipe(path: Path, overrides: Mapping[str, str] | None = None) -> Recip
         content = {}
     if not isinstance(content, dict):
         raise UserError(f"The recipe {path} must be a list of keys and values, such as 'seed: 0'.")
-    return build_recipe(content, overrides or {}, str(path))
+    return content
 
 
 def build_recipe(content: Mapping[Any, Any], overrides: Mapping[str, str], origin: str) -> Recipe:
@@ -136,31 +136,3 @@ def _is_text(path: Sequence[str]) -> bool:
     """Whether the key at `path` takes text; `data` is short for its source."""
     field = field_of(("data", "source") if tuple(path) == ("data",) else path)
     return field is not None and field.annotation is str
-
-
-def default_recipe(source: str) -> Path:
-    """The recipe that is taken where none is named: of the packaged cells, or of a user's own pictures."""
-    return RECIPES / ("elpv.yaml" if source == PACKAGED else "photos.yaml")
-
-
-def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
-    """The `mlflow run` of `recipe` with these keys changed; keys that are so by default are left out."""
-    defaults = training_settings(read_recipe(default_recipe(recipe.data.source))) | {"reuse": recipe.reuse}
-    changed = {key: value for key, value in changes.items() if not (isinstance(recipe.resize, list) and _is_step(key))}
-    settings = {key: value for key, value in training_settings(recipe).items() if value != defaults.get(key)}
-    if isinstance(recipe.resize, list):
-        steps = [step.model_dump(exclude_defaults=True) for step in recipe.resize]
-        for key in changes.keys() - changed.keys():
-            _, number, name = key.split(".")
-            steps[int(number)][name] = changes[key]
-        settings = {key: value for key, value in settings.items() if not _is_step(key)} | {"resize": steps}
-    settings |= changed
-    words = ["data" if key == "data.source" else key for key in settings]
-    values = [value if isinstance(value, str) else write_value(value) for value in settings.values()]
-    pairs = [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, values, strict=True)]
-    return " ".join(["mlflow run . --env-manager local", *pairs])
-
-
-def _is_step(key: str) -> bool:
-    """Whether a key is of a numbered step of resize."""
-    return key.startswith("resize.") and key.split(".")[1].isdecimal()

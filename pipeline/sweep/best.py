@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline import tracking
 from pipeline.cache.hashing import content_key
-from pipeline.recipe.recipe_file import command_line
+from pipeline.recipe.presets import command_line
 from pipeline.recipe.schema import Recipe, training_settings, write_recipe
 from pipeline.runs.best_stage import best_stage
 from pipeline.runs.runner import ignore_epoch

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pipeline.data.readers.sources import list_source
-from pipeline.recipe.recipe_file import build_recipe, default_recipe, read_recipe
+from pipeline.recipe.presets import default_recipe, read_preset
+from pipeline.recipe.recipe_file import build_recipe, read_recipe
 from pipeline.recipe.schema import Recipe, flatten, write_recipe
 from pipeline.runs.stage import Stage
 from pipeline.system.errors import UserError
@@ -95,6 +96,13 @@ def folders(tmp_path):
         ("predict --modell m --data x", ["predict takes no modell; the nearest is model."]),
         ("finetune", ["finetune is not a command; the nearest is fine_tune"]),
         ("sweep --sweep.space {{seed:?{{type:?int,low:?1,high:?2}}}}", ["seed cannot vary"]),
+        ("main --preset fast", ["preset is fast, which does not exist; give quick, good or best."]),
+        ("sweep --preset quick --recipe {folder}/mine.yaml", ["preset is quick and recipe is {folder}/mine.yaml, but"]),
+        (
+            "main --preset best --resize.image_px 64",
+            ["resize is a list of 2 steps; name one, such as resize.0.image_px"],
+        ),
+        ("fine_tune --preset quick --upstream abc", ["fine_tune takes no preset", "leave preset out"]),
         ("compare", ["compare needs runs, the ids of two or more runs"]),
         ("compare --runs abc", ["names 1 run; give two or more"]),
     ],
@@ -220,6 +228,15 @@ def test_a_key_that_does_not_fit_the_pictures_is_reported_before_anything_is_loa
     assert "data.corrections is nowhere.csv, which does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["main", "precompute", "sweep"])
+def test_a_preset_is_resolved_into_the_recipe_that_a_command_is_handed_and_described(name, tmp_path, capsys):
+    ((recipe, upstream),) = start("--preset", "quick", "--seed", "3", name=name)[1]
+    assert recipe == read_preset("quick", "elpv", {"seed": "3"})
+    assert upstream is None
+    assert capsys.readouterr().out == ("preset quick: recipes/elpv.yaml, and over it recipes/presets/quick.yaml\n")
+    assert start("--preset", "good", name=name) == start(name=name)
+
+
 @pytest.mark.parametrize("key", ["--data", "--data.source"])
 def test_pictures_of_ones_own_are_trained_on_by_the_general_recipe_and_the_packaged_ones_by_theirs(tmp_path, key):
     for label in ("cat", "dog"):
@@ -242,7 +259,7 @@ def test_what_mlflow_fills_in_is_as_good_as_none():
     assert all(not name for name, taken in entry_points["main"]["parameters"].items() if taken.get("default") == "")
 
 
-@pytest.mark.parametrize("name", ["data", "recipe"])
+@pytest.mark.parametrize("name", ["data", "recipe", "preset"])
 def test_an_empty_word_as_an_unset_variable_gives_is_refused(name, capsys):
     assert start(f"--{name}", "")[0] == 2
     assert f"{name} is empty, as a variable is that was never set; give a value" in capsys.readouterr().err

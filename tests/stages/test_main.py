@@ -2,13 +2,17 @@
 
 import io
 import json
+from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline import tracking
 from pipeline.evaluation.calibration import apply_temperature
+from pipeline.recipe.recipe_file import read_recipe
+from pipeline.recipe.schema import training_settings
 
 STAGES = ["precompute", "lr_find", "train_head", "lr_find", "fine_tune", "resize", "evaluate"]
 
@@ -77,6 +81,13 @@ def test_the_parent_run_carries_the_final_figures_and_the_flat_recipe(first):
         assert name in parent.data.metrics
     assert parent.data.metrics["test/accuracy"] == nested[-1].data.metrics["test/accuracy"]
     assert parent.data.params["fine_tune.cycle_len"] == "1"
+
+
+def test_the_parent_runs_files_hold_the_recipe_from_which_it_can_be_run_again(first):
+    recipe = read_recipe(Path(first.parent.info.artifact_uri) / "recipe.yaml")
+    assert {key: tracking.format_param(value) for key, value in training_settings(recipe).items()}.items() <= (
+        first.parent.data.params.items()
+    )
 
 
 def test_the_parent_runs_page_shows_the_result(workplace, first):

@@ -6,11 +6,10 @@ import pytest
 import yaml
 from odd_text import ODD
 
+from pipeline.recipe.presets import command_line, default_recipe
 from pipeline.recipe.recipe_file import (
     build_recipe,
     check_overrides,
-    command_line,
-    default_recipe,
     help_text,
     override_recipe,
     read_recipe,
@@ -19,7 +18,7 @@ from pipeline.recipe.schema import Recipe, flatten, resize_steps, write_recipe
 from pipeline.recipe.yaml_rules import read_yaml
 from pipeline.system.errors import UserError
 
-SHIPPED = sorted((Path(__file__).resolve().parents[3] / "recipes").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).resolve().parents[3] / "recipes").rglob("*.yaml"))
 
 
 def read(tmp_path, text, **overrides):

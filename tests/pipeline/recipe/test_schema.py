@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.recipe.fields import Section
-from pipeline.recipe.recipe_file import command_line, default_recipe, override_recipe, read_recipe
+from pipeline.recipe.presets import command_line, default_recipe
+from pipeline.recipe.recipe_file import override_recipe, read_recipe
 from pipeline.recipe.schema import Recipe, flatten, resize_steps, stages_of
 from pipeline.recipe.training_sections import Resize
 

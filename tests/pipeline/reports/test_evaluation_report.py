@@ -12,7 +12,8 @@ from PIL import Image
 from pipeline.evaluation.diagnosis import Verdict
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.grad_cam import explain_predictions
-from pipeline.recipe.recipe_file import command_line, default_recipe, read_recipe
+from pipeline.recipe.presets import command_line, default_recipe
+from pipeline.recipe.recipe_file import read_recipe
 from pipeline.reports.evaluation_report import (
     advice_parts,
     calibration_parts,

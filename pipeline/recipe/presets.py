@@ -1,0 +1,94 @@
+"""The recipes that are taken where none is named: of the kind of the pictures, and quicker or better ones by a preset;
+and the command that runs a recipe."""
+
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.recipe.recipe_file import build_recipe, read_content
+from pipeline.recipe.schema import Recipe, training_settings
+from pipeline.recipe.yaml_rules import write_value
+from pipeline.system.errors import UserError
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+# The set of solar cells that comes as a package.
+PACKAGED = "elpv"
+GOOD = "good"
+# The files of recipes/presets/ whose keys are put over the recipe of the pictures' kind, which is the preset good.
+OVER_GOOD = {"quick": "quick.yaml", "best": "best.yaml"}
+PRESETS = ("quick", GOOD, "best")
+
+
+def default_recipe(source: str) -> Path:
+    """The recipe of a kind of pictures: of the packaged cells, or of a user's own."""
+    return RECIPES / ("elpv.yaml" if source == PACKAGED else "photos.yaml")
+
+
+def read_preset(name: str, source: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe of the preset `name` for the pictures of `source`: that of their kind, with the preset's keys put over
+    it, and `overrides` (dotted key → text as typed) over both. UserError if one of them is wrong."""
+    if name not in PRESETS:
+        raise UserError(f"preset is {name}, which does not exist; give {', '.join(PRESETS[:-1])} or {PRESETS[-1]}.")
+    kind = default_recipe(source)
+    if name == GOOD:
+        return build_recipe(read_content(kind), overrides or {}, str(kind))
+    over = RECIPES / "presets" / OVER_GOOD[name]
+    return build_recipe(_merged(read_content(kind), read_content(over)), overrides or {}, str(over))
+
+
+def describe_preset(name: str, source: str) -> str:
+    """What a preset is, in a sentence."""
+    kind = f"recipes/{default_recipe(source).name}"
+    return f"preset {name}: {kind}" + (f", and over it recipes/presets/{OVER_GOOD[name]}" if name in OVER_GOOD else "")
+
+
+def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
+    """The `mlflow run` of `recipe` with these keys changed, by the preset that comes nearest to it; keys that are as in
+    the preset are left out."""
+    commands = (_words(recipe, changes, name) for name in (GOOD, *OVER_GOOD))
+    shortest = min((words for words in commands if words is not None), key=len)
+    return " ".join(["mlflow run . --env-manager local", *shortest])
+
+
+def _words(recipe: Recipe, changes: Mapping[str, object], preset: str) -> list[str] | None:
+    """The words that set `recipe`, with these changes, on this preset; None if the preset has a list of steps of resize
+    in the place of one step."""
+    base = _base(preset, recipe.data.source)
+    if isinstance(base.resize, list) and not isinstance(recipe.resize, list):
+        return None
+    defaults = training_settings(base) | {"reuse": recipe.reuse}
+    changed = {key: value for key, value in changes.items() if not (isinstance(recipe.resize, list) and _is_step(key))}
+    settings = {key: value for key, value in training_settings(recipe).items() if value != defaults.get(key)}
+    if isinstance(recipe.resize, list):
+        settings = {key: value for key, value in settings.items() if not _is_step(key)}
+        steps = [step.model_dump(exclude_defaults=True) for step in recipe.resize]
+        for key in changes.keys() - changed.keys():
+            _, number, name = key.split(".")
+            steps[int(number)][name] = changes[key]
+        if recipe.resize != base.resize or changes.keys() != changed.keys():
+            settings |= {"resize": steps}
+    settings = ({"preset": preset} if preset != GOOD else {}) | settings | changed
+    words = ["data" if key == "data.source" else key for key in settings]
+    values = [value if isinstance(value, str) else write_value(value) for value in settings.values()]
+    return [f"-P {shlex.quote(f'{word}={value}')}" for word, value in zip(words, values, strict=True)]
+
+
+@cache
+def _base(preset: str, source: str) -> Recipe:
+    return read_preset(preset, source)
+
+
+def _is_step(key: str) -> bool:
+    """Whether a key is of a numbered step of resize."""
+    return key.startswith("resize.") and key.split(".")[1].isdecimal()
+
+
+def _merged(below: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The nested keys of `below`, with those of `over` put over them; a list or a value replaces a section."""
+    merged = dict(below)
+    for key, value in over.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

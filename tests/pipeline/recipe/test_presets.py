@@ -1,0 +1,103 @@
+import shlex
+
+import pytest
+
+from pipeline.recipe.presets import (
+    GOOD,
+    PRESETS,
+    RECIPES,
+    command_line,
+    default_recipe,
+    describe_preset,
+    read_preset,
+)
+from pipeline.recipe.recipe_file import override_recipe, read_recipe
+from pipeline.recipe.schema import flatten, stages_of
+from pipeline.system.errors import UserError
+
+SOURCES = ("elpv", "photos/")
+
+
+def typed(command):
+    """The settings in a command that is shown."""
+    words = shlex.split(command)
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def read_typed(command, source):
+    settings = typed(command)
+    return read_preset(settings.pop("preset", GOOD), settings.get("data", source), settings)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_good_is_the_recipe_of_the_pictures_kind(source):
+    assert read_preset("good", source).model_copy(update={"data": None}) == read_recipe(
+        default_recipe(source)
+    ).model_copy(update={"data": None})
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", ["quick", "best"])
+def test_a_preset_changes_what_its_file_says_and_leaves_the_rest_to_the_pictures_kind(name, source):
+    good, preset = flatten(read_preset("good", source)), flatten(read_preset(name, source))
+    own = flatten(read_recipe(RECIPES / "presets" / f"{name}.yaml"))
+    changed = {key for key in preset if preset[key] != good.get(key)}
+    assert changed
+    assert {key: preset[key] for key in changed} == {key: own[key] for key in changed}
+    assert preset["augment.flip"] == good["augment.flip"]
+    assert preset["data.source"] == good["data.source"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_quick_is_the_beginning_of_good_so_that_its_stages_are_reused(source):
+    quick, good = read_preset("quick", source), read_preset("good", source)
+    for section in ("data", "model", "head", "augment", "precompute", "lr_find", "training", "train_head"):
+        assert getattr(quick, section) == getattr(good, section)
+    assert stages_of(quick) == ("precompute", "lr_find", "train_head", "evaluate")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_typed_goes_over_the_preset(name):
+    recipe = read_preset(name, "photos/", {"data": "photos/", "fine_tune.cycle_len": "3", "evaluate.tta_views": "1"})
+    assert (recipe.data.source, recipe.fine_tune.cycle_len, recipe.evaluate.tta_views) == ("photos/", 3, 1)
+    with pytest.raises(UserError, match=r"On the command line: fine_tune\.cycles is -1"):
+        read_preset(name, "photos/", {"fine_tune.cycles": "-1"})
+
+
+def test_another_preset_is_refused():
+    with pytest.raises(UserError, match=r"^preset is fast, which does not exist; give quick, good or best\.$"):
+        read_preset("fast", "elpv")
+
+
+def test_a_preset_is_described_by_the_files_that_it_is_made_of():
+    assert describe_preset("good", "elpv") == "preset good: recipes/elpv.yaml"
+    assert describe_preset("best", "photos/") == (
+        "preset best: recipes/photos.yaml, and over it recipes/presets/best.yaml"
+    )
+    assert all((RECIPES.parent / path).is_file() for path in ("recipes/elpv.yaml", "recipes/presets/best.yaml"))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_command_of_a_preset_names_it_and_only_what_differs(name, source):
+    recipe = override_recipe(read_preset(name, source), {"data.source": source})
+    expected = ({"preset": name} if name != "good" else {}) | ({"data": source} if source != "elpv" else {})
+    assert typed(command_line(recipe, {})) == expected
+    changed = command_line(recipe, {"fine_tune.weight_decay": 0.1})
+    assert typed(changed) == expected | {"fine_tune.weight_decay": "0.1"}
+    assert read_typed(changed, source) == override_recipe(recipe, {"fine_tune.weight_decay": "0.1"})
+
+
+def test_the_command_of_a_step_that_changes_is_read_as_that_recipe():
+    recipe = read_preset("best", "elpv")
+    steps = [{"image_px": 224}, {"image_px": 300, "cycle_len": 2}]
+    recipe = recipe.model_validate(recipe.model_dump() | {"resize": steps})
+    command = command_line(recipe, {"resize.1.lr": 1e-3})
+    assert read_typed(command, "elpv") == override_recipe(recipe, {"resize.1.lr": "1e-3"})
+
+
+def test_one_step_in_the_place_of_a_presets_list_is_not_shown_by_that_preset():
+    best = read_preset("best", "photos/")
+    recipe = best.model_copy(update={"resize": read_preset("good", "photos/").resize})
+    recipe = override_recipe(recipe, {"data.source": "photos/"})
+    assert read_typed(command_line(recipe, {}), "photos/") == recipe
