@@ -4,6 +4,7 @@ from functools import partial
 
 from pipeline import tracking
 from pipeline.evaluation.evaluation import evaluate
+from pipeline.evaluation.neighbours import NEIGHBOURS, save_neighbours
 from pipeline.models.activations import read_last_activations
 from pipeline.models.engine.passes import frozen_network
 from pipeline.recipe.mistakes import check_positive_class
@@ -44,6 +45,11 @@ def work(up: Upstream, job: Job) -> None:
     shown, command = recipe.evaluate.top_losses, partial(command_line, recipe)
     with tracking.new_files(job.run_id) as folder:
         write_evaluation(evaluation, network, pixels, shown, command, device, folder)
+    if len(evaluation.kept_rows):
+        activations, trained_on = evaluation.kept_activations, len(up.manifest.rows("train"))
+        with tracking.new_files(job.run_id, NEIGHBOURS) as folder:
+            kept = up.manifest.table.loc[evaluation.kept_rows]
+            save_neighbours(kept, pixels, activations, evaluation.valid_activations, trained_on, folder)
     tags = {tracking.VERDICT: evaluation.verdict.name, tracking.EVALUATED_ON: evaluation.split}
     tags |= {tracking.ADVICE: advice} if (advice := first_advice(evaluation, command)) else {}
     tracking.set_tags(job.run_id, tags)

@@ -33,10 +33,18 @@ from pipeline.evaluation.metrics import (
     targets_of,
 )
 from pipeline.evaluation.near_duplicates import Activations, near_duplicates
-from pipeline.evaluation.predict import losses, predict, predict_with_activations, predictions_table
+from pipeline.evaluation.neighbours import choose_kept
+from pipeline.evaluation.predict import (
+    Probabilities,
+    losses,
+    predict,
+    predict_with_activations,
+    predictions_table,
+)
 from pipeline.evaluation.predictions import Predictions
 from pipeline.models.engine.passes import Frozen
 from pipeline.recipe.schema import Recipe
+from pipeline.system.arrays import Rows
 
 # With fewer pictures of a class its recall says little.
 FEWEST_EVALUATED = 10
@@ -46,7 +54,8 @@ FEWEST_EVALUATED = 10
 class Evaluation:
     """`metrics` are named as they are logged. `verdict` is the one on over-fitting, `verdicts` are all further ones
     that were reached. `valid_activations` are the head's input for the validation pictures, in the order of the
-    predictions table. `seed` draws the samples that are shown. `corrected` are the manifest's corrected pictures."""
+    predictions table, and `kept_activations` for the training pictures at the manifest's rows `kept_rows`. `seed` draws
+    the samples that are shown. `corrected` are the manifest's corrected pictures."""
 
     name: str
     predictions: Predictions
@@ -57,6 +66,8 @@ class Evaluation:
     near_duplicates: pd.DataFrame
     epochs: pd.DataFrame = field(repr=False)
     valid_activations: npt.NDArray[np.float16] = field(repr=False)
+    kept_activations: npt.NDArray[np.float16] = field(repr=False)
+    kept_rows: Rows = field(repr=False)
     seed: int
     corrected: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
@@ -120,7 +131,10 @@ def evaluate(
     positive = positive_class(settings.positive_class, training_counts)
     views = view_matrices(recipe.augment.flip, recipe.augment.crop, settings.tta_views)
     split = "test" if len(manifest.rows("test")) else "valid"
-    table, valid_activations = _predict_all(network, manifest, pixels, views, settings.batch_size, device, split)
+    train = manifest.rows("train")
+    kept = choose_kept(train, manifest.table["label"].iloc[train].tolist(), settings.neighbours, seed)
+    passes = _Passes(network, pixels, settings.batch_size, device)
+    table, valid_activations, kept_activations = _predict_all(passes, manifest, views, split, kept)
     predictions = _calibrate(split, manifest.classes, table, positive)
     metrics = _metrics(predictions, seed)
     twins = near_duplicates(manifest.table, stored, settings.duplicate_similarity)
@@ -147,33 +161,54 @@ def evaluate(
         near_duplicates=twins,
         epochs=epochs,
         valid_activations=valid_activations,
+        kept_activations=kept_activations,
+        kept_rows=kept,
         seed=seed,
         corrected=manifest.corrected,
     )
 
 
+@dataclass(frozen=True)
+class _Passes:
+    """What goes through the network: pictures of `pixels`, `batch_size` at a time."""
+
+    network: Frozen
+    pixels: Pixels
+    batch_size: int
+    device: torch.device
+
+    def predict(self, rows: Rows, description: str, views: Tensor | None = None) -> Probabilities:
+        """The result of `predict`."""
+        return predict(self.network, self.pixels, rows, self.batch_size, self.device, views, description)
+
+    def with_activations(
+        self, rows: Rows, description: str, kept: Rows | None = None
+    ) -> tuple[Probabilities, npt.NDArray[np.float16]]:
+        """The result of `predict_with_activations`."""
+        return predict_with_activations(
+            self.network, self.pixels, rows, self.batch_size, self.device, description, kept
+        )
+
+
 def _predict_all(
-    network: Frozen,
-    manifest: Manifest,
-    pixels: Pixels,
-    views: Tensor,
-    batch_size: int,
-    device: torch.device,
-    split: str,
-) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
+    passes: _Passes, manifest: Manifest, views: Tensor, split: str, kept: Rows
+) -> tuple[pd.DataFrame, npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    """The predictions table, and the activations of all validation rows and of the training rows that are kept."""
     train, valid, test = (manifest.rows(name) for name in ("train", "valid", "test"))
     evaluated = manifest.rows(split)
-    of_valid, activations = predict_with_activations(network, pixels, valid, batch_size, device, "predicting valid")
-    chunks = [predict(network, pixels, train, batch_size, device, description="predicting train"), of_valid]
+    of_valid, activations = passes.with_activations(valid, "predicting valid")
+    of_train, kept_activations = passes.with_activations(train, "predicting train", kept)
+    chunks = [of_train, of_valid]
     if len(test):
-        chunks.append(predict(network, pixels, test, batch_size, device, description="predicting test"))
+        chunks.append(passes.predict(test, "predicting test"))
     plain, rows = np.concatenate(chunks), np.concatenate([train, valid, test])
     tta, is_evaluated = np.full_like(plain, np.nan), np.isin(rows, evaluated)
     tta[is_evaluated] = plain[is_evaluated]  # the first view
     if len(further := views[1:]):
-        seen = predict(network, pixels, evaluated, batch_size, device, further, "predicting with TTA")
+        seen = passes.predict(evaluated, "predicting with TTA", further)
         tta[is_evaluated] = (plain[is_evaluated] + len(further) * seen) / len(views)
-    return predictions_table(manifest.table.iloc[rows], manifest.classes, plain, tta), activations
+    table = predictions_table(manifest.table.iloc[rows], manifest.classes, plain, tta)
+    return table, activations, kept_activations
 
 
 def _calibrate(split: str, classes: list[str], table: pd.DataFrame, positive: str | None) -> Predictions:

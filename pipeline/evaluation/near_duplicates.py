@@ -22,7 +22,7 @@ def near_duplicates(manifest_table: pd.DataFrame, activations: Activations, simi
     `similarity`. Memory does not grow with the number of pictures.
     """
     splits, hashes = manifest_table["split"].to_numpy(), manifest_table["hash"].to_numpy()
-    middle = _mean(activations)
+    middle = mean_activations(activations)
     found = []
     for held_out, other in ACROSS:
         rows, others = np.flatnonzero(splits == held_out), np.flatnonzero(splits == other)
@@ -39,7 +39,8 @@ def near_duplicates(manifest_table: pd.DataFrame, activations: Activations, simi
     return pairs.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
 
 
-def _mean(activations: Activations) -> npt.NDArray[np.float32]:
+def mean_activations(activations: Activations) -> npt.NDArray[np.float32]:
+    """The mean (activations) over all pictures, a chunk at a time."""
     sums = np.zeros(activations.shape[1], dtype=np.float64)
     for start in range(0, len(activations), CHUNK_ROWS):
         sums += activations[start : start + CHUNK_ROWS].sum(axis=0, dtype=np.float64)
@@ -54,10 +55,10 @@ def _nearest(
     best = np.full(len(rows), -1, dtype=np.float32)
     for start in range(0, len(rows), CHUNK_ROWS):
         here = slice(start, start + CHUNK_ROWS)
-        directions = _directions(activations, middle, rows[here])
+        own = directions(activations, middle, rows[here])
         for other_start in range(0, len(others), CHUNK_ROWS):
             chosen = others[other_start : other_start + CHUNK_ROWS]
-            cosines = directions @ _directions(activations, middle, chosen).T
+            cosines = own @ directions(activations, middle, chosen).T
             at = cosines.argmax(axis=1)
             values = cosines[np.arange(len(at)), at]
             is_nearer = values > best[here]
@@ -66,8 +67,9 @@ def _nearest(
     return nearest, best
 
 
-def _directions(activations: Activations, middle: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.float32]:
+def directions(activations: Activations, middle: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.float32]:
+    """Unit vectors (rows, activations) from `middle` to the activations of these rows: their products are cosines."""
     centred = activations[rows].astype(np.float32) - middle
     lengths = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    directions: npt.NDArray[np.float32] = centred / lengths
-    return directions
+    found: npt.NDArray[np.float32] = centred / lengths
+    return found

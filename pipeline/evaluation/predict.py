@@ -55,15 +55,20 @@ def predict_with_activations(
     batch_size: int,
     device: torch.device,
     description: str = "predicting",
+    kept: Rows | None = None,
 ) -> tuple[Probabilities, npt.NDArray[np.float16]]:
-    """The result of `predict`, and from the same pass the head's input (rows, activations)."""
+    """The result of `predict`, and from the same pass the head's input (rows, activations); with `kept`, only those of
+    these rows, in the order of `rows`."""
     network.eval()
-    chunks, seen = [], []
+    chunks, seen, done = [], [], 0
+    is_kept = torch.from_numpy(np.ones(len(rows), dtype=bool) if kept is None else np.isin(rows, kept))
     for images in _images(pixels, rows, rows_per_pass(pixels, batch_size, device), device, description):
         with mixed_precision(device):
             activations, logits = network.with_activations(images)
         chunks.append(logits.double().softmax(1))
-        seen.append(activations.half().cpu())
+        chosen = is_kept[done : done + len(images)].to(device)
+        seen.append(activations[chosen].half().cpu())
+        done += len(images)
     return torch.cat(chunks).cpu().numpy(), torch.cat(seen).numpy()
 
 

@@ -89,6 +89,13 @@ class Evaluate(Section):
         description="a number above 0, up to 1: pictures of different splits whose activations are at least as similar "
         "are listed as near-duplicates",
     )
+    neighbours: int = Field(
+        2000,
+        ge=0,
+        le=20_000,
+        description="a whole number from 0 to 20000: of how many training pictures the run keeps a thumbnail and the "
+        "activations, some 6 kB each, to show which are most like a new picture (the command try)",
+    )
     onnx: bool = Field(True, description="true or false: export the model as ONNX too, which takes ten seconds")
     champion_by: Literal["accuracy", "macro_f1"] = Field(
         "accuracy", description="accuracy or macro_f1: what a version has to be better in to become the champion"

@@ -1,25 +1,13 @@
 """Everything that goes to the tracking server and comes from it. Only this wing and pipeline/serving.py import mlflow.
 
 In reading order: names, server, outbox, delivery, sender, contact, experiments, runs, abandoned, system_metrics,
-values, artifacts, models.
+values, artifacts, models; registry/ registered models and which is the champion.
 """
 
 from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text, new_files
 from pipeline.tracking.contact import connect
 from pipeline.tracking.experiments import page_of, use_experiment, use_experiment_of
-from pipeline.tracking.models import (
-    ModelFiles,
-    PictureSet,
-    RegistryRefusal,
-    check_registry,
-    log_classifier,
-    log_dataset,
-    model_checkpoint,
-    name_in_registry,
-    promote_if_better,
-    register,
-    show_result,
-)
+from pipeline.tracking.models import LoggedModel, ModelFiles, find_model, log_classifier, log_dataset, show_result
 from pipeline.tracking.names import (
     ADVICE,
     CHAMPION,
@@ -39,6 +27,14 @@ from pipeline.tracking.names import (
     UPSTREAM,
     VERDICT,
     named_after,
+)
+from pipeline.tracking.registry.promotion import promote_if_better
+from pipeline.tracking.registry.registration import (
+    PictureSet,
+    RegistryRefusal,
+    check_registry,
+    name_in_registry,
+    register,
 )
 from pipeline.tracking.runs import (
     RunRef,
@@ -87,6 +83,7 @@ __all__ = [
     "STAGE",
     "UPSTREAM",
     "VERDICT",
+    "LoggedModel",
     "ModelFiles",
     "PictureSet",
     "RegistryRefusal",
@@ -102,6 +99,7 @@ __all__ = [
     "evaluated_on",
     "evaluation_of",
     "find_done",
+    "find_model",
     "flush",
     "format_param",
     "has_artifact",
@@ -116,7 +114,6 @@ __all__ = [
     "log_points",
     "log_text",
     "mark_done",
-    "model_checkpoint",
     "name_in_registry",
     "name_run",
     "named_after",

@@ -24,6 +24,8 @@ ADVICE = "thaw.advice"
 # Which stage's network main evaluates, and why.
 EVALUATED_STAGE = "thaw.evaluated_stage"
 MODEL = "thaw.model"
+# The alias, in the registry, of the best version of a model.
+CHAMPION_ALIAS = "champion"
 CHAMPION = "thaw.champion"
 SHOWN = (DESCRIPTION, VERDICT, ADVICE, EVALUATED_ON, MODEL, CHAMPION)
 

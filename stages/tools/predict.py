@@ -26,7 +26,7 @@ def run(model: str, data: Path, output: Path, batch_size: int, device: str) -> N
     tracking.use_experiment(data.name)
     params = {"model": model, "data": str(data), "output": str(output), "batch_size": batch_size, "device": device}
     with tracking.open_run("predict", {tracking.STAGE: "predict", tracking.MODEL: model}, params) as run_id:
-        classifier = load_classifier(tracking.model_checkpoint(model), choose_device(device), one_by_one=False)
+        classifier = load_classifier(tracking.find_model(model).checkpoint, choose_device(device), one_by_one=False)
         root, pictures = list_pictures(str(data), classifier.extensions or PICTURE_ENDINGS)
         predictions = predict_pictures(classifier, root, pictures, batch_size)
         failed = write_output(predictions, output)

@@ -253,11 +253,11 @@ def test_the_metrics_are_linked_to_the_model_and_to_the_pictures(served):
 
 
 def test_its_checkpoint_is_found_by_its_address_and_what_is_no_model_is_told(served, tmp_path):
-    folder = tracking.model_checkpoint(served.uri)
+    folder = tracking.find_model(served.uri).checkpoint
     assert (folder / "checkpoint.json").is_file()
     for address in ("models:/nowhere@champion", str(tmp_path / "nowhere"), "models:/nowhere/a/b/c"):
         with pytest.raises(UserError, match=r"The model .*nowhere.* cannot be fetched .*; give models:/NAME@champion"):
-            tracking.model_checkpoint(address)
+            tracking.find_model(address)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_model_that_is_none_of_ours_or_names_other_places_is_refused(served, t
     facts = tmp_path / "model" / "MLmodel"
     facts.write_text(facts.read_text().replace(before, after))
     with pytest.raises(UserError, match=said):
-        tracking.model_checkpoint(str(tmp_path / "model"))
+        tracking.find_model(str(tmp_path / "model"))
 
 
 def test_a_version_is_registered_with_its_card(served):

@@ -87,7 +87,7 @@ def predicted(tracking_server, tmp_path, monkeypatch):
         return answers
 
     monkeypatch.setattr(predict_stage, "load_classifier", lambda *_, **__: model)
-    monkeypatch.setattr(tracking, "model_checkpoint", lambda uri: tmp_path)
+    monkeypatch.setattr(tracking, "find_model", lambda given: tracking.LoggedModel(given, tmp_path, None))
     monkeypatch.setattr(predict_stage, "predict_pictures", predict_pictures)
 
     def run(output):

@@ -111,6 +111,15 @@ def test_activations_come_from_the_same_pass_and_change_no_prediction(network, p
     np.testing.assert_allclose(logits.softmax(1).numpy(), found, atol=1e-2)
 
 
+def test_of_some_rows_alone_the_activations_are_kept(network, pixels):
+    rows = all_rows(pixels)
+    found, every = predict_with_activations(network, pixels, rows, 2, CPU)
+    again, some = predict_with_activations(network, pixels, rows, 2, CPU, kept=np.array([3, 0, 4], dtype=np.int64))
+    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(some, every[[0, 3, 4]])
+    assert predict_with_activations(network, pixels, rows, 2, CPU, kept=rows[:0])[1].shape == (0, network.width)
+
+
 def test_a_probability_of_zero_has_a_finite_loss():
     np.testing.assert_allclose(losses(np.array([1.0, 0.5, 0.0])), [0, -np.log(0.5), -np.log(SMALLEST)], atol=1e-12)
 

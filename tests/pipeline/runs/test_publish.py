@@ -85,7 +85,7 @@ def test_what_was_evaluated_is_logged_registered_and_champion(tracking_server, t
     assert first.data.tags[tracking.CHAMPION] in capsys.readouterr().out
     card = tracking.artifact(first.info.run_id, "model_card.md").read_text()
     assert MlflowClient().get_model_version("thaw-farm", "1").description == card
-    checkpoint = tracking.model_checkpoint("models:/thaw-farm@champion")
+    checkpoint = tracking.find_model("models:/thaw-farm@champion").checkpoint
     facts = json.loads((checkpoint / "calibration.json").read_text())
     assert (facts["temperature"], ".png" in facts["extensions"]) == (1.25, True)
 
@@ -177,7 +177,7 @@ def test_as_onnx_it_comes_with_the_difference_that_was_measured_and_is_served_if
     assert MlflowClient().get_run(run_id).data.metrics["onnx/max_difference"] == difference
     assert tracking.artifact(run_id, "onnx/model.onnx").is_file()
     (model,) = mlflow.search_logged_models(output_format="list")
-    assert (tracking.model_checkpoint(model.model_uri) / "model.onnx").is_file() == is_served
+    assert (tracking.find_model(model.model_uri).checkpoint / "model.onnx").is_file() == is_served
 
 
 STAGES = (

@@ -1,0 +1,1 @@
+"""The model registry. In reading order: registration, promotion."""
