@@ -113,10 +113,18 @@ def measure_fine_tune(network, pixels, batch_size, device, repeats) -> list[Comp
         for _ in range(len(train)):
             step(images, targets, None)
 
-    def epoch(number: int) -> float:
-        return epoch_of(Phase(network, optimizer, train, valid, [1]), number).seconds
-
-    return report("fine-tuning epoch", "bare steps", len(train) * batch_size, bare, epoch, repeats, device)
+    epochs = fit(
+        Phase(network, optimizer, train, valid, [repeats + 1])
+    )  # of one training, which captures its step once
+    return report(
+        "fine-tuning epoch",
+        "bare steps",
+        len(train) * batch_size,
+        bare,
+        lambda _: next(epochs).seconds,
+        repeats,
+        device,
+    )
 
 
 def measure_precompute(network, pixels, batch_size, device, repeats) -> list[Comparison]:

@@ -2,12 +2,12 @@
 
     make bench                                                     # the quick form: some ten minutes on two quiet cores
     make bench FORM=full                                           # all pictures and iterations, three rounds: hours
-    python -m benchmarks.side_by_side [--full] [--rounds N] [--parts PART ...] [--name NAME]
+    python -m benchmarks.side_by_side [--full] [--rounds N] [--parts PART ...] [--out FOLDER] [--name NAME]
 
-Prints a table, and writes benchmarks/results/NAME.json. Both sides have the same pictures, weights, sizes and epochs,
-and work in turns, each in a process of its own. Thaw's commands keep freed memory and have waiting threads give up the
-core; fastai's process gets the latter too, without which it would look far worse on a machine where other work runs.
-fastai is in requirements-bench.txt.
+Prints a table, and writes benchmarks/results/NAME.json after each figure. Both sides have the same pictures, weights,
+sizes and epochs, and work in turns, each in a process of its own; on a machine with a GPU both use it, on all pictures.
+Thaw's commands keep freed memory and have waiting threads give up the core; fastai's process gets the latter too,
+without which it would look far worse on a machine where other work runs. fastai is in requirements-bench.txt.
 """
 
 import argparse
@@ -18,7 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from benchmarks.side_by_side.limits import (
+    against_eager_steps,
     against_the_bare_limit,
     bookkeeping,
     by_set_size,
@@ -28,13 +31,17 @@ from benchmarks.side_by_side.limits import (
 )
 from benchmarks.side_by_side.results import Comparison, Figure, machine_facts, tables, write_results
 from benchmarks.side_by_side.sides import Side
-from benchmarks.side_by_side.work import Work
+from benchmarks.side_by_side.work import Work, validated
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-AGAINST_FASTAI = "Against fastai 2.8"
+ON_GPU = torch.cuda.is_available()
+AGAINST_FASTAI = f"Against fastai 2.8, on {torch.cuda.get_device_name() if ON_GPU else 'a CPU'}"
 FULL = [Work("tf_efficientnet_lite0"), Work("resnet18")]
-QUICK = [replace(work, frozen=128, unfrozen=128, valid=64, tta=192, iterations=20, recipe_epochs=1) for work in FULL]
-# What is measured on both sides, by how many times Thaw should be faster, and how many pictures each side takes.
+QUICK = [
+    replace(work, frozen=256, unfrozen=256, tta=128, iterations=20, recipe_pictures=1312, recipe_epochs=1)
+    for work in FULL
+]
+# What is measured on both sides, by how many times Thaw should be faster on a CPU, and how many pictures either takes.
 TASKS: Mapping[str, tuple[float, str, str]] = {
     "head epoch": (200, "stored", "frozen"),
     "head finder": (200, "", ""),
@@ -43,8 +50,12 @@ TASKS: Mapping[str, tuple[float, str, str]] = {
     "TTA": (4, "tta", "tta"),
 }
 NAMES = {"head finder": "finder on the head", "unfrozen finder": "finder on all layers", "TTA": "evaluation with TTA"}
+RECIPE_TARGET = 4
 LIMITS = ("fine_tune", "precompute", "head", "late")
+ENGINE = ("precompute", "evaluate", "early_frozen", "unfrozen", "export")
 PARTS = ("fastai", "recipe", "limit", "engine", "costs", "sizes")
+# On a GPU a first round, in which libraries start, is not counted, and medians cost little.
+GPU_ROUNDS = 3
 
 
 def main() -> None:
@@ -53,11 +64,13 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all pictures and iterations, in three rounds")
     parser.add_argument("--rounds", type=int, default=0, help="how often each side does each task")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--name", default="", help="of the file in benchmarks/results, by default quick or full")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder that the file is written to")
+    parser.add_argument("--name", default="", help="of the file, by default quick or full")
     given = parser.parse_args()
-    works, rounds = (FULL if given.full else QUICK), given.rounds or (3 if given.full else 1)
+    works = FULL if given.full or ON_GPU else QUICK
+    rounds = given.rounds or (GPU_ROUNDS if given.full or ON_GPU else 1)
     facts = machine_facts(" ".join(["python -m benchmarks.side_by_side", *sys.argv[1:]]))
-    path = RESULTS / f"{given.name or ('full' if given.full else 'quick')}.json"
+    path = given.out / f"{given.name or ('full' if given.full else 'quick')}.json"
     comparisons: list[Comparison] = []
     figures: list[Figure] = []
     for found in _measured(given.parts, works, rounds, is_full=given.full):
@@ -72,15 +85,20 @@ def _measured(
     if "fastai" in parts or "recipe" in parts:
         yield from _against_fastai(parts, works, rounds)
     if "limit" in parts:
-        yield from against_the_bare_limit(LIMITS, 5 if is_full else 1)
-    if "engine" in parts:
-        yield from of_the_engine(7 if is_full else 2)
+        for part in LIMITS:
+            yield from against_the_bare_limit(part, 5 if is_full or ON_GPU else 1)
+        if ON_GPU:
+            yield from against_eager_steps()
+    if "engine" in parts and not ON_GPU:
+        for part in ENGINE:
+            yield from of_the_engine(part, 7 if is_full else 2)
     if "costs" in parts:
         yield finding_among_many_runs()
         yield from start_up()
         yield from bookkeeping(3 if is_full else 1)
     if "sizes" in parts:
-        yield from by_set_size([1_000, 10_000, 100_000] if is_full else [1_000, 4_000])
+        for count in [1_000, 10_000, 100_000] if is_full else [1_000, 4_000]:
+            yield from by_set_size(count)
 
 
 def _against_fastai(parts: Sequence[str], works: Sequence[Work], rounds: int) -> Iterator[Comparison | Figure]:
@@ -95,11 +113,12 @@ def _against_fastai(parts: Sequence[str], works: Sequence[Work], rounds: int) ->
             Side("benchmarks.side_by_side.thaw_side", environment) as thaw,
             Side("benchmarks.side_by_side.fastai_side", environment) as fastai,
         ):
-            for work in works if "fastai" in parts else ():
-                yield from (compare(task, work, thaw, fastai, rounds) for task in TASKS)
-                yield _precompute(work, thaw)
-            if "recipe" in parts:
-                yield compare_recipes(works[0], thaw, fastai)
+            for work in works:
+                if "fastai" in parts:
+                    yield _precompute(work, thaw)
+                    yield from (compare(task, work, thaw, fastai, rounds) for task in TASKS)
+                if "recipe" in parts and work is works[0]:
+                    yield compare_recipes(work, thaw, fastai)
 
 
 def compare(task: str, work: Work, thaw: Side, fastai: Side, rounds: int) -> Comparison:
@@ -122,7 +141,7 @@ def compare(task: str, work: Work, thaw: Side, fastai: Side, rounds: int) -> Com
         thaw=statistics.median(one["wall"][0] for one in scaled),
         other=statistics.median(one["wall"][1] for one in scaled),
         unit="s per 1,000 pictures" if counts[0] else f"s for {work.iterations} iterations",
-        target=target,
+        target=None if ON_GPU else target,
     )
     print(f"{found.what}, {found.of}: {found.ratio:.3g} times as fast, {found.cpu_ratio:.3g} in CPU time", flush=True)
     return found
@@ -142,13 +161,14 @@ def compare_recipes(work: Work, thaw: Side, fastai: Side) -> Comparison:
         thaw=ours["wall"],
         other=theirs["wall"],
         unit="s",
-        target=4,
-        note=f"test accuracy {ours['accuracy']:.4f} and {theirs['accuracy']:.4f}",
+        target=None if ON_GPU else RECIPE_TARGET,
+        note=f"{work.recipe_pictures or 'all'} pictures; test accuracy {ours['accuracy']:.4f} and "
+        f"{theirs['accuracy']:.4f}",
     )
 
 
 def _precompute(work: Work, thaw: Side) -> Figure:
-    seconds = thaw.measure("precompute", work)["wall"] / (work.stored + work.valid) * 1000
+    seconds = thaw.measure("precompute", work)["wall"] / (work.stored + validated(work.stored)) * 1000
     return Figure(AGAINST_FASTAI, f"precompute, {name_of(work)}, which the head's figures leave out", seconds,
                   "s per 1,000 pictures")  # fmt: skip
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,30 @@ COSTS, SIZES = "What starting, logging and finding cost", "Cost by the number of
 RUNS = 10_000
 
 
-def against_the_bare_limit(parts: Sequence[str], repeats: int) -> list[Comparison]:
-    """The ratios of `benchmarks.throughput`."""
-    found = _benchmark("throughput", "--parts", *parts, "--repeats", str(repeats))
+def against_the_bare_limit(part: str, repeats: int) -> list[Comparison]:
+    """The ratios of a part of `benchmarks.throughput`."""
+    found = _benchmark("throughput", "--parts", part, "--repeats", str(repeats))
     return [Comparison(**one) for one in found]
 
 
-def of_the_engine(repeats: int) -> list[Figure]:
-    """The figures of `benchmarks.inference`."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.inference", "--repeats", str(repeats)]
+def against_eager_steps() -> list[Comparison]:
+    """The ratios of `benchmarks.captured_steps`."""
+    return [Comparison(**one) for one in _benchmark("captured_steps")]
+
+
+def of_the_engine(part: str, repeats: int) -> list[Figure]:
+    """The figures of a part of `benchmarks.inference`."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.inference", "--parts", part]
+    command += ["--repeats", str(repeats)]
     done = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
     lines = re.findall(r"^(.+): ([\d.]+)$", done.stdout, re.MULTILINE)
     return [Figure(ENGINE, name, float(value), "") for name, value in lines]
 
 
-def by_set_size(counts: Sequence[int]) -> list[Figure]:
-    """The figures of `benchmarks.memory_by_set_size`."""
+def by_set_size(count: int) -> list[Figure]:
+    """The figures of `benchmarks.memory_by_set_size` for so many pictures."""
     figures = []
-    for one in _benchmark("memory_by_set_size", *map(str, counts)):
+    for one in _benchmark("memory_by_set_size", str(count)):
         what = f"{one['pictures']:,} pictures of 32 px, {one['start']}"
         figures.append(Figure(SIZES, f"{what}: peak memory", one["mib"], "MiB"))
         figures.append(Figure(SIZES, f"{what}: time", one["seconds"], "s"))

@@ -105,13 +105,13 @@ def tables(comparisons: Sequence[Comparison], figures: Sequence[Figure]) -> str:
 def machine_facts(command: str) -> dict[str, Any]:
     """What ran, where, when and with which versions."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    known = {distribution.metadata["Name"].lower() for distribution in metadata.distributions()}
+    known = {str(distribution.metadata["Name"]).lower() for distribution in metadata.distributions()}
     return {
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": {
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "threads": torch.get_num_threads(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "gpus": gpus,

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, TypeAlias
 
+import torch
+
 from benchmarks.side_by_side.work import Work
 
 # Prepares a task, and gives the part of it that is measured; that gives what it found.
@@ -56,10 +58,18 @@ def serve(tasks: Mapping[str, Callable[..., Callable[[], dict[str, float]]]]) ->
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
         act = tasks[asked["task"]](Work(**asked["work"]), **asked["more"])
+        wait_for_gpu()
         cpu, began = cpu_seconds(), time.perf_counter()
         found = act()
+        wait_for_gpu()
         found |= {"wall": time.perf_counter() - began, "cpu": cpu_seconds() - cpu}
         print(f"\n{MARK}{json.dumps(found)}", flush=True)
+
+
+def wait_for_gpu() -> None:
+    """Until a GPU, if there is one, has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def cpu_seconds() -> float:

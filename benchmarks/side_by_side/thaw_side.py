@@ -1,7 +1,11 @@
 """Thaw's side: the functions that its stages call, and for the recipe the stages themselves."""
 
+import os
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from benchmarks.side_by_side.sides import serve
-from benchmarks.side_by_side.work import END_LR, SEED, START_LR, Work, pictures
+from benchmarks.side_by_side.work import END_LR, SEED, START_LR, Work, pictures, recipe_split, validated
 from pipeline import tracking
 from pipeline.data.augment import augmentation, view_matrices
 from pipeline.data.batches import Batches
@@ -37,6 +41,7 @@ from pipeline.training.schedule import group_rates
 from stages import fine_tune, lr_find, precompute, train_head
 
 DEVICE = choose_device("auto")
+ON_GPU = DEVICE.type == "cuda"
 DEFAULTS = Recipe()
 Act = Callable[[], dict[str, float]]
 
@@ -56,16 +61,17 @@ def network_of(work: Work) -> Network:
     return network.to(DEVICE)
 
 
-def read(count: int, work: Work) -> tuple[Pixels, Split]:
+@cache
+def read(train: int, valid: int, work: Work) -> tuple[Pixels, Split]:
     """Decoded pictures, the last of which are for validation, as the pixel store has them."""
-    label_of = pictures(count + work.valid)
+    label_of = pictures(train + valid)
     squares = [decode_square(file.read_bytes(), work.image_px, "crop", True) for file in label_of]
     targets = np.array([label == "defective" for label in label_of.values()], dtype=np.int64)
-    return np.stack(squares), Split(np.arange(count), np.arange(count, len(squares)), targets)
+    return np.stack(squares), Split(np.arange(train), np.arange(train, len(squares)), targets)
 
 
-def activations(work: Work, pixels: Pixels) -> np.ndarray:
-    """Those of all pictures, as precompute computes them."""
+def write(pixels: Pixels, work: Work) -> np.ndarray:
+    """The activations of all pictures, as precompute computes them."""
     network = network_of(work)
     halves = cut_network(network, "head", work.image_px)
     halves = frozen_below(network, checkpoint_of(work), halves, pixels, len(pixels))
@@ -78,13 +84,13 @@ def activations(work: Work, pixels: Pixels) -> np.ndarray:
 @cache
 def stored_batches(work: Work) -> tuple[Batches, Batches]:
     """Batches of stored activations."""
-    pixels, split = read(work.stored, work)
-    return activation_batches(activations(work, pixels), split, work.batch_size, DEVICE, SEED)
+    pixels, split = read(work.stored, validated(work.stored), work)
+    return activation_batches(write(pixels, work), split, work.batch_size, DEVICE, SEED)
 
 
 def varied_batches(work: Work) -> tuple[Batches, Batches]:
     """Batches of pictures, varied as the default recipe varies them."""
-    pixels, split = read(work.unfrozen, work)
+    pixels, split = read(work.unfrozen, validated(work.unfrozen), work)
     how = augmentation(**DEFAULTS.augment.model_dump())
     return pixel_batches(pixels, split, how, work.batch_size, DEVICE, SEED)
 
@@ -102,12 +108,14 @@ def finder(
     return act
 
 
-def epoch(phase: Phase) -> Act:
-    """One epoch with validation."""
+def epoch(phase: Phase, *, is_warmed: bool = ON_GPU) -> Act:
+    """One epoch with validation; if it `is_warmed`, the second, which finds the step captured."""
+    epochs = fit(replace(phase, cycle_epochs=[2 if is_warmed else 1]))
+    if is_warmed:
+        next(epochs)
 
     def act() -> dict[str, float]:
-        for _ in fit(phase):
-            pass
+        next(epochs)
         return {}
 
     return act
@@ -115,26 +123,26 @@ def epoch(phase: Phase) -> Act:
 
 def precompute_pass(work: Work) -> Act:
     """The one pass of the frozen body that head epochs and the head's finder stand on."""
-    pixels, _ = read(work.stored, work)
+    pixels, _ = read(work.stored, validated(work.stored), work)
 
     def act() -> dict[str, float]:
-        activations(work, pixels)
+        write(pixels, work)
         return {}
 
+    if ON_GPU:
+        act()
     return act
 
 
 def head_epoch(work: Work) -> Act:
-    """An epoch of the head on stored activations; a first one, which is not measured, warms up."""
+    """An epoch of the head on stored activations, after a first one."""
     network = network_of(work)
     optimizer = head_optimizer(network.head, 1e-3, 0.01)
-    act = epoch(Phase(network.head, optimizer, *stored_batches(work), [1], 0.1))
-    act()
-    return act
+    return epoch(Phase(network.head, optimizer, *stored_batches(work), [1], 0.1), is_warmed=True)
 
 
 def head_finder(work: Work) -> Act:
-    """The range test of the head, on stored activations; a first one, which is not measured, warms up."""
+    """The range test of the head, on stored activations, after a first one."""
     head, (train, _) = network_of(work).head, stored_batches(work)
     act = finder(head, head_optimizer(head, 1e-3, 0.01), train, work)
     act()
@@ -152,12 +160,15 @@ def unfrozen_finder(work: Work) -> Act:
     """The range test of all layers."""
     network = network_of(work)
     optimizer = thaw(network, "none", group_rates(1e-3, 3), 0.01)
-    return finder(network, optimizer, varied_batches(work)[0], work, "all")
+    act = finder(network, optimizer, varied_batches(work)[0], work, "all")
+    if ON_GPU:
+        act()
+    return act
 
 
 def tta(work: Work) -> Act:
     """Pictures as they are and in four views, as `evaluate` predicts them; precompute has cached the graph."""
-    network, (pixels, _) = network_of(work), read(work.tta - work.valid, work)
+    network, (pixels, _) = network_of(work), read(work.tta, 0, work)
     views = view_matrices("sideways", DEFAULTS.augment.crop, 4)
     passes = len(pixels) * (1 + len(views))
     frozen_network(network, checkpoint_of(work), pixels, passes)
@@ -169,6 +180,8 @@ def tta(work: Work) -> Act:
         predict(*given, views)
         return {}
 
+    if ON_GPU:
+        act()
     return act
 
 
@@ -176,6 +189,8 @@ def recipe(work: Work, accuracy: float) -> Act:
     """The default recipe's stages, from opening the pictures until its network is as right on the test pictures as
     `accuracy`."""
     given: Mapping[str, str] = {"reuse": "never", "precompute.image_px": str(work.image_px)}
+    if work.recipe_pictures:
+        given = {**given, "data.source": str(_table_of(work))}
     chosen = override_recipe(read_recipe(PROJECT / "recipes" / "elpv.yaml"), given)
     tracking.connect()
     tracking.use_experiment("benchmark")
@@ -191,6 +206,16 @@ def recipe(work: Work, accuracy: float) -> Act:
         return {"accuracy": reached, "stages": stages}
 
     return act
+
+
+def _table_of(work: Work) -> Path:
+    """A table of the recipe's pictures, and copies of them below it."""
+    folder = Path(os.environ["THAW_CACHE"]).parent / "recipe"
+    folder.mkdir(exist_ok=True)
+    split = recipe_split(work)
+    names = [Path(shutil.copy(file, folder)).name for file in split["file"]]
+    split.assign(path=names).drop(columns="file").to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
 
 
 def _test_accuracy(chosen: Recipe, run_id: str) -> float:

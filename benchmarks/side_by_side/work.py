@@ -16,9 +16,9 @@ START_LR, END_LR = 1e-6, 1e-3  # of the finder: so low that no test stops early,
 @dataclass(frozen=True)
 class Work:
     """`backbone` at `image_px` in batches of `batch_size`, on so many of the packaged pictures: `stored` for an epoch
-    of the head on stored activations, `frozen` for one without them, `unfrozen` for one of all layers, `valid` after
-    each epoch, `tta` for evaluation with test-time augmentation; `iterations` of the finder; `recipe_epochs` of
-    fastai's `fine_tune`."""
+    of the head on stored activations and for its finder, `frozen` for an epoch without them, `unfrozen` for one of all
+    layers, `tta` for evaluation with test-time augmentation; `iterations` of the finder; `recipe_epochs` of fastai's
+    `fine_tune`, on `recipe_pictures`, of which some are held out (all if it is 0)."""
 
     backbone: str
     image_px: int = 128
@@ -26,10 +26,15 @@ class Work:
     stored: int = 2048
     frozen: int = 2048
     unfrozen: int = 1024
-    valid: int = 256
     tta: int = 512
     iterations: int = 100
+    recipe_pictures: int = 0
     recipe_epochs: int = 3
+
+
+def validated(train: int) -> int:
+    """How many further pictures an epoch of so many is validated on, on either side."""
+    return train // 8
 
 
 def pictures(count: int) -> dict[Path, str]:
@@ -40,8 +45,10 @@ def pictures(count: int) -> dict[Path, str]:
     return {listing.root / listing.paths[row]: listing.labels[row] for row in rows[:count]}
 
 
-def recipe_split() -> pd.DataFrame:
-    """`file`, `label` and `split` of all packaged pictures, as the default recipe splits them."""
+def recipe_split(work: Work) -> pd.DataFrame:
+    """`file`, `label` and `split` of the pictures of the recipe, as the default recipe splits them all."""
     manifest = build_manifest(list_source("elpv", []), 0.15, 0.25, 0.01, SEED)
     files = [Path(manifest.root) / path for path in manifest.table["path"]]
-    return manifest.table[["label", "split"]].assign(file=files)
+    rows = list(range(len(files)))
+    Random(SEED).shuffle(rows)
+    return manifest.table[["label", "split"]].assign(file=files).iloc[sorted(rows[: work.recipe_pictures or None])]

@@ -1,0 +1,77 @@
+"""What Thaw's choices bring in accuracy, over seeds.
+
+    python -m benchmarks.accuracy finder --sets elpv shapes            # the finder's suggestion among nine rates
+    python -m benchmarks.accuracy finder --sets photos/                # the same on a folder of one's own
+    python -m benchmarks.accuracy rare                                 # a class that is twenty times rarer
+    python -m benchmarks.accuracy fastai --sets elpv photos/ --sizes 128 224      # wants requirements-bench.txt
+
+Sets are elpv, shapes (drawn here) or folders; a folder is called by its name. Writes PART.json into --out after each
+seed. A GPU takes minutes, two cores hours; fewer --seeds take less.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.finder_grid import compare_rates
+from benchmarks.accuracy.rare_class import compare_balances
+from benchmarks.accuracy.sets import draw_shapes, recipe_for, write_rare_table
+from benchmarks.accuracy.trainings import Ready
+from benchmarks.side_by_side.results import machine_facts
+
+PARTS = ("finder", "rare", "fastai")
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--sets", nargs="+", default=["elpv"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[128], help="pixels, for fastai")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--name", default="", help="of the file, by default the part's")
+    given = parser.parse_args()
+    began = datetime.now(UTC)
+    rows: list[dict[str, Any]] = []
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("THAW_CACHE", f"{folder}/cache")
+        for found in _measured(given, Path(folder)):
+            rows += found
+            facts = machine_facts(f"python -m benchmarks.accuracy {given.part}")
+            facts |= {"seconds": (datetime.now(UTC) - began).total_seconds()}
+            path = given.out / f"{given.name or given.part}.json"
+            path.write_text(json.dumps({"rows": rows, **facts}, indent=1, ensure_ascii=False), encoding="utf-8")
+            print(json.dumps(found[-1]), flush=True)
+
+
+def _measured(given: argparse.Namespace, folder: Path) -> Iterator[list[dict[str, Any]]]:
+    seeds = range(given.seeds)
+    if given.part == "rare":
+        ready = Ready.of(recipe_for(str(write_rare_table(folder)), "elpv"))
+        yield from ([row] for row in compare_balances(ready, seeds))
+        return
+    sources = {name: _source(name, folder) for name in given.sets}
+    if given.part == "finder":
+        for name, source in sources.items():
+            yield from compare_rates(Path(name).name, Ready.of(recipe_for(source)), seeds)
+        return
+    from benchmarks.accuracy.beside_fastai import compare_with_fastai  # fastai need not be there for the other parts
+
+    for image_px in given.sizes:
+        for name, source in sources.items():
+            yield from ([row] for row in compare_with_fastai(Path(name).name, source, image_px, seeds))
+
+
+def _source(name: str, folder: Path) -> str:
+    return str(draw_shapes(folder / "shapes")) if name == "shapes" else name
+
+
+if __name__ == "__main__":
+    main()
