@@ -83,7 +83,9 @@ def check_inputs(recipe: Recipe) -> str:
     does not fit the pictures."""
     check_backbone(recipe.model.backbone)
     find_weights(recipe.model.backbone, recipe.model.weights, recipe.seed)
-    listing = list_source(recipe.data.source, recipe.data.extensions, recipe.data.corrections)
+    data = recipe.data
+    labels = data.corrections, data.soft_labels, data.uncertain_weight
+    listing = list_source(data.source, data.extensions, *labels)
     check_positive_class(recipe.evaluate.positive_class, set(listing.labels))
     check_held_out(recipe, listing.splits is not None)
     for note in listing.notes:

@@ -127,13 +127,15 @@ def view_matrices(flip: Flip, crop: float, views: int) -> Tensor:
 def mix(
     images: Tensor, targets: Tensor, classes: int, mixup: float, cutmix: float, random: np.random.Generator
 ) -> tuple[Tensor, Tensor, float]:
-    """Images (N, channels, height, width) and their class numbers, mixed by mixup or cutmix: (images, shares of the
-    `classes` (N, classes), the share that each picture keeps of itself).
+    """Images (N, channels, height, width) and their class numbers, or shares of the classes, mixed by mixup or cutmix:
+    (images, shares of the `classes` (N, classes), the share that each picture keeps of itself).
 
     `mixup` and `cutmix` are alpha of the Beta distribution that the share is drawn from, 0 for off; if both are on,
     each is applied to half of the batches.
     """
-    shares = torch.zeros(len(targets), classes, device=targets.device).scatter_(1, targets.view(-1, 1), 1)
+    shares = targets
+    if targets.ndim == 1:
+        shares = torch.zeros(len(targets), classes, device=targets.device).scatter_(1, targets.view(-1, 1), 1)
     is_cut = cutmix > 0 and (mixup == 0 or random.random() < 0.5)
     alpha = cutmix if is_cut else mixup
     kept = float(random.beta(alpha, alpha))

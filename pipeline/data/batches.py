@@ -25,7 +25,8 @@ class Batches:
     With a `seed` they are shuffled anew each epoch, and a last batch that is not full is dropped; without, all rows
     come in order. Order and augmentation are functions of (seed, epoch) and of nothing else. `weights` say how much
     each row counts in training, as `targets` say its class; without, all count alike. If it `is_balanced`, an epoch has
-    as many rows of each class, those of rare classes over and over.
+    as many rows of each class, those of rare classes over and over. Where labels are soft, `shares` (rows, classes) are
+    trained on in place of `targets`, their likeliest classes.
     """
 
     fetch: Callable[[Rows], Tensor]
@@ -38,6 +39,12 @@ class Batches:
     workers: int = 0
     weights: npt.NDArray[np.float32] | None = None
     is_balanced: bool = False
+    shares: npt.NDArray[np.float32] | None = None
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+        """What each row is trained towards: its class number, or, where labels are soft, each class's share."""
+        return self.targets if self.shares is None else self.shares
 
     def __len__(self) -> int:
         if self.seed is None:
@@ -45,8 +52,8 @@ class Batches:
         return max(len(self.rows) // self.batch_size, 1)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The (inputs, targets) of one epoch, from batch number `first` on. Targets are class numbers, or, if the
-        augmentation mixes pictures, each class's share."""
+        """The (inputs, targets) of one epoch, from batch number `first` on. Targets are class numbers, or, if labels
+        are soft or the augmentation mixes pictures, each class's share."""
         for inputs, targets, _ in self.weighted_epoch(epoch, first):
             yield inputs, targets
 
@@ -65,7 +72,7 @@ class Batches:
                 skip(len(chunk), self.augmentation, generator)
         fetched = prefetch(self.fetch, chunks[first:], self.device, self.workers)
         for index, (chunk, inputs) in enumerate(zip(chunks[first:], fetched, strict=True), first):
-            targets = to_device(torch.from_numpy(self.targets[chunk]), self.device)
+            targets = to_device(torch.from_numpy(self.labels[chunk]), self.device)
             weights = None if self.weights is None else to_device(torch.from_numpy(self.weights[chunk]), self.device)
             if self.augmentation is not None:
                 inputs = augment(inputs, self.augmentation, generator)
@@ -82,7 +89,7 @@ class Batches:
         augmentation: Augmentation,
         random: np.random.Generator,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        classes = int(self.targets.max()) + 1
+        classes = int(self.targets.max()) + 1 if self.shares is None else self.shares.shape[1]
         mixed, shares, kept = mix(inputs, targets, classes, augmentation.mixup, augmentation.cutmix, random)
         return mixed, shares, None if weights is None else blend(weights, kept)
 

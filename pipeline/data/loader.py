@@ -33,14 +33,15 @@ ROWS_AT_ONCE = 256
 @dataclass(frozen=True)
 class Split:
     """The rows to train on and the rows to validate on: `train` and `valid` are row numbers of `targets`, and of
-    `weights`, which say how much each picture counts in training; None if all count alike. `is_balanced` is that of
-    Batches."""
+    `weights`, which say how much each picture counts in training; None if all count alike. `is_balanced` and `shares`
+    are those of Batches."""
 
     train: Rows
     valid: Rows
     targets: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32] | None = None
     is_balanced: bool = False
+    shares: npt.NDArray[np.float32] | None = None
 
 
 def training_split(manifest: Manifest, fraction: float, seed: int, balance: Balance = "none") -> Split:
@@ -52,7 +53,8 @@ def training_split(manifest: Manifest, fraction: float, seed: int, balance: Bala
     rows, weights = train[chosen], _weights(manifest, train[chosen])
     if balance == "weights":
         weights = class_weights(manifest.targets, rows) * (1 if weights is None else weights)
-    return Split(rows, manifest.rows("valid"), manifest.targets, weights, balance == "sampler")
+    is_balanced = balance == "sampler"
+    return Split(rows, manifest.rows("valid"), manifest.targets, weights, is_balanced, manifest.shares)
 
 
 def class_weights(targets: npt.NDArray[np.int64], rows: Rows) -> npt.NDArray[np.float32]:
@@ -73,7 +75,7 @@ def pixel_batches(
     fetch, workers = training_fetcher(pixels, np.concatenate([split.train, split.valid]), device)
     train = Batches(
         fetch, split.train, split.targets, batch_size, device, seed, augmentation, workers, split.weights,
-        split.is_balanced,
+        split.is_balanced, split.shares,
     )  # fmt: skip
     valid_batch_size = rows_per_pass(pixels, batch_size, device)
     return train, Batches(fetch, split.valid, split.targets, valid_batch_size, device, workers=workers)

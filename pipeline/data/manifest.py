@@ -19,6 +19,7 @@ from pipeline.data.decode import GREY_MODES
 from pipeline.data.deep import Choice, Span, choose_ranges, describe_ranges, kind_of, span_of_set
 from pipeline.data.inspection import Inspected, inspect_all
 from pipeline.data.readers.listing import Listing
+from pipeline.data.readers.soft_labels import CERTAIN_FROM
 from pipeline.data.splits import MOVED_COLUMNS, SPLITS, assign_splits, contradictions
 from pipeline.system.errors import UserError
 from pipeline.system.tables import read_table, write_table
@@ -27,6 +28,7 @@ Duplicates: TypeAlias = Literal["move", "stop"]
 
 COLUMNS = ["path", "label", "split", "hash", "width_px", "height_px", "mode", "group", "weight"]
 SET_ASIDE_COLUMNS = ["path", "reason"]
+SHARE = "share/"  # and a class's name: columns of a manifest with soft labels, after COLUMNS
 TEXT_COLUMNS = ("path", "label", "split", "hash", "mode", "group")
 ROWS_AT_ONCE = 10_000
 # Files that `describe_manifest` names.
@@ -39,8 +41,8 @@ def _no_rows(columns: Sequence[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`table` has a row per picture (see COLUMNS; paths are below `root`), `classes` the labels in the order of
-    the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were moved to
+    """`table` has a row per picture (see COLUMNS and SHARE; paths are below `root`), `classes` the labels in the order
+    of the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were moved to
     another split (`path`, `moved_from`, `moved_to`, `same_as`), `drawn` the splits whose pictures the recipe's
     fractions choose, and not the source. Deep pictures are scaled from `ranges`; `spans` are those of the training
     pictures. `corrected` are the pictures that data.corrections relabels, or drops, which gives them the split DROPPED
@@ -61,9 +63,10 @@ class Manifest:
     @property
     def digest(self) -> str:
         """A hash of the pictures' contents, order, labels, splits and weights, but not of their paths."""
+        columns = ["hash", "label", "split", "weight", *self.share_columns]
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for start in range(0, len(self.table), ROWS_AT_ONCE):
-            chunk = self.table[["hash", "label", "split", "weight"]].iloc[start : start + ROWS_AT_ONCE]
+            chunk = self.table[columns].iloc[start : start + ROWS_AT_ONCE]
             digest.update(json.dumps(chunk.to_numpy().tolist()).encode())
         return digest.hexdigest()
 
@@ -82,6 +85,16 @@ class Manifest:
         """Each picture's class, as its index in `classes`."""
         codes = pd.Categorical(self.table["label"], categories=self.classes).codes
         return codes.astype(np.int64)
+
+    @property
+    def share_columns(self) -> list[str]:
+        """The columns of `table` with the share of each class in a picture's label; none where labels are not soft."""
+        return [f"{SHARE}{label}" for label in self.classes if f"{SHARE}{label}" in self.table]
+
+    @property
+    def shares(self) -> npt.NDArray[np.float32] | None:
+        """The share of each class in each picture's label (pictures, classes), or None where labels are not soft."""
+        return self.table[self.share_columns].to_numpy(dtype=np.float32) if self.share_columns else None
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Row numbers of one split."""
@@ -105,6 +118,7 @@ def build_manifest(
     """
     table, errors = _inspected(listing)
     corrected = apply_corrections(table, listing.corrections)
+    shares = _add_shares(table, listing)
     several_classes = {row: reason for row, reason in contradictions(table).items() if not errors[row]}
     errors.loc[list(several_classes)] = list(several_classes.values())
     bad = table.loc[errors != "", ["path"]].assign(reason=errors[errors != ""])
@@ -132,7 +146,7 @@ def build_manifest(
     set_aside = pd.DataFrame(listing.set_aside, columns=SET_ASIDE_COLUMNS)
     set_aside = pd.concat([set_aside, bad], ignore_index=True) if len(bad) else set_aside
     spans = _spans(good[good["split"] == "train"])
-    ranges, table = choose_ranges(range_, spans), good[COLUMNS]
+    ranges, table = choose_ranges(range_, spans), good[[*COLUMNS, *shares]]
     _release_memory()
     classes = sorted(set(good["label"]))
     notes = note_unused(listing.corrections, corrected)
@@ -175,7 +189,7 @@ def load_manifest(folder: Path) -> Manifest:
         drawn = tuple(facts.get("drawn", ("valid", "test")))
         found = table, set_aside, moved, drawn, ranges, spans, corrected
         manifest = Manifest(facts["name"], root, facts["classes"], *found)
-        is_whole = manifest.digest == facts["digest"] and list(table.columns) == COLUMNS
+        is_whole = manifest.digest == facts["digest"] and list(table.columns) == [*COLUMNS, *manifest.share_columns]
         paths = (Path(path) for path in table["path"])
         escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -199,7 +213,7 @@ def class_counts(manifest: Manifest) -> pd.DataFrame:
 def describe_manifest(manifest: Manifest) -> str:
     """The number of pictures by class and split, and the files that were set aside, in lines for the console."""
     lines = [f"  {line}" for line in class_counts(manifest).to_string().splitlines()]
-    lines += describe_ranges(manifest.ranges, manifest.spans)
+    lines += describe_ranges(manifest.ranges, manifest.spans) + _describe_shares(manifest)
     if len(manifest.corrected):
         lines.append(f"  {count_corrections(manifest.corrected)}; manifest/corrections.csv")
     if len(manifest.moved):
@@ -227,6 +241,27 @@ def _inspected(listing: Listing) -> tuple[pd.DataFrame, pd.Series]:
         table[name] = pd.Series("" if values is None else values, index=table.index, dtype=str)
     table["weight"] = 1.0 if listing.weights is None else listing.weights
     return table[[*COLUMNS, "span"]], table["error"].astype(str)
+
+
+def _add_shares(table: pd.DataFrame, listing: Listing) -> list[str]:
+    """Add the shares of the classes to `table`, where labels are soft, and give their columns; a corrected label is
+    certain."""
+    if listing.soft is None:
+        return []
+    columns = [f"{SHARE}{label}" for label in listing.soft.classes]
+    table[columns] = np.array(listing.soft.shares)
+    relabelled = table["hash"].isin([content for content, one in listing.corrections.items() if one.label is not None])
+    for label, column in zip(listing.soft.classes, columns, strict=True):
+        table.loc[relabelled, column] = (table.loc[relabelled, "label"] == label).astype(float)
+    return columns
+
+
+def _describe_shares(manifest: Manifest) -> list[str]:
+    shares = manifest.shares
+    if shares is None:
+        return []
+    uncertain = int((shares.max(1) < CERTAIN_FROM).sum())
+    return [f"  soft labels: {uncertain:,} of {len(shares):,} pictures have no class of {CERTAIN_FROM:g} or more"]
 
 
 def _spans(table: pd.DataFrame) -> dict[str, Span]:

@@ -258,8 +258,8 @@ class PlainAndViews:
         return np.concatenate([rows, varied.ravel()])
 
     def targets(self, targets: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
-        """The targets of all rows, or their weights, from those of the plain ones."""
-        return np.concatenate([targets, np.tile(targets[self.rows], self.views)])
+        """The targets of all rows, or their weights or shares, from those of the plain ones."""
+        return np.concatenate([targets, *[targets[self.rows]] * self.views])
 
 
 def activation_batches(
@@ -272,14 +272,16 @@ def activation_batches(
     """
     plain = MappedRows(activations)
     stored: MappedRows | PlainAndViews = plain
-    rows, targets, weights = split.train, split.targets, split.weights
+    rows, targets, weights, shares = split.train, split.targets, split.weights, split.shares
     if views is not None:
         stored = PlainAndViews(activations, views)
         rows, targets = stored.with_views(split.train), stored.targets(split.targets)
         weights = None if weights is None else stored.targets(weights)
+        shares = None if shares is None else stored.targets(shares)
     fetch = _fetch_stored(stored, rows, device)
-    balanced = split.is_balanced
-    train = Batches(fetch, rows, targets, batch_size, device, seed, weights=weights, is_balanced=balanced)
+    train = Batches(
+        fetch, rows, targets, batch_size, device, seed, None, 0, weights, split.is_balanced, shares
+    )  # fmt: skip
     fetch = _fetch_stored(plain, split.valid, device)
     valid_batch_size = batch_size * (8 if activations.ndim == 2 else 2)
     return train, Batches(fetch, split.valid, split.targets, valid_batch_size, device)

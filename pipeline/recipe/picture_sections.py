@@ -14,8 +14,20 @@ class Data(Section):
         "elpv",
         min_length=1,
         description="elpv (the packaged solar cells), a folder of class folders, a folder with train/, "
-        "valid/ or val/, and maybe test/, or a table (.csv, .tsv, .parquet) with the columns path and label, and maybe "
-        "split, group and weight",
+        "valid/ or val/, and maybe test/, or a table (.csv, .tsv, .parquet) with the columns path and label, or a "
+        "probability for each class instead, and maybe split, group and weight",
+    )
+    soft_labels: bool = Field(
+        False,
+        description="true or false: train on the probabilities of a defect that the packaged solar cells have (0, 1/3, "
+        "2/3, 1) instead of the likelier class; a table with a column for each class has soft labels by itself",
+    )
+    uncertain_weight: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="a number above 0, up to 1 (off): how much a picture counts in training whose likeliest class has "
+        "a probability below 0.9",
     )
     corrections: str = Field(
         "",

@@ -13,7 +13,8 @@ def list_pictures(recipe: Recipe) -> Manifest:
     """The manifest of the recipe's pictures; how many there are, and what is wrong with corrections, is said."""
     data = recipe.data
     split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
-    listing = list_source(data.source, data.extensions, data.corrections)
+    labels = data.corrections, data.soft_labels, data.uncertain_weight
+    listing = list_source(data.source, data.extensions, *labels)
     shares = data.valid_fraction, data.test_fraction, data.max_bad
     manifest = build_manifest(listing, *shares, split_seed, data.duplicates, data.range)
     for note in (_describe(manifest), *manifest.notes):

@@ -27,7 +27,7 @@ def read_table(path: Path, text: Sequence[str] = (), columns: Sequence[str] | No
     """The table in a CSV file that `write_table` wrote, or only its `columns`.
 
     The columns named in `text` are text whatever they hold: "NA", "007" and "1e3" stay, and no cell is missing. In all
-    others an empty cell is NaN.
+    others an empty cell is NaN, and numbers are read to the last digit.
     """
     numbers = [name for name in pd.read_csv(path, nrows=0).columns if name not in text]
     return pd.read_csv(
@@ -36,4 +36,5 @@ def read_table(path: Path, text: Sequence[str] = (), columns: Sequence[str] | No
         dtype=dict.fromkeys(text, str),
         keep_default_na=False,
         na_values={name: [""] for name in numbers},
+        float_precision="round_trip",
     )

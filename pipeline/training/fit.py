@@ -34,8 +34,8 @@ class StepRecord:
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch. `epoch` and `step` count over all stages, from 1. `train_loss` is the mean cross-entropy of its
-    batches, without label smoothing and with equal weights for all pictures, as in validation; for mixed pictures the
-    shares of the classes are the target, below whose entropy it cannot fall."""
+    batches, without label smoothing and with equal weights for all pictures, as in validation; for mixed pictures and
+    soft labels the shares of the classes are the target, below whose entropy it cannot fall."""
 
     epoch: int
     step: int

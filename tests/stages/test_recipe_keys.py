@@ -173,6 +173,10 @@ SHOWN_BY = {
     "stages": (SIZES, "test_each_step_is_a_run_on_the_one_before_it_and_those_without_cycles_are_left_out"),
     "reuse": ("tests.pipeline.runs.test_runner", "test_a_stage_that_is_never_to_be_reused_runs_again"),
     "data.split_seed": (HERE, "test_the_split_follows_from_its_own_seed"),
+    **{f"data.{key}": ("tests.stages.test_wiring_soft_labels", test) for key, test in (
+        ("soft_labels", "test_soft_labels_are_asked_of_the_source_before_the_first_stage_and_by_it"),
+        ("uncertain_weight", "test_uncertain_pictures_weigh_less_in_each_training_step"),
+    )},
     "data.corrections": (HERE, "test_labels_are_corrected_and_stores_are_found_again"),
     "data.extensions": (HERE, "test_files_of_other_endings_are_set_aside"),
     "data.max_bad": (HERE, "test_too_many_bad_pictures_stop_the_run"),

@@ -37,7 +37,7 @@ class Step:
     """An optimizer step: by layer group its rate and the decay of its matrices, whether BatchNorm in the body learned
     new statistics, the smoothing of labels, the weights of pictures, the shape of what was trained on, the shares that
     were dropped, layer by layer, the options, the rates at which blocks were skipped, and the optimizer with whether
-    its momentum is cycled."""
+    its momentum is cycled; `targets` are class numbers or shares of the classes."""
 
     rates: dict[str, float]
     decays: dict[str, float]
@@ -49,6 +49,7 @@ class Step:
     options: TrainingOptions | None
     drop_paths: tuple[float, ...]
     optimizer: tuple[str, bool]
+    targets: Tensor
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def watched() -> Iterator[Seen]:
                 options,
                 tuple(inner.drop_prob for inner in module.modules() if isinstance(inner, DropPath)),
                 (type(optimizer).__name__, all(one["is_cycled"] for one in groups)),
+                targets,
             )
         )
         return step(module, optimizer, inputs, targets, label_smoothing, weights, options)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.readers.corrections_file import Correction
+from pipeline.data.readers.soft_labels import SoftLabels
 from pipeline.system.errors import UserError
 
 
@@ -15,6 +16,7 @@ class Listing:
 
     `splits` is None if the source gives none, and "" for a picture without one; `groups` likewise. `weights` is None
     if all are 1; `notes` are sentences for the user; `corrections` of labels are by content hash, and not applied yet.
+    Where labels are `soft`, `labels` are the likeliest classes.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Listing:
     weights: list[float] | None = None
     notes: list[str] = field(default_factory=list)
     corrections: Mapping[str, Correction] = field(default_factory=dict)
+    soft: SoftLabels | None = None
 
 
 def check_listing(listing: Listing, source: str, missing: str) -> None:

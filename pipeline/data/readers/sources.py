@@ -12,14 +12,37 @@ from pipeline.data.readers.corrections_file import read_corrections
 from pipeline.data.readers.folder import list_folder
 from pipeline.data.readers.listing import Listing, check_listing, note_look_alikes
 from pipeline.data.readers.paths import PACKAGED, as_written, set_name, without_scheme
+from pipeline.data.readers.soft_labels import DIGITS, PREFIX, SoftLabels
 from pipeline.data.readers.table import ENDINGS, ending_of, list_table
 from pipeline.system.errors import UserError
 
 
-def list_source(source: str, extensions: Sequence[str], corrections: str = "") -> Listing:
+def list_source(
+    source: str,
+    extensions: Sequence[str],
+    corrections: str = "",
+    soft_labels: bool = False,
+    uncertain_weight: float = 1.0,
+) -> Listing:
     """The pictures of `source`, "elpv", a folder (sorted by path) or a table; UserError if they cannot be trained on.
-    `extensions` are the endings of a folder's pictures, `corrections` a file that `read_corrections` takes."""
+
+    `extensions` are the endings of a folder's pictures, `corrections` a file that `read_corrections` takes. With
+    `soft_labels` the packaged cells have their own; those of a table are always taken. Pictures with uncertain labels
+    weigh `uncertain_weight` times theirs.
+    """
     listing = _list_elpv() if source == PACKAGED else _list_own(source, extensions)
+    if listing.soft is None and (soft_labels or uncertain_weight != 1):
+        key = "soft_labels is true" if soft_labels else f"uncertain_weight is {uncertain_weight:g}"
+        raise UserError(
+            f"data.{key}, but {source} names one class for each picture; leave that key out, or give a table with a "
+            f"column {PREFIX}CLASS for each class."
+        )
+    if listing.soft is not None and uncertain_weight != 1:
+        own = listing.weights or [1.0] * len(listing.labels)
+        by_share = listing.soft.weights(uncertain_weight)
+        listing = replace(listing, weights=[weight * share for weight, share in zip(own, by_share, strict=True)])
+    if source == PACKAGED and not soft_labels:
+        listing = replace(listing, soft=None)
     return replace(listing, corrections=read_corrections(corrections, set(listing.labels)))
 
 
@@ -42,7 +65,8 @@ def source_name(source: str) -> str:
 
 
 def _list_elpv() -> Listing:
-    """Solar cells, "defective" where the defect probability is above 0.5 (Deitsch et al. 2019, section 4.1)."""
+    """Solar cells, "defective" where the defect probability, 0, 1/3, 2/3 or 1, is above 0.5 (Deitsch et al. 2019,
+    section 4.1)."""
     package = importlib.util.find_spec("elpv_dataset")
     if package is None or package.origin is None:
         raise UserError(
@@ -53,8 +77,9 @@ def _list_elpv() -> Listing:
     with (root / "labels.csv").open(encoding="utf-8") as file:
         rows = [line.split() for line in file if line.strip()]
     rows.sort()
-    labels = ["defective" if float(row[1]) > 0.5 else "functional" for row in rows]
-    return Listing(PACKAGED, root, [row[0] for row in rows], labels)
+    defects = [round(float(row[1]), DIGITS) for row in rows]
+    soft = SoftLabels(["defective", "functional"], [(share, round(1 - share, DIGITS)) for share in defects])
+    return Listing(PACKAGED, root, [row[0] for row in rows], soft.labels(), soft=soft)
 
 
 def _existing_source(source: str) -> Path:

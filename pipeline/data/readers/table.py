@@ -1,4 +1,5 @@
-"""Lists the pictures of a table, CSV or Parquet, with their labels and optional splits, groups and weights."""
+"""Lists the pictures of a table, CSV or Parquet, with their labels, hard or soft, and optional splits, groups and
+weights."""
 
 import math
 import os
@@ -11,6 +12,7 @@ from pipeline.data.readers.csv_file import read_csv, unreadable
 from pipeline.data.readers.junk import is_junk
 from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.paths import picture_below, set_name
+from pipeline.data.readers.soft_labels import SoftLabels, check_likeliest, class_columns, note_ties, read_shares
 from pipeline.data.readers.split_names import split_of
 from pipeline.system.errors import UserError
 from pipeline.system.text import plain_name
@@ -18,14 +20,17 @@ from pipeline.system.text import plain_name
 ENDINGS = (".csv", ".tsv", ".parquet")
 NEEDED = ("path", "label")
 OPTIONAL = ("split", "group", "weight")
+# In front of a class's name, for the column of its probabilities.
+CLASS = "probability of "
 
 
 def list_table(table: Path) -> Listing:
     """The pictures in the rows of `table`, in their order.
 
     The columns `path` (relative to the table's folder) and `label` are required; `split`, `group` and `weight` are
-    optional and may have empty cells; others are ignored. Labels and groups are always text. A row that repeats an
-    earlier one is set aside. Raises UserError, naming the row, for any mistake.
+    optional and may have empty cells; others are ignored. Labels and groups are always text. In place of `label` there
+    may be a column for each class with its probability (see `class_columns`); the label is the likeliest then. A row
+    that repeats an earlier one is set aside. Raises UserError, naming the row, for any mistake.
     """
     header, rows = read_csv(table, NEEDED) if ending_of(table) != ".parquet" else _read_parquet(table)
     indices = _columns(header, table)
@@ -58,7 +63,13 @@ def list_table(table: Path) -> Listing:
         set_aside.append((row["path"], f"is named again in row {number}, which adds nothing"))
     splits, groups = (columns[name] if any(columns.get(name, ())) else None for name in ("split", "group"))
     weights = [float(text or 1) for text in columns["weight"]] if any(columns.get("weight", ())) else None
-    return Listing(set_name(table), folder, columns["path"], columns["label"], splits, set_aside, groups, weights)
+    found = set_name(table), folder, columns["path"]
+    if "label" in columns:
+        return Listing(*found, columns["label"], splits, set_aside, groups, weights)
+    soft = _soft_labels(columns)
+    if soft.shares:
+        check_likeliest(soft, str(table))
+    return Listing(*found, soft.labels(), splits, set_aside, groups, weights, note_ties(soft), soft=soft)
 
 
 def ending_of(table: Path) -> str:
@@ -90,23 +101,33 @@ def _trimmed(cells: list[str], count: int, where: str) -> list[str]:
     return cells[:count]
 
 
+def _soft_labels(columns: Mapping[str, list[str]]) -> SoftLabels:
+    """The probabilities in the checked cells of the columns that are named after classes."""
+    classes = sorted(name for name in columns if name.startswith(CLASS))
+    rows = zip(*(columns[name] for name in classes), strict=True)
+    return SoftLabels([name.removeprefix(CLASS) for name in classes], [tuple(map(float, row)) for row in rows])
+
+
 def _columns(header: Sequence[str], table: Path) -> dict[str, int]:
-    """The index of each column that is read, by its name in lower case."""
+    """The index of each column that is read, by its name in lower case, or, if it holds the probabilities of a class,
+    by CLASS and the class's name."""
     names = [name.strip().lower() for name in header]
-    missing = [name for name in NEEDED if name not in names]
+    soft = class_columns(header, (*NEEDED, *OPTIONAL), table)
+    missing = [name for name in NEEDED if name not in names and not (name == "label" and soft)]
     if missing:
         found = ", ".join(name for name in header if name.strip()) or "none"
         raise UserError(f"{table} has no column {' and no column '.join(missing)} (its columns are: {found}); add it.")
     twice = next((name for name in (*NEEDED, *OPTIONAL) if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{table} has two columns {twice}; keep one of them.")
-    return {name: names.index(name) for name in (*NEEDED, *OPTIONAL) if name in names}
+    read = {name: names.index(name) for name in (*NEEDED, *OPTIONAL) if name in names}
+    return read | {f"{CLASS}{label}": index for label, index in soft.items()}
 
 
 def _checked(row: Mapping[str, str], folder: Path, where: str) -> dict[str, str]:
     """A row with its path relative to `folder` and its split in our name for it; UserError for a mistake in it."""
     names = {name: plain_name(row[name]) for name in ("label", "group") if name in row}
-    for name in NEEDED:
+    for name in (name for name in NEEDED if name in row):
         if not names.get(name, row[name]):
             raise UserError(f"{where} has no {name}; fill it in, or remove the row.")
     split = split_of(row.get("split", ""))
@@ -115,8 +136,12 @@ def _checked(row: Mapping[str, str], folder: Path, where: str) -> dict[str, str]
     if row.get("weight"):
         _check_weight(row["weight"], where)
     path = picture_below(folder, row["path"], where)
-    checked = {**row, **names, "path": path, "label": sys.intern(names["label"])}
-    return checked | ({"split": split} if "split" in row else {})
+    checked = {**row, **names, "path": path} | ({"split": split} if "split" in row else {})
+    if "label" in names:
+        return checked | {"label": sys.intern(names["label"])}
+    cells = {name.removeprefix(CLASS): text for name, text in row.items() if name.startswith(CLASS)}
+    shares = zip(cells, read_shares(cells, where), strict=True)
+    return checked | {f"{CLASS}{name}": sys.intern(str(share)) for name, share in shares}
 
 
 def _check_weight(text: str, where: str) -> None:
@@ -136,7 +161,10 @@ def _read_parquet(table: Path) -> tuple[list[str], Iterable[list[str]]]:
 
     try:
         file = pq.ParquetFile(table)
-        header = [name for name in file.schema_arrow.names if name.strip().lower() in (*NEEDED, *OPTIONAL)]
+        names = file.schema_arrow.names
+        soft = class_columns(names, (*NEEDED, *OPTIONAL), table).values()
+        chosen = [index for index, name in enumerate(names) if name.strip().lower() in (*NEEDED, *OPTIONAL)]
+        header = [names[index] for index in sorted({*chosen, *soft})]
         whole = file.read(columns=header)
         texts = [pc.fill_null(pc.cast(column, pa.string()), "").to_pylist() for column in whole.columns]
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -89,10 +89,10 @@ def count_at_once(shape: HeadShape, batch_size: int, device: torch.device) -> in
 
 
 def epoch_of(seeds: Sequence[int], batches: Batches, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (inputs, targets) that a head of each seed trains on in one epoch: (pictures, seeds, activations) and
-    (pictures, seeds)."""
+    """The (inputs, targets) that a head of each seed trains on in one epoch: (pictures, seeds, activations), and
+    (pictures, seeds) or, where labels are soft, (pictures, seeds, classes)."""
     order = np.stack([_rows(replace(batches, seed=seed), epoch) for seed in seeds], axis=-1)
-    targets = to_device(torch.from_numpy(batches.targets[order]), batches.device)
+    targets = to_device(torch.from_numpy(batches.labels[order]), batches.device)
     for step, rows in enumerate(order):
         inputs = batches.fetch(rows.ravel())
         yield inputs.view(*rows.shape, -1), targets[step]
@@ -100,9 +100,14 @@ def epoch_of(seeds: Sequence[int], batches: Batches, epoch: int) -> Iterator[tup
 
 def losses_of(logits: Tensor, targets: Tensor, smoothing: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(the loss to minimise, the cross-entropy) by head, for `logits` (pictures, heads, classes) and `targets`
-    (pictures, heads); with `smoothing` by head, the first has its labels smoothed as in `F.cross_entropy`."""
+    (pictures, heads), or the classes' shares, shaped as the logits; with `smoothing` by head, the first has its labels
+    smoothed as in `F.cross_entropy`."""
     logs = logits.log_softmax(-1)
-    plain = -logs.gather(-1, targets[..., None]).squeeze(-1).mean(0)
+    if targets.ndim == logs.ndim:
+        of_targets = (targets * logs).sum(-1)
+    else:
+        of_targets = logs.gather(-1, targets[..., None]).squeeze(-1)
+    plain = -of_targets.mean(0)
     if smoothing is None:
         return plain, plain.detach()
     return (1 - smoothing) * plain - smoothing * logs.mean((0, 2)), plain.detach()

@@ -330,3 +330,31 @@ def test_an_epoch_that_is_balanced_has_as_many_rows_of_each_class_and_uses_each_
     assert set(np.concatenate(epochs)) == set(range(12))
     assert not np.array_equal(*epochs[:2])
     assert np.array_equal(np.concatenate([rows for rows, _ in batches.epoch(1)]), epochs[1])
+
+
+def soft_batches(augmentation: Augmentation | None = None, **more: object) -> Batches:
+    shares = np.stack([TARGETS / 100, 1 - TARGETS / 100], 1).astype(np.float32)
+    targets = (TARGETS < 50).astype(np.int64)
+
+    def fetch(rows: Rows) -> Tensor:
+        return torch.from_numpy(rows).float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4) / 100
+
+    return Batches(fetch, np.arange(100), targets, 10, CPU, 3, augmentation, shares=shares, **more)
+
+
+def test_where_labels_are_soft_the_targets_are_each_classs_share() -> None:
+    for images, targets in soft_batches().epoch(0):
+        assert targets.dtype == torch.float32
+        torch.testing.assert_close(targets[:, 0], images[:, 0, 0, 0])
+
+
+def test_soft_labels_are_mixed_as_the_pictures_are() -> None:
+    for images, targets in soft_batches(replace(FLIPS, mixup=0.4)).epoch(0):
+        torch.testing.assert_close(targets[:, 0], images[:, 0, 0, 0])
+        torch.testing.assert_close(targets.sum(1), torch.ones(10))
+
+
+def test_classes_of_soft_labels_are_balanced_by_the_likeliest() -> None:
+    batches = replace(soft_batches(is_balanced=True), rows=np.arange(40, 100))
+    likeliest = torch.cat([targets for _, targets in batches.epoch(0)]).argmax(1)
+    assert torch.bincount(likeliest).tolist() == [30, 30]

@@ -246,3 +246,16 @@ def test_class_weights_make_each_class_weigh_the_same():
     weights = class_weights(targets, rows)
     assert [weights[rows][targets[rows] == label].sum() for label in (0, 1, 2)] == pytest.approx([2, 2, 2])
     assert weights.dtype == np.float32
+
+
+def test_soft_labels_are_trained_on_and_validation_takes_the_likeliest_class(manifest: Manifest) -> None:
+    shares = np.where(manifest.targets[:, None] == [0, 1], 0.75, 0.25)
+    soft = replace(
+        manifest, table=manifest.table.assign(**{"share/class 0": shares[:, 0], "share/class 1": shares[:, 1]})
+    )
+    split = training_split(soft, 1.0, 0)
+    train, valid = pixel_batches(open_pixels(soft, 16, "crop"), split, ALWAYS, 4, CPU, 0)
+    for _, targets in train.epoch(0):
+        assert sorted(set(targets.flatten().tolist())) == [0.25, 0.75]
+    assert {targets.dtype for _, targets in valid.epoch(0)} == {torch.int64}
+    assert training_split(manifest, 1.0, 0).shares is None

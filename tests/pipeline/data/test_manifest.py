@@ -394,3 +394,45 @@ def test_a_description_does_not_name_hundreds(root):
     assert "  set aside: 30" in lines
     assert len([line for line in lines if line.startswith("    cat/")]) == 10
     assert "and more" in lines[-1]
+
+
+@pytest.fixture
+def soft_table(root):
+    """The pictures of `root` with their folder's class at 0.8, 0.6 or 1."""
+    lines = ["path,cat,dog"]
+    for label in ("cat", "dog"):
+        for number in range(10):
+            share = (0.8, 0.6, 1.0)[number % 3]
+            lines.append(f"{label}/{number}.png,{share if label == 'cat' else 1 - share:g},"
+                         f"{share if label == 'dog' else 1 - share:g}")  # fmt: skip
+    table = root / "soft.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+def test_soft_labels_are_columns_of_their_own_and_come_back_as_they_were(soft_table, root, tmp_path):
+    soft, hard = manifest_of(soft_table), manifest_of(root)
+    assert soft.share_columns == ["share/cat", "share/dog"] == list(soft.table.columns[-2:])
+    assert soft.shares.tolist()[:2] == [pytest.approx([0.8, 0.2]), pytest.approx([0.6, 0.4])]
+    assert soft.shares.sum(1) == pytest.approx(1)
+    assert (hard.shares, hard.share_columns) == (None, [])
+    assert soft.table["split"].tolist() == hard.table["split"].tolist()  # stratified by the likeliest class
+    save_manifest(soft, tmp_path / "saved")
+    loaded = load_manifest(tmp_path / "saved")
+    pd.testing.assert_frame_equal(loaded.table, soft.table)
+    assert "soft labels: 14 of 20 pictures have no class of 0.9 or more" in describe_manifest(loaded)
+
+
+def test_the_digest_depends_on_the_shares(soft_table, root):
+    first = manifest_of(soft_table).digest
+    soft_table.write_text(soft_table.read_text().replace("cat/0.png,0.8,0.2", "cat/0.png,0.7,0.3"))
+    assert len({first, manifest_of(soft_table).digest, manifest_of(root).digest}) == 3
+
+
+def test_a_corrected_label_is_certain(soft_table, tmp_path):
+    hashes = manifest_of(soft_table).table["hash"]
+    (tmp_path / "corrections.csv").write_text(f"hash,action,label\n{hashes[0]},relabel,dog\n{hashes[1]},drop,\n")
+    listing = list_source(str(soft_table), [], str(tmp_path / "corrections.csv"))
+    shares = build_manifest(listing, 0.2, 0.2, 0.0, 0).shares
+    assert shares[0].tolist() == [0, 1]
+    assert shares[1].tolist() == pytest.approx([0.6, 0.4])

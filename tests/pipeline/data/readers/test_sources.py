@@ -65,3 +65,31 @@ def test_a_file_is_no_folder(tmp_path):
 def test_an_impossible_path_is_an_error_of_one_sentence(source):
     with pytest.raises(UserError, match=r"^data\.source is .*, which cannot be read \(.*; name a folder of class"):
         list_source(source, ENDINGS)
+
+
+def test_the_solar_cells_have_probabilities_if_asked_for_and_uncertain_ones_a_weight():
+    plain, soft, weighted = (list_source("elpv", [], "", *given) for given in ((), (True,), (False, 0.5)))
+    assert (plain.soft, plain.weights, weighted.soft) == (None, None, None)
+    assert plain.labels == soft.labels == weighted.labels
+    assert soft.soft.classes == ["defective", "functional"]
+    assert Counter(soft.soft.shares).keys() == {(1.0, 0.0), (0.666667, 0.333333), (0.333333, 0.666667), (0.0, 1.0)}
+    assert soft.weights is None
+    expected = [0.5 if 0.1 < shares[0] < 0.9 else 1.0 for shares in soft.soft.shares]
+    assert weighted.weights == expected
+
+
+def test_a_tables_own_weights_are_multiplied_where_it_is_uncertain(tmp_path):
+    (tmp_path / "pets.csv").write_text("path,cat,dog,weight\n1.jpg,0.6,0.4,4\n2.jpg,0,1,3\n")
+    assert list_source(str(tmp_path / "pets.csv"), [], "", False, 0.5).weights == [2.0, 3.0]
+    assert list_source(str(tmp_path / "pets.csv"), []).weights == [4.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "key"), [((True,), "soft_labels is true"), ((False, 0.5), "uncertain_weight is 0.5")]
+)
+def test_soft_labels_of_a_folder_are_refused(tmp_path, given, key):
+    for name in ("cat/1.jpg", "dog/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"data\.{key}, but .* names one class for each picture"):
+        list_source(str(tmp_path), ENDINGS, "", *given)

@@ -171,3 +171,36 @@ def test_what_a_system_left_behind_is_set_aside(tmp_path):
     listing = list_table(table(tmp_path, PLAIN + "".join(f"{name},cat\n" for name in names) + ".cache/3.jpg,cat\n"))
     assert listing.paths == ["a/1.jpg", "b/2.jpg", ".cache/3.jpg"]
     assert [path for path, _ in listing.set_aside] == names
+
+
+SOFT = "path,probability/dog,probability/Cat,split\na/1.jpg,0.25,0.75,train\nb/2.jpg,1,,\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SOFT,
+        SOFT.replace("probability/", ""),
+        SOFT.replace(",", ";"),
+        "id,notes,path,probability/Cat,probability/dog,split\n1,x,a/1.jpg,0.75,0.25,train\n2,,b/2.jpg,0,1,\n",
+        {
+            "path": ["a/1.jpg", "b/2.jpg"], "probability/Cat": [0.75, None], "other": [[1], [2]],
+            "probability/dog": [0.25, 1.0], "split": ["train", None],
+        },
+    ],
+)  # fmt: skip
+def test_a_table_may_have_a_probability_for_each_class_instead_of_labels(tmp_path, content):
+    listing = list_table(table(tmp_path, content))
+    assert (listing.paths, listing.labels) == (["a/1.jpg", "b/2.jpg"], ["Cat", "dog"])
+    assert (listing.soft.classes, listing.soft.shares) == (["Cat", "dog"], [(0.75, 0.25), (0.0, 1.0)])
+    assert (listing.splits, listing.weights, listing.notes) == (["train", ""], None, [])
+
+
+def test_ties_are_said_and_a_row_that_says_something_else_is_named(tmp_path):
+    listing = list_table(table(tmp_path, SOFT + "c/3.jpg,0.5,0.5,\n"))
+    assert listing.labels == ["Cat", "dog", "Cat"]
+    assert "1 of 3 pictures have several likeliest classes" in listing.notes[0]
+    with pytest.raises(UserError, match=r"row 3 gives a/1\.jpg the probability of dog 0\.5, and an earlier"):
+        list_table(table(tmp_path, SOFT + "a/1.jpg,0.5,0.5,train\n"))
+    with pytest.raises(UserError, match=r"row 1 has probabilities of dog, Cat that add up to 0\.85"):
+        list_table(table(tmp_path, SOFT.replace("0.75", "0.6")))

@@ -134,3 +134,18 @@ def test_memory_allows_hundreds_of_linear_heads_and_some_large_ones_but_always_o
     assert count_at_once(HeadShape(2560, 2, 0), 32, CPU) >= 256
     assert 2 <= count_at_once(HeadShape(2560, 2, 512), 32, CPU) < 32
     assert count_at_once(HeadShape(100_000, 1000, 8192), 32, CPU) == 1
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_each_head_learns_soft_labels_as_when_trained_alone(hidden):
+    train, valid = stored_batches()
+    random = torch.Generator().manual_seed(0)
+    shares = torch.rand(len(train.targets), 3, generator=random).softmax(1).numpy()
+    batches = replace(train, shares=shares), valid
+    trained = train_heads(BAG, shape(hidden), *batches)
+    hard = train_heads(BAG, shape(hidden), train, valid)
+    for one, together, other in zip(BAG, trained, hard, strict=True):
+        _, records = trained_alone(one, hidden, batches)
+        assert together.train_losses == pytest.approx([record.train_loss for record in records], rel=1e-5)
+        assert [valid.loss for valid in together.valid] == pytest.approx([one.valid_loss for one in records], rel=1e-5)
+        assert together.train_losses != other.train_losses
