@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy finder --sets elpv shapes            # the finder's suggestion among nine rates
     python -m benchmarks.accuracy finder --sets photos/                # the same on a folder of one's own
     python -m benchmarks.accuracy rare                                 # a class that is twenty times rarer
+    python -m benchmarks.accuracy labels                               # soft labels of the solar cells
     python -m benchmarks.accuracy fastai --sets elpv photos/ --sizes 128 224      # wants requirements-bench.txt
 
 Sets are elpv, shapes (drawn here) or folders; a folder is called by its name. Writes PART.json into --out after each
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.finder_grid import compare_rates
-from benchmarks.accuracy.rare_class import compare_balances
 from benchmarks.accuracy.sets import draw_shapes, recipe_for, write_rare_table
 from benchmarks.accuracy.trainings import Ready
+from benchmarks.accuracy.variants import by_balance, by_labels, compare_variants
 from benchmarks.side_by_side.results import machine_facts
 
-PARTS = ("finder", "rare", "fastai")
+PARTS = ("finder", "rare", "labels", "fastai")
 
 
 def main() -> None:
@@ -53,9 +54,9 @@ def main() -> None:
 
 def _measured(given: argparse.Namespace, folder: Path) -> Iterator[list[dict[str, Any]]]:
     seeds = range(given.seeds)
-    if given.part == "rare":
-        ready = Ready.of(recipe_for(str(write_rare_table(folder)), "elpv"))
-        yield from ([row] for row in compare_balances(ready, seeds))
+    if given.part in ("rare", "labels"):
+        variants = by_labels() if given.part == "labels" else by_balance(str(write_rare_table(folder)))
+        yield from ([row] for row in compare_variants(variants, seeds))
         return
     sources = {name: _source(name, folder) for name in given.sets}
     if given.part == "finder":

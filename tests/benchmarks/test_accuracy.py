@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.accuracy import finder_grid, sets
+from benchmarks.accuracy import draw, finder_grid, sets
 from pipeline.system.errors import UserError
 
 
@@ -57,3 +57,39 @@ def test_a_set_has_the_recipe_that_is_taken_by_itself_and_one_split(source, flip
     recipe = sets.recipe_for(source, given={"training.balance": "sampler"})
     assert (recipe.augment.flip, recipe.data.source, recipe.data.split_seed) == (flip, source, 0)
     assert recipe.training.balance == "sampler"
+
+
+def grid_of(accuracy_of, suggested, name="cells"):
+    rows = [
+        {"set": name, "what": what, "seed": seed, "lr": lr, "is_suggested": lr == suggested,
+         "valid_accuracy": accuracy_of(lr, seed), "valid_loss": 1.0}
+        for what in (finder_grid.HEAD, finder_grid.ALL) for seed in range(3) for lr in (1e-5, 1e-3, 1e-2, suggested)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("suggested", "accuracy", "holds"),
+    [(2e-3, 0.85, True), (2e-3, 0.79, True), (2e-3, 0.7, False), (9e-6, 0.85, False), (2e-3, None, False)],
+)
+def test_a_suggestion_holds_within_one_standard_deviation_and_not_a_hundred_times_too_low(suggested, accuracy, holds):
+    of_grid = {1e-5: 0.5, 1e-3: 0.85, 1e-2: None}
+
+    def accuracy_of(lr, seed):
+        found = of_grid.get(lr, accuracy)
+        return None if found is None else found + 0.1 * (seed - 1)
+
+    rows = grid_of(accuracy_of, suggested)
+    found = draw.summarize_grid(rows)
+    assert found["best_lr"].tolist() == [1e-3, 1e-3]
+    assert found["best_std"].tolist() == pytest.approx([0.1, 0.1])
+    assert found["holds"].tolist() == [holds, holds]
+    assert draw.grid_table(rows).count("falls short") == (0 if holds else 2)
+    assert len(draw.grid_figure(rows).axes) == 2
+
+
+def test_means_are_over_the_seeds():
+    rows = pd.DataFrame({"variant": ["a", "b", "a"], "seed": [0, 0, 1], "test_recall": [0.5, 1.0, 0.7]})
+    assert draw.means_table(rows, ["variant"], ["test_recall"]).splitlines()[2:] == [
+        "| a | 2 | 0.6000 ± 0.1414 |", "| b | 1 | 1.0000 ± nan |"
+    ]  # fmt: skip
