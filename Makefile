@@ -4,7 +4,9 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint docs ui bench clean
+.PHONY: install demo test test-slow lint docs ui bench clean
+
+install: .venv/installed
 
 demo: .venv/installed
 	mlflow run . --env-manager local
@@ -21,10 +23,10 @@ lint: .venv/installed-dev
 	ruff format --check .
 	mypy
 
-# What is made from the code: every key of the recipe.
+# What is made: every key of the recipe, and the outputs, figures and screenshots of README and docs, in some ten minutes.
+# PHOTOS=folder/ takes other pictures than the packaged ones; PARTS=recipe makes the keys alone, in a second.
 docs: .venv/installed
-	python -m pipeline recipe > docs/recipe.md.new
-	mv docs/recipe.md.new docs/recipe.md
+	python -m docs.make $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(PARTS),--parts $(PARTS))
 
 ui: .venv/installed
 	mlflow ui

@@ -18,7 +18,7 @@ PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 LONGEST_README = 200
 PROJECT_FILE = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
 # What stands for something of the user's own in a command.
-PLACEHOLDERS = {"RUN_ID", "my.yaml", "", "…"}
+PLACEHOLDERS = {"RUN_ID", "my.yaml", "afternoon.yaml", "", "…"}
 # What a page shows a mistake with.
 ON_PURPOSE = {"mlflow run . --env-manager local -P fine_tune.cycle_length=2"}
 HOUSEKEEPING = ("cache", "tracking", "recipe")
