@@ -58,8 +58,8 @@ def main() -> None:
                 print(
                     f"{count:,} pictures, {start}: peak {peaks[start][-1] / 2**20:.0f} MiB, {seconds:.0f} s", flush=True
                 )
-    for start, found in peaks.items():
-        print(f"{start}: the largest set takes {found[-1] / found[0]:.3f} of the memory of the smallest")
+    for start, of_start in peaks.items():
+        print(f"{start}: the largest set takes {of_start[-1] / of_start[0]:.3f} of the memory of the smallest")
     if given.json:
         given.json.write_text(json.dumps(found), encoding="utf-8")
 

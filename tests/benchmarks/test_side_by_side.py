@@ -5,7 +5,10 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+from benchmarks import memory_by_set_size
+from benchmarks.side_by_side import limits
 from benchmarks.side_by_side.draw import draw
 from benchmarks.side_by_side.results import Comparison, Figure, machine_facts, read_results, tables, write_results
 
@@ -50,3 +53,15 @@ def test_every_module_that_a_benchmark_names_exists():
         named |= {str(node.module) for node in of_project if str(node.module).startswith(("pipeline", "benchmarks"))}
     assert {"benchmarks.throughput", "benchmarks.side_by_side.fastai_side"} <= named
     assert not [name for name in sorted(named) if importlib.util.find_spec(name) is None]
+
+
+def test_memory_and_time_are_given_for_each_start_of_a_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_by_set_size.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{2**20}\n"))
+    monkeypatch.setattr("sys.argv", ["memory", "20", "--json", str(tmp_path / "found.json")])
+    memory_by_set_size.main()
+    monkeypatch.setattr(limits, "_benchmark", lambda *_: json.loads((tmp_path / "found.json").read_text()))
+    figures = limits.by_set_size(20)
+    assert [figure.what for figure in figures[::2]] == [
+        f"20 pictures of 32 px, {start}: peak memory" for start in memory_by_set_size.STARTS
+    ]
+    assert [(figure.value, figure.unit) for figure in figures[::2]] == [(1.0, "MiB")] * 3
