@@ -40,7 +40,10 @@ COMMANDS = (*STAGES, *OPTIONS)
 NOT_GIVEN = "(not given)"
 REGISTERING = ("main", "sweep")
 # Keys that say how to run and not what results, so that a run may set them anew on any upstream.
-FREE_KEYS = ("device", "reuse", "compile", "data.max_store_gib", "data.max_logged_gib")
+FREE_KEYS = (
+    "device", "reuse", "compile", "data.max_store_gib", "data.max_logged_gib", "data.max_download_gib",
+    "data.recheck_hours",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -69,7 +69,7 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     for name, store in stores.items():
         note_use(store, job.run_id)
         tracking.log_folder(job.run_id, store, name)
-    tracking.log_dataset(manifest.name, manifest.root, manifest.digest, "training")
+    tracking.log_dataset(manifest.name, manifest.source, manifest.digest, "training")
     if len(manifest.corrected):
         tracking.add_to_description(job.run_id, f"{count_corrections(manifest.corrected)} (manifest/corrections.csv).")
     tracking.set_tags(job.run_id, {"thaw.weights": weights.identity, "thaw.set_aside": str(len(manifest.set_aside))})

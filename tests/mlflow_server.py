@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,22 +24,28 @@ def free_port() -> int:
 
 
 class MlflowServer:
-    """`mlflow server` on a database and an artifact folder in `folder`; which can be started and stopped."""
+    """`mlflow server`, which can be started and stopped: on a database and an artifact folder in `folder`, or on the
+    `database` and with the options for `artifacts` that are given, in an environment with `variables`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, database: str = "", artifacts: Sequence[str] = (), variables: Mapping[str, str] = {}
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.database = f"sqlite:///{folder / 'server.db'}"
+        self.database = database or f"sqlite:///{folder / 'server.db'}"
+        self._artifacts = artifacts or ("--artifacts-destination", str(folder / "artifacts"))
+        self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
-        stores = ["--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "artifacts")]
+        stores = ["--backend-store-uri", self.database, *self._artifacts]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *stores], cwd=self.folder, stdout=log, stderr=log, start_new_session=True
-            )
+                [*command, *stores], cwd=self.folder, env={**os.environ, **self._variables}, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
         deadline = time.monotonic() + 90
         while not self._answers():
             assert time.monotonic() < deadline, (self.folder / "server.log").read_text()

@@ -23,9 +23,12 @@ from pipeline.cache.markers import (
 )
 from pipeline.cache.store import DESCRIPTION, find_damage, remove, size_bytes
 
-WHOLE, DAMAGED, HALF_BUILT, UNSENT, REMEMBERED = "whole", "damaged", "half-built", "not sent", "remembered"
+WHOLE, DAMAGED, HALF_BUILT, UNSENT = "whole", "damaged", "half-built", "not sent"
+REMEMBERED, FETCHED = "remembered", "fetched"
 OUTBOX = "outbox"
 INSPECTED = "inspected.sqlite"
+# The folder of pictures that a table names by their addresses; one entry, since sets share them.
+PICTURES = "pictures"
 # How the parts of a store's key are written in a listing.
 _FORMATS = {
     "size_px": "{} px",
@@ -46,8 +49,8 @@ _FORMATS = {
 class Entry:
     """An entry of the cache, last used at `used` (seconds since 1970), with what it was `made_from` in a few words.
 
-    `state` is "whole", "damaged" or "half-built" for a store, "not sent" in the outbox, and "remembered" for the
-    hashes of pictures.
+    `state` is "whole", "damaged" or "half-built" for a store, "not sent" in the outbox, "remembered" for the
+    hashes of pictures, and "fetched" for pictures from elsewhere.
     """
 
     kind: str
@@ -72,6 +75,10 @@ def list_entries() -> list[Entry]:
     if inspected.exists():
         used = inspected.stat().st_mtime
         found.append(Entry("inspected", inspected, size_bytes(inspected), used, "pictures' hashes", [], REMEMBERED))
+    pictures = cache / PICTURES
+    if pictures.is_dir():
+        facts = size_bytes(pictures), last_used(pictures), "pictures from elsewhere", used_by(pictures)
+        found.append(Entry(PICTURES, pictures, *facts, FETCHED))
     return sorted(found, key=lambda entry: (entry.kind, -entry.used))
 
 
@@ -186,7 +193,7 @@ def _remove_stray_sidecars(cache: Path) -> None:
 
 def _kinds(cache: Path) -> list[Path]:
     inside = cache.iterdir() if cache.exists() else ()  # unlike glob, that does not take a folder for empty
-    return sorted(path for path in inside if path.is_dir() and path.name != PROCESSES)
+    return sorted(path for path in inside if path.is_dir() and path.name not in (PROCESSES, PICTURES))
 
 
 def _is_sidecar(path: Path) -> bool:

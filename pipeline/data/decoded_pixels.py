@@ -34,7 +34,7 @@ class DecodedPixels:
 
     def __init__(self, manifest: Manifest, size_px: int, fit: Fit, decoder: Decoder = "pillow") -> None:
         self.decoder = decoder
-        self._root, self._folder = manifest.root, str(manifest.root)
+        self._manifest, self._folder = manifest, str(manifest.root)
         self._fit, self._size_px, self._grey, self._ranges = fit, size_px, manifest.is_grey, manifest.ranges
         self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
         self._pool = ThreadPoolExecutor(usable_cores())
@@ -108,12 +108,12 @@ class DecodedPixels:
         return content
 
     def _changed(self, row: int, reason: str) -> UserError:
-        if not self._root.exists():
+        if not self._manifest.is_here:
             return UserError(
-                f"The pictures are in {self._root}, which is not on this machine, and their pixels at "
+                f"The pictures are in {self._manifest.source}, which is not on this machine, and their pixels at "
                 f"{self._size_px} px are not among the files of the precompute run; run it where the pictures are."
             )
-        path = self._root / self._paths[row]
+        path = self._manifest.root / self._paths[row]
         return UserError(f"The picture {path} is not what it was ({reason}); run precompute again.")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -20,6 +20,7 @@ from pipeline.data.deep import Choice, Span, choose_ranges, describe_ranges, kin
 from pipeline.data.inspection import Inspected, inspect_all
 from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.soft_labels import CERTAIN_FROM
+from pipeline.data.remote.addresses import common_address, pictures_folder, without_secrets
 from pipeline.data.splits import MOVED_COLUMNS, SPLITS, assign_splits, contradictions
 from pipeline.system.errors import UserError
 from pipeline.system.tables import read_table, write_table
@@ -29,6 +30,7 @@ Duplicates: TypeAlias = Literal["move", "stop"]
 COLUMNS = ["path", "label", "split", "hash", "width_px", "height_px", "mode", "group", "weight"]
 SET_ASIDE_COLUMNS = ["path", "reason"]
 SHARE = "share/"  # and a class's name: columns of a manifest with soft labels, after COLUMNS
+ADDRESS_COLUMNS = ["path", "address"]
 TEXT_COLUMNS = ("path", "label", "split", "hash", "mode", "group")
 ROWS_AT_ONCE = 10_000
 # Files that `describe_manifest` names.
@@ -46,7 +48,8 @@ class Manifest:
     another split (`path`, `moved_from`, `moved_to`, `same_as`), `drawn` the splits whose pictures the recipe's
     fractions choose, and not the source. Deep pictures are scaled from `ranges`; `spans` are those of the training
     pictures. `corrected` are the pictures that data.corrections relabels, or drops, which gives them the split DROPPED
-    (CORRECTED_COLUMNS); `notes` are sentences for the user."""
+    (CORRECTED_COLUMNS); `notes` are sentences for the user. `addresses`, by path, are those of pictures that are
+    fetched to `root`, in the cache; none if they are on disk."""
 
     name: str
     root: Path
@@ -59,6 +62,17 @@ class Manifest:
     spans: dict[str, Span] = field(default_factory=dict)
     corrected: pd.DataFrame = field(default_factory=partial(_no_rows, CORRECTED_COLUMNS))
     notes: list[str] = field(default_factory=list)
+    addresses: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where the pictures come from: their folder, or the address that they have in common."""
+        return common_address(list(self.addresses.values())) or str(self.root)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the pictures seem to be on this machine."""
+        return (self.paths[0] if self.addresses else self.root).exists()
 
     @property
     def digest(self) -> str:
@@ -150,22 +164,24 @@ def build_manifest(
     _release_memory()
     classes = sorted(set(good["label"]))
     notes = note_unused(listing.corrections, corrected)
-    return Manifest(
-        listing.name, listing.root, classes, table, set_aside, moved, drawn, ranges, spans, corrected, notes
-    )
+    addresses = {path: without_secrets(listing.addresses[path]) for path in table["path"]} if listing.addresses else {}
+    found = set_aside, moved, drawn, ranges, spans, corrected, notes, addresses
+    return Manifest(listing.name, listing.root, classes, table, *found)
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `manifest.csv`, `set_aside.csv`, `duplicates.csv`, `manifest.json`, and `corrections.csv` if there are any,
-    into `folder`."""
+    and `addresses.csv` if the pictures have some, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"manifest": manifest.table, "set_aside": manifest.set_aside, "duplicates": manifest.moved}
     tables |= {"corrections": manifest.corrected} if len(manifest.corrected) else {}
+    if manifest.addresses:
+        tables["addresses"] = pd.DataFrame(list(manifest.addresses.items()), columns=ADDRESS_COLUMNS)
     for name, table in tables.items():
         write_table(table, folder / f"{name}.csv")
     facts = {
         "name": manifest.name,
-        "root": str(manifest.root),
+        "root": str(manifest.root.relative_to(pictures_folder()) if manifest.addresses else manifest.root),
         "classes": manifest.classes,
         "digest": manifest.digest,
         "drawn": manifest.drawn,
@@ -185,12 +201,15 @@ def load_manifest(folder: Path) -> Manifest:
         corrections = folder / "corrections.csv"
         corrected = read_table(corrections, CORRECTED_COLUMNS) if corrections.exists() else _no_rows(CORRECTED_COLUMNS)
         spans = {kind: Span(*span) for kind, span in facts.get("spans", {}).items()}
+        listed = folder / "addresses.csv"
+        addresses = dict(read_table(listed, ADDRESS_COLUMNS).to_numpy().tolist()) if listed.exists() else {}
         ranges, root = facts.get("ranges", {}), Path(facts["root"])
         drawn = tuple(facts.get("drawn", ("valid", "test")))
-        found = table, set_aside, moved, drawn, ranges, spans, corrected
-        manifest = Manifest(facts["name"], root, facts["classes"], *found)
+        found = table, set_aside, moved, drawn, ranges, spans, corrected, list[str](), addresses
+        manifest = Manifest(facts["name"], pictures_folder() / root if addresses else root, facts["classes"], *found)
         is_whole = manifest.digest == facts["digest"] and list(table.columns) == [*COLUMNS, *manifest.share_columns]
-        paths = (Path(path) for path in table["path"])
+        is_whole = is_whole and (not addresses or list(addresses) == table["path"].tolist())
+        paths = (root / path if addresses else Path(path) for path in table["path"])
         escaping = next((path for path in paths if path.is_absolute() or ".." in path.parts or not path.name), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The manifest in {folder} cannot be read ({error}); run precompute again.") from None
@@ -239,6 +258,9 @@ def _inspected(listing: Listing) -> tuple[pd.DataFrame, pd.Series]:
     given = {"path": listing.paths, "label": listing.labels, "split": listing.splits, "group": listing.groups}
     for name, values in given.items():
         table[name] = pd.Series("" if values is None else values, index=table.index, dtype=str)
+    if listing.missing:
+        reasons = pd.Series([listing.missing.get(path, "") for path in listing.paths], dtype=str)
+        table["error"] = table["error"].where(reasons == "", reasons)
     table["weight"] = 1.0 if listing.weights is None else listing.weights
     return table[[*COLUMNS, "span"]], table["error"].astype(str)
 

@@ -86,7 +86,7 @@ def open_pixels(
         fetched = _made_from(folder) if fetch(folder) else None
         if fetched == key_parts:
             return None
-        if fetched and not manifest.root.exists() and _pictures_of(fetched) == _pictures_of(key_parts):
+        if fetched and not manifest.is_here and _pictures_of(fetched) == _pictures_of(key_parts):
             raise _OtherDecoderError(fetched)
         return {FILE: _build(source, unfinished, folder)}
 

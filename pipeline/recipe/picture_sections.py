@@ -15,7 +15,8 @@ class Data(Section):
         min_length=1,
         description="elpv (the packaged solar cells), a folder of class folders, a folder with train/, "
         "valid/ or val/, and maybe test/, or a table (.csv, .tsv, .parquet) with the columns path and label, or a "
-        "probability for each class instead, and maybe split, group and weight",
+        "probability for each class instead, and maybe split, group and weight; its pictures may be at addresses "
+        "(https://, s3://, …)",
     )
     soft_labels: bool = Field(
         False,
@@ -78,6 +79,18 @@ class Data(Section):
         ge=0,
         description="a number of GiB from 0 up: decoded pixels that take no more are kept among the files of "
         "precompute's run, for machines that have not the pictures",
+    )
+    max_download_gib: float = Field(
+        20.0,
+        ge=0,
+        description="a number of GiB from 0 up: pictures that a table names by their addresses are fetched into the "
+        "cache, and the run stops where they take more",
+    )
+    recheck_hours: float = Field(
+        24.0,
+        ge=0,
+        description="a number of hours from 0 up: servers of fetched pictures that were last asked for longer ago are "
+        "asked at the start whether these have changed",
     )
 
 

@@ -46,7 +46,7 @@ def publish(
     `pixels` are the manifest's pictures at the size of the network in the folder `checkpoint`.
     """
     settings, split = recipe.evaluate, evaluation.split
-    dataset = tracking.log_dataset(manifest.name, manifest.root, manifest.digest, split)
+    dataset = tracking.log_dataset(manifest.name, manifest.source, manifest.digest, split)
     pictures = picture_set(manifest)
     name, refusal = _free_name(settings.register_as, manifest.name, pictures)
     with TemporaryDirectory() as temporary:
@@ -128,7 +128,7 @@ def picture_set(manifest: Manifest) -> tracking.PictureSet:
     rows = manifest.table[["hash", "label"]].to_numpy().tolist()
     hashes = sorted(hashlib.sha256(json.dumps(row).encode()).hexdigest() for row in rows)
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()[:DIGEST]
-    return tracking.PictureSet(digest, tuple(one[:DIGEST] for one in hashes[:SAMPLE]), str(manifest.root))
+    return tracking.PictureSet(digest, tuple(one[:DIGEST] for one in hashes[:SAMPLE]), manifest.source)
 
 
 def evaluated_content(manifest: Manifest, split: str) -> str:

@@ -1,9 +1,10 @@
-"""The pictures of a recipe: listed, inspected, corrected and split."""
+"""The pictures of a recipe: listed, fetched, inspected, corrected and split."""
 
 from functools import cache
 
 from pipeline.data.manifest import Manifest, build_manifest
 from pipeline.data.readers.sources import list_source
+from pipeline.data.remote.fetch import fetch_listing
 from pipeline.data.splits import SPLITS
 from pipeline.recipe.schema import Recipe
 from pipeline.system.console import say
@@ -15,6 +16,7 @@ def list_pictures(recipe: Recipe) -> Manifest:
     split_seed = recipe.seed if data.split_seed == "auto" else data.split_seed
     labels = data.corrections, data.soft_labels, data.uncertain_weight
     listing = list_source(data.source, data.extensions, *labels)
+    listing = fetch_listing(listing, data.max_download_gib, data.recheck_hours)
     shares = data.valid_fraction, data.test_fraction, data.max_bad
     manifest = build_manifest(listing, *shares, split_seed, data.duplicates, data.range)
     for note in (_describe(manifest), *manifest.notes):

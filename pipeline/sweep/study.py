@@ -32,7 +32,10 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "train/seconds": "minimize",
 }
 # Keys that change how a trial is run, but not its result.
-HOW_IT_RUNS = ("device", "reuse", "compile", "data.source", "data.max_store_gib", "data.max_logged_gib")
+HOW_IT_RUNS = (
+    "device", "reuse", "compile", "data.source", "data.max_store_gib", "data.max_logged_gib", "data.max_download_gib",
+    "data.recheck_hours",
+)  # fmt: skip
 OBJECTIVES, GIVEN_SPACE, DATA, SETTINGS, SPACE = "objectives", "given space", "data", "settings", "space"
 MOST_NAMED = 4  # settings that differ, in a sentence
 DEFAULTS = training_settings(Recipe())

@@ -151,6 +151,7 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
 
 HERE, WIRING = "tests.stages.test_recipe_keys", "tests.stages.test_wiring"
 SIZES = "tests.stages.test_wiring_sizes"
+PICTURES = "tests.pipeline.runs.test_recipe_pictures"
 LATE = "test_the_late_group_trains_on_stored_feature_maps_and_their_views_while_the_early_one_stays_frozen"
 BATCHNORM = "test_batchnorm_learns_new_statistics_where_the_recipe_says_batch"
 RATES = "test_rates_that_are_listed_are_those_of_the_groups"
@@ -184,6 +185,8 @@ SHOWN_BY = {
     "data.decoder": (HERE, "test_a_decoder_that_is_not_here_is_refused"),
     "data.max_store_gib": (HERE, "test_pixels_are_not_stored_beyond_what_the_recipe_allows"),
     "data.max_logged_gib": (HERE, "test_pixels_are_not_logged_beyond_what_the_recipe_allows"),
+    "data.max_download_gib": (PICTURES, "test_pictures_at_addresses_are_fetched_by_the_recipe"),
+    "data.recheck_hours": (PICTURES, "test_pictures_at_addresses_are_fetched_by_the_recipe"),
     "augment.mixup": (HERE, MIXED),
     "augment.cutmix": (HERE, MIXED),
     "precompute.cut": (WIRING, LATE),

@@ -17,6 +17,8 @@ class Listing:
     `splits` is None if the source gives none, and "" for a picture without one; `groups` likewise. `weights` is None
     if all are 1; `notes` are sentences for the user; `corrections` of labels are by content hash, and not applied yet.
     Where labels are `soft`, `labels` are the likeliest classes.
+    Pictures that are not on disk have `addresses`, by path, and `root` is where in the cache they are fetched to;
+    `missing` are those that could not be fetched, with the reason.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     soft: SoftLabels | None = None
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_listing(listing: Listing, source: str, missing: str) -> None:

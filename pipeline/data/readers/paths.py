@@ -7,12 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
+from pipeline.data.remote.addresses import is_address, without_secrets
 from pipeline.system.errors import UserError
 
 # The source, and the name, of the packaged data set; no other set is called so.
 PACKAGED = "elpv"
 _FILE = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _DRIVE = re.compile(r"/?[a-z]:/", re.IGNORECASE)
 
 
@@ -42,8 +42,11 @@ def without_scheme(text: str) -> str:
 def picture_below(folder: Path, text: str, where: str) -> str:
     """The path below `folder` of the picture that `text` names in a table at `where`; UserError if it is elsewhere."""
     path = without_scheme(text)
-    if _ADDRESS.match(path):
-        raise UserError(f"{where} names {text}, which is on no disk; download it, and give its path.")
+    if is_address(path):
+        raise UserError(
+            f"{where} names {without_secrets(text)}, at an address, and the first row a path on disk; name all "
+            "pictures in one way."
+        )
     if "\\" in path and not os.path.lexists(folder / path):
         path = path.replace("\\", "/")
     if _DRIVE.match(path) and not os.path.lexists(folder / path):

@@ -14,6 +14,7 @@ from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.paths import picture_below, set_name
 from pipeline.data.readers.soft_labels import SoftLabels, check_likeliest, class_columns, note_ties, read_shares
 from pipeline.data.readers.split_names import split_of
+from pipeline.data.remote.addresses import check_address, is_address, pictures_folder, places_of, without_secrets
 from pipeline.system.errors import UserError
 from pipeline.system.text import plain_name
 
@@ -27,10 +28,11 @@ CLASS = "probability of "
 def list_table(table: Path) -> Listing:
     """The pictures in the rows of `table`, in their order.
 
-    The columns `path` (relative to the table's folder) and `label` are required; `split`, `group` and `weight` are
-    optional and may have empty cells; others are ignored. Labels and groups are always text. In place of `label` there
-    may be a column for each class with its probability (see `class_columns`); the label is the likeliest then. A row
-    that repeats an earlier one is set aside. Raises UserError, naming the row, for any mistake.
+    The columns `path` (relative to the table's folder, or for all pictures an address) and `label` are required;
+    `split`, `group` and `weight` are optional and may have empty cells; others are ignored. Labels and groups are
+    always text. In place of `label` there may be a column for each class with its probability (see `class_columns`);
+    the label is the likeliest then. A row that repeats an earlier one is set aside. Raises UserError, naming the row,
+    for any mistake.
     """
     header, rows = read_csv(table, NEEDED) if ending_of(table) != ".parquet" else _read_parquet(table)
     indices = _columns(header, table)
@@ -39,37 +41,45 @@ def list_table(table: Path) -> Listing:
     folder = _folder(table, first[1], indices["path"])
     # R writes the rows' numbers in front, and no name for them.
     has_row_names = len(first[1]) == len(header) + 1 and _is_shifted(folder, first[1], indices["path"])
+    start = first[1][1:] if has_row_names else first[1]
+    below = None if any(map(is_address, start[indices["path"] : indices["path"] + 1])) else folder
     columns: dict[str, list[str]] = {name: [] for name in indices}
     seen: dict[str, int] = {}
     set_aside = []
     for number, cells in chain([first], filled) if first[1] else ():
         where = f"{table}, row {number}"
         cells = _trimmed(cells[1:] if has_row_names else cells, len(header), where)
-        row = _checked({name: cells[index].strip() for name, index in indices.items()}, folder, where)
+        row = _checked({name: cells[index].strip() for name, index in indices.items()}, below, where)
+        shown = without_secrets(row["path"]) if below is None else row["path"]
         if is_junk(row["path"]):
-            set_aside.append((row["path"], "is no picture but a file that a system leaves behind"))
+            set_aside.append((shown, "is no picture but a file that a system leaves behind"))
             continue
-        earlier = seen.setdefault(row["path"], len(columns["path"]))
+        earlier = seen.setdefault(shown, len(columns["path"]))
         if earlier == len(columns["path"]):
             for name, values in columns.items():
                 values.append(row[name])
             continue
-        other = next((name for name in indices if columns[name][earlier] != row[name]), None)
+        other = next((name for name in indices if name != "path" and columns[name][earlier] != row[name]), None)
         if other is not None:
             raise UserError(
-                f"{where} gives {row['path']} the {other} {row[other] or 'of an empty cell'}, and an earlier row gave "
+                f"{where} gives {shown} the {other} {row[other] or 'of an empty cell'}, and an earlier row gave "
                 f"it {columns[other][earlier] or 'an empty cell'}; keep one of them."
             )
-        set_aside.append((row["path"], f"is named again in row {number}, which adds nothing"))
+        set_aside.append((shown, f"is named again in row {number}, which adds nothing"))
     splits, groups = (columns[name] if any(columns.get(name, ())) else None for name in ("split", "group"))
     weights = [float(text or 1) for text in columns["weight"]] if any(columns.get("weight", ())) else None
-    found = set_name(table), folder, columns["path"]
+    root, paths, addresses = folder, columns["path"], dict[str, str]()
+    if below is None and paths:
+        common, paths = places_of(columns["path"])
+        root, addresses = pictures_folder() / common, dict(zip(paths, columns["path"], strict=True))
+    found = set_name(table), root, paths
     if "label" in columns:
-        return Listing(*found, columns["label"], splits, set_aside, groups, weights)
+        return Listing(*found, columns["label"], splits, set_aside, groups, weights, addresses=addresses)
     soft = _soft_labels(columns)
     if soft.shares:
         check_likeliest(soft, str(table))
-    return Listing(*found, soft.labels(), splits, set_aside, groups, weights, note_ties(soft), soft=soft)
+    notes = note_ties(soft)
+    return Listing(*found, soft.labels(), splits, set_aside, groups, weights, notes, soft=soft, addresses=addresses)
 
 
 def ending_of(table: Path) -> str:
@@ -87,7 +97,9 @@ def _folder(table: Path, cells: Sequence[str], index: int) -> Path:
 
 
 def _is_shifted(folder: Path, cells: Sequence[str], index: int) -> bool:
-    at, after = (os.path.lexists(folder / cells[one].strip()) for one in (index, index + 1))
+    at, after = (
+        is_address(cell) or os.path.lexists(folder / cell) for cell in map(str.strip, cells[index : index + 2])
+    )
     return after and not at
 
 
@@ -124,8 +136,9 @@ def _columns(header: Sequence[str], table: Path) -> dict[str, int]:
     return read | {f"{CLASS}{label}": index for label, index in soft.items()}
 
 
-def _checked(row: Mapping[str, str], folder: Path, where: str) -> dict[str, str]:
-    """A row with its path relative to `folder` and its split in our name for it; UserError for a mistake in it."""
+def _checked(row: Mapping[str, str], folder: Path | None, where: str) -> dict[str, str]:
+    """A row with its path relative to `folder`, or with its address if that is None, and its split in our name for it;
+    UserError for a mistake in it."""
     names = {name: plain_name(row[name]) for name in ("label", "group") if name in row}
     for name in (name for name in NEEDED if name in row):
         if not names.get(name, row[name]):
@@ -135,13 +148,20 @@ def _checked(row: Mapping[str, str], folder: Path, where: str) -> dict[str, str]
         raise UserError(f"{where} has the split {row['split']}; it takes train, valid, test, or nothing.")
     if row.get("weight"):
         _check_weight(row["weight"], where)
-    path = picture_below(folder, row["path"], where)
+    path = _address(row["path"], where) if folder is None else picture_below(folder, row["path"], where)
     checked = {**row, **names, "path": path} | ({"split": split} if "split" in row else {})
     if "label" in names:
         return checked | {"label": sys.intern(names["label"])}
     cells = {name.removeprefix(CLASS): text for name, text in row.items() if name.startswith(CLASS)}
     shares = zip(cells, read_shares(cells, where), strict=True)
     return checked | {f"{CLASS}{name}": sys.intern(str(share)) for name, share in shares}
+
+
+def _address(text: str, where: str) -> str:
+    if not is_address(text):
+        raise UserError(f"{where} names {text}, on disk, and the first row an address; name all pictures in one way.")
+    check_address(text, where)
+    return text
 
 
 def _check_weight(text: str, where: str) -> None:

@@ -1,9 +1,12 @@
+import pytest
 from PIL import Image
 
 from pipeline.recipe.picture_sections import Data
 from pipeline.recipe.schema import Recipe
 from pipeline.runs import recipe_pictures
 from pipeline.runs.recipe_pictures import list_pictures
+from pipeline.system.errors import UserError
+from tests.picture_server import picture_server
 
 
 def test_pictures_are_counted_corrections_applied_and_those_of_no_picture_told_once(tmp_path, capsys):
@@ -21,3 +24,22 @@ def test_pictures_are_counted_corrections_applied_and_those_of_no_picture_told_o
     said = capsys.readouterr().out
     assert said.count("1 of 2 corrections in data.corrections") == 1
     assert said.count("12 pictures of 2 classes: train 10, valid 2\n") == 1
+
+
+def test_pictures_at_addresses_are_fetched_by_the_recipe(tmp_path):
+    rows = ["path,label"]
+    with picture_server(tmp_path) as server:
+        for number in range(12):
+            Image.new("L", (4, 4), number).save(tmp_path / f"{number}.png")
+            rows.append(f"{server.uri}/{number}.png,{'cat' if number % 2 else 'dog'}")
+        (tmp_path / "pets.csv").write_text("\n".join(rows))
+
+        def listed(**keys):
+            return list_pictures(Recipe(data=Data(source=str(tmp_path / "pets.csv"), test_fraction=0.0, **keys)))
+
+        with pytest.raises(UserError, match=r"more than data\.max_download_gib = 1e-08 allows"):
+            listed(max_download_gib=1e-8)
+        assert len(listed().table) == 12
+        assert server.count("HEAD") == 0
+        listed(recheck_hours=0.0)
+        assert server.count("HEAD") == 12

@@ -3,6 +3,7 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.data.readers.table import list_table
+from pipeline.data.remote.addresses import pictures_folder
 from pipeline.system.errors import UserError
 
 
@@ -117,7 +118,9 @@ def test_a_path_may_be_absolute_where_it_lies_below_the_tables_folder(tmp_path):
         ("path,label,split\n1,a,\n1,a,test\n", "gives 1 the split test, and an earlier row gave it an empty cell"),
         ("path,label\n../1,a\n", "row 1 names ../1, outside the table's folder"),
         ("path,label\n/etc/passwd,a\n", "row 1 names /etc/passwd, outside the table's folder"),
-        ("path,label\nhttps://a.org/1.jpg,a\n", "row 1 names https://a.org/1.jpg, which is on no disk; download it"),
+        ("path,label\n1,a\nhttps://a.org/1.jpg,a\n", "row 2 names https://a.org/1.jpg, at an address, and the first"),
+        ("path,label\nhttps://a.org/1.jpg,a\n1,a\n", "row 2 names 1, on disk, and the first row an address; name all"),
+        ("path,label\nhttps://a.org,a\n", "row 1 names https://a.org/, which is no whole address; mend it."),
         (
             "path,label\nC:\\\\me\\\\1.jpg,a\n",
             "row 1 names C:\\\\me\\\\1.jpg, on a drive of Windows; give its path relative",
@@ -204,3 +207,30 @@ def test_ties_are_said_and_a_row_that_says_something_else_is_named(tmp_path):
         list_table(table(tmp_path, SOFT + "a/1.jpg,0.5,0.5,train\n"))
     with pytest.raises(UserError, match=r"row 1 has probabilities of dog, Cat that add up to 0\.85"):
         list_table(table(tmp_path, SOFT.replace("0.75", "0.6")))
+
+
+@pytest.mark.parametrize("start", ["path,label\n", "path,label,split\n", ",label,path\n"])
+def test_pictures_at_addresses_are_listed_with_their_places_in_the_cache(tmp_path, start):
+    """As R writes its rows, with their numbers in front, too."""
+    rows = [("https://me:secret@a.org/pets/1.jpg", "cat"), ("https://a.org/pets/dogs/2.jpg", "dog")]
+    rows.append(("https://a.org/pets/1.jpg", "cat"))  # the same picture
+    columns = start.strip().split(",")
+    cells = [{"": str(number), "path": path, "label": label} for number, (path, label) in enumerate(rows)]
+    lines = [",".join(row.get(column, "") for column in columns) for row in cells]
+    listing = list_table(table(tmp_path, start + "\n".join(lines)))
+    assert listing.root == pictures_folder() / "https+a.org" / "pets"
+    assert (listing.paths, listing.labels) == (["1.jpg", "dogs/2.jpg"], ["cat", "dog"])
+    assert listing.addresses == {"1.jpg": rows[0][0], "dogs/2.jpg": rows[1][0]}
+    assert listing.set_aside == [("https://a.org/pets/1.jpg", "is named again in row 3, which adds nothing")]
+
+
+def test_rows_with_numbers_in_front_that_have_no_name_may_hold_addresses(tmp_path):
+    listing = list_table(
+        table(tmp_path, '"path","label"\n"1","https://a.org/1.jpg","cat"\n"2","https://a.org/2.jpg","dog"\n')
+    )
+    assert listing.paths == ["1.jpg", "2.jpg"]
+
+
+def test_one_picture_at_an_address_has_one_label(tmp_path):
+    with pytest.raises(UserError, match=r"row 2 gives https://a.org/1.jpg the label b, and an earlier row gave it a"):
+        list_table(table(tmp_path, "path,label\nhttps://me:x@a.org/1.jpg,a\nhttps://a.org/1.jpg,b\n"))
