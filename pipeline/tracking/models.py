@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
@@ -30,11 +31,15 @@ CHECKPOINT = "checkpoint"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def log_dataset(name: str, folder: Path, digest: str, context: str) -> MetaDataset:
-    """Log the pictures, by content digest, as the open run's input; gives the data set for `log_classifier`."""
+def log_dataset(name: str, source: str | Path, digest: str, context: str) -> MetaDataset:
+    """Log the pictures, by content digest, as the open run's input; gives the data set for `log_classifier`. They come
+    from `source`, a folder or an address."""
     with warnings.catch_warnings(action="ignore"):  # a local folder fits two of MLflow's kinds of source
-        source = resolve_dataset_source(str(folder))
-    dataset = MetaDataset(source=source, name=name, digest=digest[:36])  # type: ignore[abstract]
+        try:
+            resolved = resolve_dataset_source(str(source))
+        except MlflowException:  # an address of a kind that it does not know
+            resolved = CodeDatasetSource({"address": str(source)})  # type: ignore[no-untyped-call]
+    dataset = MetaDataset(source=resolved, name=name, digest=digest[:36])  # type: ignore[abstract]
     call_server(lambda: mlflow.log_input(dataset, context=context))
     return dataset
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,7 +106,7 @@ class Fetcher:
             attempt += 1
             came: list[int] = []
             try:
-                stamp = fetch(address, unfinished, lambda count, came=came: self._allow(count, came))
+                stamp = fetch(address, unfinished, partial(self._allow, came))
             except Hindered as error:
                 self._give_back(came)
                 unfinished.unlink(missing_ok=True)
@@ -154,7 +155,7 @@ class Fetcher:
         with self._guard:
             return self._servers.setdefault(f"{scheme}://{host}", _Server(f"{scheme}://{host}"))
 
-    def _allow(self, count: int, came: list[int]) -> None:
+    def _allow(self, came: list[int], count: int) -> None:
         if self._stop.is_set():
             raise Stopped
         with self._guard:

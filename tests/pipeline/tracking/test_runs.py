@@ -400,3 +400,14 @@ def test_a_run_that_is_gone_on_with_ends_as_if_it_had_never_broken_off():
     assert again == run_id
     assert look_up(run_id).info.status == "FINISHED"
     assert tracking.REASON not in look_up(run_id).data.tags
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [("https://a.org/pets", "https://a.org/pets"), ("s3://b/pets", "s3://b/pets"), ("abfs://c/pets", "abfs://c/pets")],
+)
+def test_pictures_from_elsewhere_are_logged_with_their_address(tracking_server, source, shown):
+    with open_run("precompute", {}, {}) as run_id:
+        tracking.log_dataset("pets", source, "d" * 64, "training")
+    (given,) = mlflow.MlflowClient().get_run(run_id).inputs.dataset_inputs
+    assert shown in given.dataset.source
