@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-slow lint docs ui bench clean
+.PHONY: install demo test test-slow lint docs recipe ui bench clean
 
 install: .venv/installed
 
@@ -23,10 +23,14 @@ lint: .venv/installed-dev
 	ruff format --check .
 	mypy
 
-# What is made: every key of the recipe, and the outputs, figures and screenshots of README and docs, in some ten minutes.
-# PHOTOS=folder/ takes other pictures than the packaged ones; PARTS=recipe makes the keys alone, in a second.
-docs: .venv/installed
+# What is made: the outputs, figures and screenshots of README and docs, in some ten minutes, and every key of the recipe.
+# PHOTOS=folder/ takes other pictures than the packaged ones, PARTS="method notebook tour" some parts.
+docs: recipe
 	python -m docs.make $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(PARTS),--parts $(PARTS))
+
+recipe: .venv/installed
+	python -m pipeline recipe > docs/recipe.md.new
+	mv docs/recipe.md.new docs/recipe.md
 
 ui: .venv/installed
 	mlflow ui

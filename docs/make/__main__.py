@@ -1,4 +1,4 @@
-"""`python -m docs.make`, which `make docs` runs: docs/recipe.md, and all outputs, figures and screenshots of the pages.
+"""`python -m docs.make`, which `make docs` runs: all outputs, figures and screenshots of README and docs.
 
 Takes some ten minutes on two cores. Everything is run in a copy of the project, with a cache and a tracking database of
 its own; with `--work FOLDER` that is kept, and finished stages are taken from it the next time.
@@ -16,10 +16,9 @@ from docs.make.photos import some_cells
 from docs.make.project import copy_project
 from docs.make.screens import open_screens
 from docs.make.tour import Tour
-from pipeline.recipe.reference import reference
 
 NOTEBOOK = "docs/notebook.ipynb"
-PARTS = ("recipe", "method", "notebook", "tour")
+PARTS = ("method", "notebook", "tour")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,11 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", default="", help="where to work; kept")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to make (default: everything)")
     given = parser.parse_args(arguments)
-    if "recipe" in given.parts:
-        (PROJECT / "docs" / "recipe.md").write_text(reference(), encoding="utf-8")
-    if set(given.parts) > {"recipe"} or "recipe" not in given.parts:
-        with tempfile.TemporaryDirectory() as folder:
-            make_pages(Path(given.work or folder).resolve(), given.photos, given.parts)
+    with tempfile.TemporaryDirectory() as folder:
+        make_pages(Path(given.work or folder).resolve(), given.photos, given.parts)
 
 
 def make_pages(work: Path, photos: str, parts: Sequence[str]) -> None:

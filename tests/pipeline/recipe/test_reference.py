@@ -8,7 +8,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "recipe.md"
 
 
 def test_the_page_of_all_keys_is_that_of_the_code():
-    assert PAGE.read_text(encoding="utf-8") == reference(), "make docs PARTS=recipe renews it"
+    assert PAGE.read_text(encoding="utf-8") == reference(), "make recipe renews it"
 
 
 def test_the_page_has_a_row_for_every_key_with_its_type_default_and_effect():
