@@ -122,10 +122,6 @@ class Experiments:
         with chdir(self._folder):
             return tracking.artifact(ref.run_id, name)
 
-    def curve(self, ref: RunRef, metric: str) -> pd.DataFrame:
-        """`step` and `value` of a metric of a run."""
-        return tracking.read_curve([ref.run_id], metric)
-
     def movement(self, before: RunRef, after: RunRef) -> dict[str, float]:
         """By layer group how far its weights went, as a share of their norm."""
         old, new = (load_checkpoint(self.file(ref, "checkpoint"))[0] for ref in (before, after))

@@ -115,7 +115,7 @@ def compare_speeds(runs: Experiments, folder: Path) -> str:
         ("the head, on stored activations", runs.head), ("the head, body frozen, pictures augmented", runs.live),
         ("all layers, pictures augmented", runs.restarts),
     )  # fmt: skip
-    speeds = {name: runs.curve(ref, "throughput/images_per_second")["value"].median() for name, ref in ways}
+    speeds = {name: read_table(runs.file(ref, "epochs.csv"))["images_per_second"].median() for name, ref in ways}
     slowest = min(speeds.values())
     rows = [(name, f"{speed:,.0f}", f"{speed / slowest:,.0f}") for name, speed in speeds.items()]
     return markdown_table(("what is trained", "images/s", "times as fast"), rows)
@@ -169,10 +169,10 @@ def compare_views(runs: Experiments, folder: Path) -> str:
     found = runs.evaluated.metrics
     split = "test" if "test/accuracy" in found else "valid"
     rows = [
-        (name, f"{found[f'{split}/{prefix}accuracy']:.3f}", f"{found[f'{split}/{prefix}log_loss']:.3f}")
+        (name, f"{found[f'{split}/{prefix}accuracy']:.3f}", f"{found[f'{split}/{prefix}loss']:.3f}")
         for name, prefix in (("each picture once", ""), ("with four further views", "tta_"))
     ]
-    return markdown_table((f"{split} pictures", "accuracy", "log-loss"), rows)
+    return markdown_table((f"{split} pictures", "accuracy", "loss"), rows)
 
 
 def describe_pictures(runs: Experiments, folder: Path) -> str:
