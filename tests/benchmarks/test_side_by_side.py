@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,9 +40,11 @@ def test_a_table_shows_in_bold_what_falls_short():
     assert "| to start | **1,234 s** | 1.00 |" in lines
 
 
-def test_the_figure_has_a_bar_for_each_comparison():
-    axes = draw([FAST, SLOW]).axes[0]
-    assert [bar.get_width() for bar in axes.patches] == [250.4, 1.5]
+def test_the_figure_has_a_bar_for_each_comparison_and_a_panel_for_each_group():
+    other = replace(SLOW, group="Against the limit", ratio=0.75, target=None)
+    panels = draw([FAST, other, SLOW]).axes
+    assert [[bar.get_width() for bar in axes.patches] for axes in panels] == [[250.4, 1.5], [0.75]]
+    assert [axes.get_title(loc="left") for axes in panels] == ["Against others", "Against the limit"]
 
 
 def test_every_module_that_a_benchmark_names_exists():
