@@ -26,7 +26,7 @@ def recipe_for(source: str, name: str = "", given: Mapping[str, str] | None = No
     return override_recipe(read_recipe(path), {"data.source": source, "data.split_seed": "0", **(given or {})})
 
 
-def draw_shapes(folder: Path, each: int = 80) -> Path:
+def draw_shapes(folder: Path, each: int = 150) -> Path:
     """Class folders of outlines of six shapes, `each` of every one, among lines, on coloured grounds: flat drawings, as
     no photograph is."""
     for number, (label, corners) in enumerate(SHAPES.items()):
