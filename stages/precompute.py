@@ -12,29 +12,24 @@ from pipeline.models.activations import StoreSettings, activation_key_parts, che
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint, start_network
 from pipeline.models.cut import cut_network
 from pipeline.models.engine.passes import frozen_below
-from pipeline.models.hub import fetch_weights
 from pipeline.models.views import Views, open_views
-from pipeline.models.weights import Weights, find_weights
+from pipeline.models.weights import Weights
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.data_figures import write_manifest_figures
 from pipeline.runs.pixels import open_run_pixels
-from pipeline.runs.recipe_pictures import list_pictures
+from pipeline.runs.recipe_pictures import Inputs, gather_inputs
 from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.upstream import Upstream
 from pipeline.system.console import say
-from pipeline.system.device import choose_device
 from pipeline.tracking import RunRef
 from stages.registry import STAGES
 
 
-def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
-    """List, inspect and split the pictures, then store their activations."""
-    tracking.connect()  # a server that is away is reported before pictures are opened
-    stage, data, model = STAGES["precompute"], recipe.data, recipe.model
-    choose_device(recipe.device)  # and so is a device that is not there, or a hub out of reach
-    weights = fetch_weights(model.backbone, find_weights(model.backbone, model.weights, recipe.seed))
-    manifest = list_pictures(recipe)
-    inputs = {"manifest": manifest.digest, "fit": data.fit, "backbone": model.backbone, "weights": weights.identity}
+def run(recipe: Recipe, upstream: str | None = None, given: Inputs | None = None) -> RunRef:
+    """Store the activations of the pictures, which are listed, inspected and split first, unless they are `given`."""
+    given = given or gather_inputs(recipe)
+    stage, manifest, weights, backbone = STAGES["precompute"], given.manifest, given.weights, recipe.model.backbone
+    inputs = {"manifest": manifest.digest, "fit": recipe.data.fit, "backbone": backbone, "weights": weights.identity}
     inputs |= {"ranges": str(manifest.ranges)} if manifest.ranges else {}
     if recipe.precompute.views:  # only then does the result depend on how pictures are varied
         stage = replace(stage, sections=("precompute", "augment"), artifacts=(*stage.artifacts, "views"))

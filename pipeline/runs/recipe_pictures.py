@@ -1,13 +1,35 @@
-"""The pictures of a recipe: listed, fetched, inspected, corrected and split."""
+"""What a recipe starts from: its pictures, listed, fetched, inspected, corrected and split, and the body's weights."""
 
+from dataclasses import dataclass
 from functools import cache
 
+from pipeline import tracking
 from pipeline.data.manifest import Manifest, build_manifest
 from pipeline.data.readers.sources import list_source
 from pipeline.data.remote.fetch import fetch_listing
 from pipeline.data.splits import SPLITS
+from pipeline.models.hub import fetch_weights
+from pipeline.models.weights import Weights, find_weights
 from pipeline.recipe.schema import Recipe
 from pipeline.system.console import say
+from pipeline.system.device import choose_device
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The pictures and the weights."""
+
+    manifest: Manifest
+    weights: Weights
+
+
+def gather_inputs(recipe: Recipe) -> Inputs:
+    """What the recipe starts from; UserError if it cannot be had."""
+    tracking.connect()  # a server that is away is reported before pictures are opened
+    choose_device(recipe.device)  # and so is a device that is not there, or a hub out of reach
+    model = recipe.model
+    weights = fetch_weights(model.backbone, find_weights(model.backbone, model.weights, recipe.seed))
+    return Inputs(list_pictures(recipe), weights)
 
 
 def list_pictures(recipe: Recipe) -> Manifest:

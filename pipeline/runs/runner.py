@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,10 +34,26 @@ BACKUPS = "checkpoints"
 # The libraries that make the numbers.
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
 AfterEpoch: TypeAlias = Callable[[EpochRecord], None]
+_announce: ContextVar[Callable[[], None]] = ContextVar("announce", default=lambda: None)
 
 
 def ignore_epoch(record: EpochRecord) -> None:
     """The default `after_epoch`: does nothing."""
+
+
+@contextmanager
+def before_first_work(announce: Callable[[], None]) -> Iterator[None]:
+    """Within the block `announce` is called once: before the first stage that is not reused."""
+
+    def announce_once() -> None:
+        _announce.set(lambda: None)
+        announce()
+
+    token = _announce.set(announce_once)
+    try:
+        yield
+    finally:
+        _announce.reset(token)
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,7 @@ def run_stage(
     fingerprint = stage_fingerprint(stage.name, sections, recipe.seed, {**known, **inputs}, code)
     found = _find(stage, up, fingerprint)
     if found is None:
+        _announce.get()()
         with _alone(stage, up, fingerprint) as folder:
             found = _find(stage, up, fingerprint)  # another process may have made it while this one waited
             if found is None:

@@ -1,25 +1,17 @@
 """The summary of a whole recipe: the parent run's final figures, and a table for the console."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pipeline import tracking
-from pipeline.recipe.schema import Recipe, resize_steps, stages_of
-from pipeline.system.console import duration, say, table
-from pipeline.system.device import choose_device
+from pipeline.system.console import duration, roughly, say, table
 from pipeline.tracking.runs import RunRef
 from pipeline.training.history import kept_name
 
+# Where `make ui` starts a server.
+LOCAL_SERVER = "http://127.0.0.1:5000"
 # The metrics that the parent run copies from its stages: curves over all of training, and the final figures.
 CURVES = ("train/", "valid/", "test/", "overfit/", "lr/", "throughput/")
-
-
-def describe_plan(recipe: Recipe) -> str:
-    """What main will do, in one line: the network, where it computes, the size of pictures, and the stages."""
-    sizes = {"precompute": [recipe.precompute.image_px], "resize": [step.image_px for step in resize_steps(recipe)]}
-    stages = ", ".join(
-        f"{name} ({' and '.join(map(str, sizes[name]))} px)" if name in sizes else name for name in stages_of(recipe)
-    )
-    return f"{recipe.model.backbone} on {choose_device(recipe.device).type}: {stages}"
 
 
 def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
@@ -32,9 +24,11 @@ def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
     tracking.log_metrics(run_id, found, step=step)
 
 
-def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
+def log_summary(
+    run_id: str, data: str, done: Mapping[str, RunRef], expected: Mapping[str, float] = MappingProxyType({})
+) -> None:
     """Log on the parent run which stages were reused and the best and final figures, name it after its `data` and its
-    accuracy, and print the table of stages and what came out."""
+    accuracy, and print the table of stages, with the seconds that they were `expected` to take, and what came out."""
     best = {"best/valid_accuracy": max, "best/valid_loss": min}
     found = {name: [ref.metrics[name] for ref in done.values() if name in ref.metrics] for name in best}
     tracking.log_metrics(run_id, {name: best[name](values) for name, values in found.items() if values}, step=0)
@@ -53,11 +47,12 @@ def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
     tracking.name_run(run_id, data if accuracy is None else f"{data}, {split} accuracy {accuracy:.3f}")
     table(
         "What was done",
-        ("stage", "time", "valid accuracy", "reused"),
+        ("stage", "time", "expected", "valid accuracy", "reused"),
         [
             (
                 name,
                 duration(ref.seconds),
+                roughly(expected[name]) if name in expected else "",
                 "" if (valid := _valid_accuracy(ref)) is None else f"{valid:.4f}",
                 f"run {ref.run_id[:8]}" if ref.reused else "",
             )
@@ -69,7 +64,11 @@ def log_summary(run_id: str, data: str, done: Mapping[str, RunRef]) -> None:
         interval = "" if low is None or high is None else f" (95% interval {low:.3f} to {high:.3f})"
         advice = tracking.advice_of(last.run_id) if last.stage == "evaluate" else ""
         say(f"{data}: {split} accuracy {accuracy:.3f}{interval}. {advice}".strip())
-    say(f"See the curves, the report and the model with 'make ui'; this is run {run_id}.")
+    server = tracking.server_page()
+    shown = f"at {server}" if server else "with 'make ui'"
+    say(f"See the curves, the report and the model {shown}; this is run {run_id}.")
+    if comparison := tracking.comparison_page(run_id):
+        say(f"Beside the run of main before it: {server or LOCAL_SERVER}/{comparison}")
 
 
 def _valid_accuracy(ref: RunRef) -> float | None:

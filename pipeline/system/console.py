@@ -10,7 +10,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO, TypeVar
 
@@ -29,6 +29,15 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the caller; rich would end the program."""
         raise
+
+
+class _Held:
+    """What is said within `held`; None outside of it."""
+
+    sentences: list[str] | None = None
+
+
+_HELD = _Held()
 
 
 class OutputClosed(KeyboardInterrupt):
@@ -52,8 +61,28 @@ def guarded_output() -> Iterator[None]:
 
 
 def say(sentence: str) -> None:
-    """Write one line to standard output, unbuffered."""
-    _write(f"{sentence}\n", sys.stdout)
+    """Write one line to standard output, unbuffered; within `held`, later."""
+    if _HELD.sentences is not None:
+        _HELD.sentences.append(sentence)
+    else:
+        _write(f"{sentence}\n", sys.stdout)
+
+
+@contextmanager
+def held() -> Iterator[Callable[..., None]]:
+    """Hold back what is said within the block, until its end or until the function that it gives is called first, whose
+    sentence comes before."""
+    _HELD.sentences = []
+
+    def release(*first: str) -> None:
+        sentences, _HELD.sentences = _HELD.sentences, None
+        for sentence in (*first, *sentences) if sentences is not None else ():
+            say(sentence)
+
+    try:
+        yield release
+    finally:
+        release()
 
 
 def warn(sentence: str) -> None:
@@ -97,6 +126,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def roughly(seconds: float) -> str:
+    """Seconds in two digits: `4 s`, `1.5 min`, `12 min`, `2.5 h`."""
+    for limit, length, unit in ((59.5, 1.0, "s"), (3570.0, 60.0, "min"), (float("inf"), 3600.0, "h")):
+        if seconds < limit:
+            amount = seconds / length
+            return f"{max(amount, 1.0):.0f} {unit}" if length == 1.0 or amount >= 9.95 else f"{amount:.1f} {unit}"
+    raise AssertionError("every number of seconds is below infinity")
 
 
 def _write(text: str, stream: TextIO | None) -> None:

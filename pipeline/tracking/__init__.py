@@ -6,7 +6,7 @@ values, artifacts, models; registry/ registered models and which is the champion
 
 from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text, new_files
 from pipeline.tracking.contact import connect
-from pipeline.tracking.experiments import page_of, use_experiment, use_experiment_of
+from pipeline.tracking.experiments import comparison_page, page_of, server_page, use_experiment, use_experiment_of
 from pipeline.tracking.models import LoggedModel, ModelFiles, find_model, log_classifier, log_dataset, show_result
 from pipeline.tracking.names import (
     ADVICE,
@@ -93,6 +93,7 @@ __all__ = [
     "artifact",
     "call_server",
     "check_registry",
+    "comparison_page",
     "connect",
     "copy_curves",
     "describe_run",
@@ -126,6 +127,7 @@ __all__ = [
     "register",
     "rename_run",
     "run_of",
+    "server_page",
     "set_tags",
     "show_result",
     "tag_reason",

@@ -4,8 +4,10 @@
 command is then a new one in the experiment of the data, and the run in Default points to it.
 """
 
+import json
 import os
 from collections.abc import Mapping
+from urllib.parse import quote
 
 import mlflow
 from mlflow.entities import Run
@@ -14,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.system.errors import UserError
 from pipeline.tracking.contact import connect
-from pipeline.tracking.names import DESCRIPTION, REUSED, STAGE, first_line, named_after
+from pipeline.tracking.names import DESCRIPTION, DONE, REUSED, STAGE, first_line, named_after
 from pipeline.tracking.sender import call_server
 from pipeline.tracking.server import is_absent, is_invalid, shown
 
@@ -123,6 +125,26 @@ def page_of(run_id: str) -> str:
     """The address of a run's page, as a link on any other page of the server."""
     run = call_server(lambda: MlflowClient().get_run(run_id))
     return f"#/experiments/{run.info.experiment_id}/runs/{run_id}"
+
+
+def server_page() -> str:
+    """The address of the tracking server's pages; empty if the runs are in a file or a database."""
+    uri = mlflow.get_tracking_uri()
+    return shown(uri).rstrip("/") if uri.startswith(("http://", "https://")) else ""
+
+
+def comparison_page(run_id: str) -> str | None:
+    """The address of the page that compares a run of main with the last one that was done before it in its experiment,
+    as a link on any other page of the server; None if it is the first."""
+    experiment = call_server(lambda: MlflowClient().get_run(run_id)).info.experiment_id
+    query = f"tags.`{STAGE}` = 'main' and tags.`{DONE}` = 'true' and attributes.status = 'FINISHED'"
+    newest = ["attributes.start_time DESC"]
+    found = call_server(lambda: MlflowClient().search_runs([experiment], query, order_by=newest, max_results=2))
+    before = next((run.info.run_id for run in found if run.info.run_id != run_id), None)
+    if before is None:
+        return None
+    pairs = {"runs": [run_id, before], "experiments": [experiment]}
+    return "#/compare-runs?" + "&".join(f"{key}={quote(json.dumps(value))}" for key, value in pairs.items())
 
 
 def experiments_beside(run: Run) -> list[str]:

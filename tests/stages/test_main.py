@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import mlflow
@@ -50,6 +51,23 @@ def test_the_end_is_a_table_of_stages_and_a_line_on_how_to_look(first):
     for column in ("stage", "time", "valid accuracy", "reused"):
         assert column in printed
     assert "make ui" in printed
+
+
+def test_it_begins_with_the_plan_and_what_each_stage_is_expected_to_take(first):
+    lines = first.printed.splitlines()
+    (plan,) = (number for number, line in enumerate(lines) if re.match(r"tf_efficientnet_lite0 on cpu, about \d", line))
+    assert re.search(
+        r": precompute \(64 px\) \d.*, lr_find \d.*, train_head \d.*, lr_find_unfrozen \d.*, fine_tune \d.*, "
+        r"resize \(96 px\) \d.*, evaluate \d",
+        lines[plan],
+    )
+    assert "64 pictures of 2 classes" in lines[plan - 1]
+    assert lines[plan + 1] == "precompute: started"
+
+
+def test_where_all_is_reused_the_plan_says_so_and_nothing_is_tried(again):
+    (plan,) = (line for line in again.printed.splitlines() if line.startswith("tf_efficientnet_lite0 on cpu: "))
+    assert plan.count(" reused") == len(STAGES)
 
 
 def test_bad_files_are_set_aside_by_name_and_counted(workplace, first):

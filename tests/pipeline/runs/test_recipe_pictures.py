@@ -1,10 +1,10 @@
 import pytest
 from PIL import Image
 
-from pipeline.recipe.picture_sections import Data
+from pipeline.recipe.picture_sections import Data, Model
 from pipeline.recipe.schema import Recipe
 from pipeline.runs import recipe_pictures
-from pipeline.runs.recipe_pictures import list_pictures
+from pipeline.runs.recipe_pictures import gather_inputs, list_pictures
 from pipeline.system.errors import UserError
 from tests.picture_server import picture_server
 
@@ -43,3 +43,15 @@ def test_pictures_at_addresses_are_fetched_by_the_recipe(tmp_path):
         assert server.count("HEAD") == 0
         listed(recheck_hours=0.0)
         assert server.count("HEAD") == 12
+
+
+def test_what_is_missing_is_reported_before_a_picture_is_opened(tracking_server, tmp_path, monkeypatch):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "no picture.png").write_text("nothing")
+    recipe = Recipe(data=Data(source=str(tmp_path)), model=Model(weights="nowhere.pth"))
+    with pytest.raises(UserError, match=r"nowhere\.pth, which does not exist"):
+        gather_inputs(recipe)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}")
+    with pytest.raises(UserError, match="The tracking server"):
+        gather_inputs(recipe)

@@ -16,7 +16,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs import runner
 from pipeline.runs.fingerprint import source_digest
 from pipeline.runs.publish import pinned
-from pipeline.runs.runner import Job, run_stage
+from pipeline.runs.runner import Job, before_first_work, run_stage
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.runs.upstream import Upstream
 from pipeline.system.errors import UserError
@@ -54,6 +54,27 @@ def recipe_with(**overrides: str) -> Recipe:
 
 def on(recipe: Recipe, upstream: RunRef = UPSTREAM) -> Upstream:
     return Upstream(recipe, (upstream,))
+
+
+@on_a_server
+def test_what_is_announced_comes_before_the_first_work_and_not_where_all_is_reused(work):
+    events = []
+
+    def note(job: Job) -> None:
+        events.append("work")
+        work(job)
+
+    def run(**overrides: str) -> RunRef:
+        return run_stage(RESIZE, on(recipe_with(**overrides)), INPUTS, note)
+
+    with before_first_work(lambda: events.append("announced")):
+        run()
+        run(seed="1")
+    assert events == ["announced", "work", "work"]
+    with before_first_work(lambda: events.append("announced")):
+        assert run().reused
+    run(seed="2")
+    assert events == ["announced", "work", "work", "work"]
 
 
 def count_runs() -> int:

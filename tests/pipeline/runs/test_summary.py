@@ -2,9 +2,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import tracking
-from pipeline.recipe.schema import Recipe
-from pipeline.recipe.training_sections import FineTune, Resize
-from pipeline.runs.summary import CURVES, describe_plan, log_results, log_summary
+from pipeline.runs.summary import CURVES, log_results, log_summary
 from pipeline.tracking.runs import RunRef
 
 STAGES = {
@@ -45,13 +43,6 @@ def test_the_end_says_the_accuracy_its_interval_and_what_to_try_next(done, capsy
         log_summary(run_id, "cells", done | {"evaluate": evaluated})
     line = "cells: test accuracy 0.880 (95% interval 0.854 to 0.904). It over-fits. Try: mlflow run .\n"
     assert line in capsys.readouterr().out
-
-
-def test_the_plan_is_one_line_with_the_network_the_device_the_sizes_and_the_stages():
-    recipe = Recipe(device="cpu", fine_tune=FineTune(cycles=0), resize=[Resize(image_px=224), Resize(image_px=300)])
-    assert describe_plan(recipe) == (
-        "tf_efficientnet_lite0 on cpu: precompute (320 px), lr_find, train_head, resize (224 and 300 px), evaluate"
-    )
 
 
 def test_what_was_evaluated_stands_at_the_end_of_the_parents_curve(tracking_server):
@@ -109,6 +100,40 @@ def test_the_console_shows_a_line_for_each_stage_and_where_to_look(done, capsys)
     assert "0.8750" in resize
     assert "run" not in resize
     assert run_id in lines[-1]
+
+
+def test_what_a_stage_was_expected_to_take_stands_beside_what_it_took(done, capsys):
+    with tracking.open_run("main", {}, {}) as run_id:
+        log_summary(run_id, "cells", done, {"resize": 130.0})
+    lines = capsys.readouterr().out.splitlines()
+    (resize,) = (line for line in lines if "resize" in line)
+    assert "3.0 s" in resize
+    assert "2.2 min" in resize
+    assert sum(" min " in line for line in lines) == 2
+
+
+def test_the_last_line_leads_to_the_page_that_compares_the_run_with_the_one_before_it(done, capsys):
+    ids = []
+    for _ in range(2):
+        with tracking.open_run("main", {tracking.STAGE: "main"}, {}) as run_id:
+            ids.append(run_id)
+            log_summary(run_id, "cells", done)
+            tracking.mark_done(run_id, 1.0)
+    first, second = capsys.readouterr().out.split(f"this is run {ids[0]}.\n")
+    assert "compare-runs" not in first
+    line = second.splitlines()[-1]
+    assert line.startswith("Beside the run of main before it: http://127.0.0.1:5000/#/compare-runs?runs=")
+    assert f"%22{ids[1]}%22%2C%20%22{ids[0]}%22" in line
+
+
+def test_on_a_server_the_pages_are_shown_at_its_address(done, capsys, monkeypatch):
+    monkeypatch.setattr(tracking, "server_page", lambda: "https://mlflow.example")
+    monkeypatch.setattr(tracking, "comparison_page", lambda run_id: "#/compare-runs?runs=x")
+    with tracking.open_run("main", {}, {}) as run_id:
+        log_summary(run_id, "cells", done)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"at https://mlflow.example; this is run {run_id}." in lines[-2]
+    assert lines[-1].endswith("https://mlflow.example/#/compare-runs?runs=x")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from pipeline.system import console
-from pipeline.system.console import OutputClosed, duration, guarded_output, say, table, track, warn
+from pipeline.system.console import OutputClosed, duration, guarded_output, held, roughly, say, table, track, warn
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,32 @@ from pipeline.system.console import OutputClosed, duration, guarded_output, say,
 )
 def test_a_duration_is_short_and_readable(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "1 s"), (9.6, "10 s"), (59.4, "59 s"), (59.6, "1.0 min"), (85, "1.4 min"), (595, "9.9 min"),
+        (700, "12 min"), (3569, "59 min"), (3571, "1.0 h"), (9000, "2.5 h"), (40 * 3600, "40 h"),
+    ],
+)  # fmt: skip
+def test_an_estimate_has_two_digits(seconds, words):
+    assert roughly(seconds) == words
+
+
+def test_what_is_held_back_comes_after_the_sentence_that_releases_it_and_is_never_lost(capsys):
+    with held() as release:
+        say("second")
+        assert capsys.readouterr().out == ""
+        release("first")
+        assert capsys.readouterr().out == "first\nsecond\n"
+        say("third")
+        release("never")
+        assert capsys.readouterr().out == "third\n"
+    with held():
+        say("at the end")
+    say("after")
+    assert capsys.readouterr().out == "at the end\nafter\n"
 
 
 def test_sentences_go_to_standard_output_and_warnings_to_standard_error(capsys):

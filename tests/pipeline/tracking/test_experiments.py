@@ -1,6 +1,8 @@
 """Runs go into the experiment of their data, unless the user named one; `mlflow run`'s own run then points to them."""
 
+import json
 import os
+from urllib.parse import parse_qs
 
 import pytest
 from mlflow import MlflowClient
@@ -12,7 +14,7 @@ from pipeline import tracking
 from pipeline.system.errors import Pruned, UserError
 from pipeline.system.processes import identity
 from pipeline.tracking.abandoned import close_abandoned
-from pipeline.tracking.experiments import DEFAULT, use_experiment, use_experiment_of
+from pipeline.tracking.experiments import DEFAULT, comparison_page, server_page, use_experiment, use_experiment_of
 from tests.forked_processes import fork_program
 
 TAGS = {tracking.STAGE: "resize"}
@@ -277,3 +279,36 @@ def test_a_pointer_to_a_run_that_is_gone_is_closed():
     open_and_end()
     assert look_up(left).info.status == "KILLED"
     assert "is gone" in look_up(left).data.tags[tracking.REASON]
+
+
+def test_a_run_of_main_is_compared_with_the_last_one_of_its_experiment_that_was_done():
+    use_experiment("cells")
+    ids = []
+    for stage, is_done in (("main", True), ("main", True), ("main", False), ("resize", True), ("main", False)):
+        with tracking.open_run(stage, {tracking.STAGE: stage}, {}) as run_id:
+            ids.append(run_id)
+            if is_done:
+                tracking.mark_done(run_id, 1.0)
+    address = comparison_page(ids[-1])
+    assert address is not None
+    parts = parse_qs(address.removeprefix("#/compare-runs?"))
+    assert json.loads(parts["runs"][0]) == [ids[-1], ids[1]]
+    assert json.loads(parts["experiments"][0]) == [look_up(ids[0]).info.experiment_id]
+    with tracking.open_run("main", {tracking.STAGE: "main"}, {}):
+        use_experiment("photos")
+    other = MlflowClient().create_run(named("photos").experiment_id).info.run_id
+    assert comparison_page(other) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "page"),
+    [
+        ("sqlite:///mlflow.db", ""),
+        ("file:///runs", ""),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://me:secret@mlflow.example/team/", "https://mlflow.example/team"),
+    ],
+)
+def test_a_server_has_pages_and_a_database_has_none(uri, page, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert server_page() == page

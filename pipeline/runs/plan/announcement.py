@@ -1,0 +1,80 @@
+"""The line with which main begins: the network, the device, and each stage with the time that it will take."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from pipeline.data.manifest import Manifest
+from pipeline.data.splits import SPLITS
+from pipeline.recipe.schema import Recipe
+from pipeline.runs.plan.probe import Probe
+from pipeline.runs.plan.work import StageWork, work_of
+from pipeline.runs.runner import before_first_work
+from pipeline.system.console import held, roughly
+from pipeline.system.device import choose_device
+from pipeline.tracking import RunRef
+
+# Seconds that a stage takes whatever it has to do (figures, files, the tracking server, exports), as measured on two
+# cores of an AMD EPYC.
+OVERHEAD_SECONDS = {
+    "precompute": 4.0, "lr_find": 2.0, "train_head": 3.0, "lr_find_unfrozen": 2.0, "fine_tune": 2.5, "resize": 2.5,
+    "evaluate": 12.0,
+}  # fmt: skip
+# The sizes of pictures are shown where a stage begins with another.
+SIZED = ("precompute", "resize")
+
+
+@contextmanager
+def announced(recipe: Recipe, manifest: Manifest, done: Mapping[str, RunRef]) -> Iterator[dict[str, float]]:
+    """Says, once within the block, what main will do: when the first stage works that is not reused, or at the end,
+    before all that was said since the beginning. `done` are the stages that have a run by then.
+
+    Gives the seconds that each further stage is expected to take, by its name, once they are known.
+    """
+    expected: dict[str, float] = {}
+    works = work_of(recipe, {split: len(manifest.rows(split)) for split in SPLITS})
+    gpus = [torch.cuda.current_device()] if choose_device(recipe.device).type == "cuda" else []
+    with held() as release:
+
+        def announce() -> None:
+            open_stages = {name: work for name, work in works.items() if name not in done}
+            try:
+                with torch.random.fork_rng(gpus):
+                    probe = Probe(recipe, manifest)
+                    expected.update({name: seconds_of(name, work, probe) for name, work in open_stages.items()})
+            except Exception:  # no estimate is worth a run: whatever fails here fails in its stage, with its reason
+                expected.clear()
+            release(describe_plan(recipe, works, done, expected))
+
+        with before_first_work(announce):
+            yield expected
+        release(describe_plan(recipe, works, done, expected))
+
+
+def seconds_of(name: str, work: StageWork, probe: Probe) -> float:
+    """How long the stage `name` will take, with this much to do at these speeds."""
+    seconds = OVERHEAD_SECONDS[name.split()[0]] * probe.core
+    if work.opened:
+        seconds += work.opened * probe.opening(work.image_px)
+    if work.passed:
+        seconds += work.passed * probe.passing(work.image_px, work.passed)
+    if work.head_steps:
+        seconds += work.head_steps * probe.head_step(work.head_batch_size)
+    for training in work.trainings:
+        seconds += training.steps * probe.step(training)
+        seconds += training.validated * probe.validating(training) if training.validated else 0.0
+    return seconds
+
+
+def describe_plan(
+    recipe: Recipe, works: Mapping[str, StageWork], done: Mapping[str, RunRef], expected: Mapping[str, float]
+) -> str:
+    """What main will do, in one line: the network, where it computes, how long it will take, and the stages."""
+    parts = []
+    for name, work in works.items():
+        size = f" ({work.image_px} px)" if name.split()[0] in SIZED else ""
+        time = f" {roughly(expected[name])}" if name in expected else " reused" if name in done else ""
+        parts.append(f"{name}{size}{time}")
+    total = f", about {roughly(sum(expected.values()))}" if expected else ""
+    return f"{recipe.model.backbone} on {choose_device(recipe.device).type}{total}: {', '.join(parts)}"

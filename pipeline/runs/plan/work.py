@@ -1,0 +1,100 @@
+"""How much each stage of main has to do, by the recipe and the number of pictures; nothing is measured here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.models.layer_groups import Frozen
+from pipeline.recipe.schema import Recipe, resize_steps, stages_of
+from pipeline.recipe.training_sections import TrainingStage, UnfrozenStage
+from pipeline.runs.stage import step_name
+from pipeline.training.schedule import cycle_lengths
+
+LR_FIND_UNFROZEN = "lr_find_unfrozen"
+
+
+@dataclass(frozen=True)
+class Training:
+    """`steps` of training on batches of `batch_size` pictures of `image_px`, with layer groups `frozen`; `validated`
+    pictures go through the same network between them."""
+
+    frozen: Frozen
+    image_px: int
+    batch_size: int
+    steps: int
+    validated: int = 0
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage has to do: `opened` pictures are decoded for `image_px`, `passed` ones of that size go through a
+    network that is not trained; a head takes `head_steps` on stored activations in batches of `head_batch_size`; and
+    what is trained on pictures."""
+
+    image_px: int
+    opened: int = 0
+    passed: int = 0
+    head_steps: int = 0
+    head_batch_size: int = 0
+    trainings: tuple[Training, ...] = ()
+
+
+def work_of(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, StageWork]:
+    """The work of each stage of main, by the name that main has for it, in their order. `counts` are the pictures of
+    each split."""
+    return dict(_work(recipe, counts))
+
+
+def _work(recipe: Recipe, counts: Mapping[str, int]) -> Iterator[tuple[str, StageWork]]:
+    stages, steps, pictures = stages_of(recipe), resize_steps(recipe), sum(counts.values())
+    first_px, find = recipe.precompute.image_px, recipe.lr_find
+    if "precompute" in stages:
+        yield "precompute", StageWork(first_px, pictures, pictures + recipe.precompute.views * counts["train"])
+    if "lr_find" in stages:
+        yield "lr_find", StageWork(first_px, head_steps=find.iterations, head_batch_size=find.batch_size)
+    if "train_head" in stages:
+        yield "train_head", _head_work(recipe, counts)
+    if "lr_find" in stages and ("fine_tune" in stages or "resize" in stages):
+        tested = Training("none", first_px, find.batch_size, find.iterations)
+        yield LR_FIND_UNFROZEN, StageWork(first_px, trainings=(tested,))
+    if "fine_tune" in stages:
+        yield "fine_tune", StageWork(first_px, trainings=tuple(_trainings(recipe.fine_tune, "none", first_px, counts)))
+    last_px = first_px
+    for number, step in enumerate(steps if "resize" in stages else (), 1):
+        last_px = step.image_px
+        trainings = tuple(_trainings(step, step.freeze, last_px, counts))
+        yield step_name("resize", number), StageWork(last_px, pictures, trainings=trainings)
+    if "evaluate" in stages:
+        views = (recipe.evaluate.tta_views - 1) * (counts["test"] or counts["valid"])
+        yield "evaluate", StageWork(last_px, passed=pictures + views)
+
+
+def _head_work(recipe: Recipe, counts: Mapping[str, int]) -> StageWork:
+    head, px = recipe.train_head, recipe.precompute.image_px
+    stored = round(counts["train"] * head.fraction) * (1 + recipe.precompute.views)
+    steps = head.stored_epochs * max(stored // head.batch_size, 1)
+    augmented = _training(head, head.freeze, px, counts, sum(_cycles(head)))
+    if recipe.precompute.cut == "head":
+        return StageWork(px, head_steps=steps, head_batch_size=head.batch_size, trainings=augmented)
+    on_maps = Training("early", px, head.batch_size, steps)  # from stored feature maps on, which is a little less
+    return StageWork(px, trainings=(on_maps, *augmented))
+
+
+def _trainings(stage: UnfrozenStage, frozen: Frozen, px: int, counts: Mapping[str, int]) -> Iterator[Training]:
+    gradual: tuple[Frozen, ...] = ("body", "early", "none")
+    for deeper in gradual[: gradual.index(frozen)] if stage.gradual_epochs else ():
+        yield from _training(stage, deeper, px, counts, stage.gradual_epochs)
+    yield from _training(stage, frozen, px, counts, sum(_cycles(stage)))
+
+
+def _cycles(stage: TrainingStage) -> list[int]:
+    return cycle_lengths(stage.cycles, stage.cycle_len, stage.cycle_mult) if stage.cycles else []
+
+
+def _training(
+    stage: TrainingStage, frozen: Frozen, px: int, counts: Mapping[str, int], epochs: int
+) -> tuple[Training, ...]:
+    if not epochs:
+        return ()
+    trained = round(counts["train"] * stage.fraction)
+    steps = epochs * max(trained // stage.batch_size, 1)
+    return (Training(frozen, px, min(stage.batch_size, trained), steps, epochs * counts["valid"]),)

@@ -1,0 +1,136 @@
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training_sections import FineTune, Resize
+from pipeline.runs.plan import announcement
+from pipeline.runs.plan.announcement import OVERHEAD_SECONDS, announced, describe_plan, seconds_of
+from pipeline.runs.plan.work import StageWork, Training, work_of
+from pipeline.runs.runner import _announce
+from pipeline.system.console import say
+from pipeline.tracking import RunRef
+
+RECIPE = Recipe(device="cpu", fine_tune=FineTune(cycles=0), resize=[Resize(image_px=224), Resize(image_px=300)])
+WORKS = work_of(RECIPE, {"train": 100, "valid": 20, "test": 30})
+
+
+class Speeds:
+    """Of a machine that is twice as slow as the reference, with round figures for the rest."""
+
+    core = 2.0
+
+    def __init__(self, *given):
+        pass
+
+    def opening(self, image_px):
+        return 0.1
+
+    def passing(self, image_px, passes):
+        return 0.01
+
+    def validating(self, training):
+        return 0.5
+
+    def step(self, training):
+        return 3.0
+
+    def head_step(self, batch_size):
+        return 0.2
+
+
+def manifest():
+    rows = {"train": 100, "valid": 20, "test": 30}
+    return SimpleNamespace(rows=lambda split: pd.RangeIndex(rows[split]))
+
+
+def ref(name):
+    return RunRef("1", name, "", None, reused=True)
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    monkeypatch.setattr(announcement, "Probe", Speeds)
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds"),
+    [
+        (StageWork(64), 0.0),
+        (StageWork(64, opened=10), 1.0),
+        (StageWork(64, passed=100), 1.0),
+        (StageWork(64, head_steps=5, head_batch_size=8), 1.0),
+        (StageWork(64, trainings=(Training("none", 64, 8, 2), Training("early", 64, 8, 1, 4))), 9.0 + 2.0),
+    ],
+)
+def test_a_stage_takes_what_each_of_its_parts_takes_and_its_overhead(work, seconds):
+    assert seconds_of("fine_tune", work, Speeds()) == pytest.approx(2 * OVERHEAD_SECONDS["fine_tune"] + seconds)
+    assert seconds_of("resize 2", work, Speeds()) == pytest.approx(2 * OVERHEAD_SECONDS["resize"] + seconds)
+
+
+def test_the_plan_is_one_line_with_the_network_the_device_the_sizes_the_times_and_what_is_reused():
+    expected = {"train_head": 4.2, "lr_find_unfrozen": 130.0, "resize": 700.0, "resize 2": 9000.0, "evaluate": 59.0}
+    done = {"precompute": ref("precompute"), "lr_find": ref("lr_find")}
+    assert describe_plan(RECIPE, WORKS, done, expected) == (
+        "tf_efficientnet_lite0 on cpu, about 2.7 h: precompute (320 px) reused, lr_find reused, train_head 4 s, "
+        "lr_find_unfrozen 2.2 min, resize (224 px) 12 min, resize 2 (300 px) 2.5 h, evaluate 59 s"
+    )
+
+
+def test_the_plan_is_said_before_the_first_work_and_before_what_was_said_until_then(speeds, capsys):
+    done = {}
+    with announced(RECIPE, manifest(), done) as expected:
+        done["precompute"] = ref("precompute")
+        say("precompute: reused run 1")
+        assert capsys.readouterr().out == ""
+        _announce.get()()
+        first, second = capsys.readouterr().out.splitlines()
+        assert "precompute (320 px) reused, lr_find " in first
+        assert second == "precompute: reused run 1"
+        assert set(expected) == {"lr_find", "train_head", "lr_find_unfrozen", "resize", "resize 2", "evaluate"}
+        assert expected["lr_find"] == pytest.approx(2 * OVERHEAD_SECONDS["lr_find"] + 100 * 0.2)
+        _announce.get()()
+        say("lr_find: started")
+        assert capsys.readouterr().out == "lr_find: started\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_where_all_is_reused_nothing_is_tried_and_the_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(announcement, "Probe", None)
+    done = {}
+    with announced(RECIPE, manifest(), done) as expected:
+        done |= {name: ref(name) for name in WORKS}
+        say("evaluate: reused run 1")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("resize 2 (300 px) reused, evaluate reused")
+    assert "about" not in first
+    assert (second, expected) == ("evaluate: reused run 1", {})
+
+
+def test_what_cannot_be_tried_is_no_reason_to_stop(monkeypatch, capsys):
+    def fail(*given):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(announcement, "Probe", fail)
+    with announced(RECIPE, manifest(), {}):
+        _announce.get()()
+    assert capsys.readouterr().out == (
+        "tf_efficientnet_lite0 on cpu: precompute (320 px), lr_find, train_head, lr_find_unfrozen, resize (224 px), "
+        "resize 2 (300 px), evaluate\n"
+    )
+
+
+def test_what_was_held_back_is_said_where_the_first_stage_fails(speeds, capsys):
+    def fail():
+        with announced(RECIPE, manifest(), {}):
+            say("a sentence")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert capsys.readouterr().out == "a sentence\n"
+
+
+def test_every_stage_of_main_has_an_overhead():
+    assert {name.split()[0] for name in work_of(Recipe(), {"train": 9, "valid": 9, "test": 9})} == set(OVERHEAD_SECONDS)
