@@ -19,6 +19,8 @@ GOOD = "good"
 # The files of recipes/presets/ whose keys are put over the recipe of the pictures' kind, which is the preset good.
 OVER_GOOD = {"quick": "quick.yaml", "best": "best.yaml"}
 PRESETS = ("quick", GOOD, "best")
+# The recipe for fewer training pictures of a class.
+FOR_FEW, FEW_PER_CLASS = RECIPES / "tiny.yaml", 30
 
 
 def default_recipe(source: str) -> Path:
@@ -42,6 +44,19 @@ def describe_preset(name: str, source: str) -> str:
     """What a preset is, in a sentence."""
     kind = f"recipes/{default_recipe(source).name}"
     return f"preset {name}: {kind}" + (f", and over it recipes/presets/{OVER_GOOD[name]}" if name in OVER_GOOD else "")
+
+
+def advise_on_few(recipe: Recipe, pictures: int, classes: int) -> str:
+    """Where the recipe of the pictures' kind trains on so few `pictures` in all that another suits them better, a
+    sentence that names it; else an empty text."""
+    usual = _base(GOOD, recipe.data.source)
+    is_usual = all(getattr(recipe, name) == getattr(usual, name) for name in ("precompute", "train_head"))
+    if recipe.data.source == PACKAGED or pictures >= FEW_PER_CLASS * classes or not is_usual:
+        return ""
+    return (
+        f"These are {pictures // classes} training pictures a class; for fewer than {FEW_PER_CLASS} there is "
+        f"-P recipe=recipes/{FOR_FEW.name}."
+    )
 
 
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:

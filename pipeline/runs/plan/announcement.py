@@ -7,11 +7,12 @@ import torch
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.splits import SPLITS
+from pipeline.recipe.presets import advise_on_few
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.plan.probe import Probe
 from pipeline.runs.plan.work import StageWork, work_of
 from pipeline.runs.runner import before_first_work
-from pipeline.system.console import held, roughly
+from pipeline.system.console import held, roughly, say
 from pipeline.system.device import choose_device
 from pipeline.tracking import RunRef
 
@@ -27,12 +28,15 @@ SIZED = ("precompute", "resize")
 
 @contextmanager
 def announced(recipe: Recipe, manifest: Manifest, done: Mapping[str, RunRef]) -> Iterator[dict[str, float]]:
-    """Says, once within the block, what main will do: when the first stage works that is not reused, or at the end,
-    before all that was said since the beginning. `done` are the stages that have a run by then.
+    """Says, once within the block, what main will do: when the first stage works that is not reused, or at the end, and
+    before all that was said since the beginning. `done` are the stages that have a run by then. A recipe that suits so
+    few pictures better is named first.
 
     Gives the seconds that each further stage is expected to take, by its name, once they are known.
     """
     expected: dict[str, float] = {}
+    if advice := advise_on_few(recipe, len(manifest.rows("train")), len(manifest.classes)):
+        say(advice)
     works = work_of(recipe, {split: len(manifest.rows(split)) for split in SPLITS})
     gpus = [torch.cuda.current_device()] if choose_device(recipe.device).type == "cuda" else []
     with held() as release:

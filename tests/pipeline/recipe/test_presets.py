@@ -3,9 +3,11 @@ import shlex
 import pytest
 
 from pipeline.recipe.presets import (
+    FOR_FEW,
     GOOD,
     PRESETS,
     RECIPES,
+    advise_on_few,
     command_line,
     default_recipe,
     describe_preset,
@@ -62,6 +64,17 @@ def test_what_is_typed_goes_over_the_preset(name):
     assert (recipe.data.source, recipe.fine_tune.cycle_len, recipe.evaluate.tta_views) == ("photos/", 3, 1)
     with pytest.raises(UserError, match=r"On the command line: fine_tune\.cycles is -1"):
         read_preset(name, "photos/", {"fine_tune.cycles": "-1"})
+
+
+def test_the_recipe_for_few_pictures_is_named_to_whom_takes_the_usual_one_for_so_few():
+    usual = read_preset("good", "photos/", {"data": "photos/", "seed": "3", "evaluate.tta_views": "1"})
+    assert advise_on_few(usual, 59, 2) == (
+        "These are 29 training pictures a class; for fewer than 30 there is -P recipe=recipes/tiny.yaml."
+    )
+    assert "These are 7 training" in advise_on_few(read_preset("quick", "photos/", {"data": "photos/"}), 15, 2)
+    assert advise_on_few(usual, 60, 2) == ""
+    assert advise_on_few(read_recipe(FOR_FEW, {"data": "photos/"}), 15, 2) == ""
+    assert advise_on_few(read_preset("good", "elpv"), 15, 2) == ""
 
 
 def test_another_preset_is_refused():

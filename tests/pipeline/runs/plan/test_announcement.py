@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from pipeline.recipe.presets import read_preset
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training_sections import FineTune, Resize
 from pipeline.runs.plan import announcement
@@ -42,7 +43,7 @@ class Speeds:
 
 def manifest():
     rows = {"train": 100, "valid": 20, "test": 30}
-    return SimpleNamespace(rows=lambda split: pd.RangeIndex(rows[split]))
+    return SimpleNamespace(rows=lambda split: pd.RangeIndex(rows[split]), classes=["a", "b"])
 
 
 def ref(name):
@@ -94,6 +95,17 @@ def test_the_plan_is_said_before_the_first_work_and_before_what_was_said_until_t
         say("lr_find: started")
         assert capsys.readouterr().out == "lr_find: started\n"
     assert capsys.readouterr().out == ""
+
+
+def test_where_there_are_few_pictures_of_a_class_the_recipe_for_them_is_named_first(speeds, capsys):
+    recipe = read_preset("good", "photos/", {"data": "photos/", "device": "cpu"})
+    few = SimpleNamespace(rows=lambda split: pd.RangeIndex(40), classes=["a", "b"])
+    for pictures in (few, manifest()):
+        with announced(recipe, pictures, {}):
+            pass
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "20 training pictures a class; for fewer than 30 there is -P recipe=recipes/tiny.yaml." in lines[0]
 
 
 def test_where_all_is_reused_nothing_is_tried_and_the_line_says_so(monkeypatch, capsys):
