@@ -29,7 +29,7 @@ SWEEP = f"""{RUN} -e sweep -P data=photos/ -P preset=quick -P trials=8 \\
     -P sweep.space='{SPACE}'"""
 TRAINING_LINES = (
     r" on (cpu|cuda): ", r"pictures of \d+ class", r"^  +(train|\w+ +\d+ +\d+)", r"suggested rate", r"  epoch ",
-    r": reused run", r"champion", r"[┃│┏┡└]", r"accuracy .* interval", r"this is run", r"correct",
+    r": reused run", r"champion", r"[┃│┏┡└]", r"accuracy .* interval", r"this is run", r"correct", r"^Beside ",
 )  # fmt: skip
 SERVE = "mlflow models serve -m models:/thaw-photos@champion --env-manager local --port {port}"
 ASK = """echo '{{"inputs": {{"image": ["'$(base64 < {picture} | tr -d '\\n')'"]}}}}' |
