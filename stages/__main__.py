@@ -33,7 +33,7 @@ from pipeline.system.errors import UserError
 from pipeline.system.machine import check_gpu, check_system
 from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals
-from stages.registry import OPTIONS, STAGES, Option
+from stages.registry import CHECKS, FILES, OPTIONS, STAGES, Option
 
 COMMANDS = (*STAGES, *OPTIONS)
 # The default of MLproject's parameters, so that an empty one, as `-P data=$UNSET` gives, is told from none.
@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         elif name in OPTIONS:
             options = _read_options(name, OPTIONS[name], rest)
             check_gpu(str(options.get("device")))
+            if name in CHECKS:
+                CHECKS[name](options)
             check_cache()
             _module(name).run(**options)
         else:
@@ -268,7 +270,7 @@ def _module(name: str) -> Any:
 
 
 def _place(name: str) -> str:
-    return f"stages.tools.{name}" if name in OPTIONS else f"stages.{name}"
+    return f"stages.tools.{FILES.get(name, name)}" if name in OPTIONS else f"stages.{name}"
 
 
 def _tag_reason(reason: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.readers.folder import find_folder
 from pipeline.models.weights import check_backbone, find_weights
@@ -12,6 +13,7 @@ from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.sweep.space import SPACE_KEY, check_space, varied_models
 from pipeline.system.disk import check_writable
 from pipeline.system.errors import UserError
+from pipeline.tryout.address import check_address, parse_port
 
 TRAINING = ("train_head", "fine_tune", "resize")
 TABLE_ENDINGS = (".csv", ".parquet")
@@ -150,10 +152,16 @@ STAGES: Mapping[str, Stage] = {
 
 OPTIONS: Mapping[str, tuple[Option, ...]] = {
     "predict": (
-        Option("model", "the address of a model such as models:/thaw-elpv@champion"),
+        Option("model", "models:/thaw-elpv@champion, a run's id, or the folder of a model"),
         Option("data", "a folder of pictures, nested as you like", None, find_folder),
         Option("output", "the file to write, .csv or .parquet", "predictions.csv", parse_output),
         Option("batch_size", "how many pictures go through the network at a time", "32", parse_batch_size),
+        Option("device", "auto, cpu or cuda", "auto", parse_device),
+    ),
+    "try": (
+        Option("model", "models:/thaw-elpv@champion, a run's id, or the folder of a model"),
+        Option("host", "which of this machine's addresses the page is at; 0.0.0.0 is all of them", "127.0.0.1"),
+        Option("port", "the port of the page, or 0 for any that is free", "5002", parse_port),
         Option("device", "auto, cpu or cuda", "auto", parse_device),
     ),
     "compare": (
@@ -162,3 +170,10 @@ OPTIONS: Mapping[str, tuple[Option, ...]] = {
         ),
     ),
 }
+
+# What is checked of a command's options together.
+CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "try": lambda options: check_address(options["host"], options["port"]),
+}
+# The file of a command in tools/, if it is not called as the command is.
+FILES = {"try": "try_model"}

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,23 @@ class Page:
         code = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": KEYS[key]}
         self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **code)
         self._call("Input.dispatchKeyEvent", type="keyUp", **code)
+
+    def drop(self, paths: Sequence[Path], selector: str) -> None:
+        """Drop files on the first element that the selector finds, as from the desktop."""
+        box = self.run(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
+        files = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._call("Input.dispatchDragEvent", type=kind, x=box["x"] + 5, y=box["y"] + 5, data=files)
+
+    def choose(self, paths: Sequence[Path], selector: str) -> None:
+        """Choose files in an input."""
+        element = self._call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        files = [str(path) for path in paths]
+        self._call("DOM.setFileInputFiles", files=files, objectId=element["result"]["objectId"])
+
+    def prefer(self, scheme: str) -> None:
+        """Ask pages for a dark or a light scheme of colours."""
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def picture(self, path: Path) -> None:
         """Keep a picture of what the window shows."""

@@ -18,7 +18,10 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-LOADED = ["stages.main", "stages.tools.predict", "stages.tools.compare", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"]
+LOADED = [
+    "stages.main", "stages.tools.predict", "stages.tools.compare", "stages.tools.try_model", "PIL.PngImagePlugin",
+    "PIL.JpegImagePlugin",
+]  # fmt: skip
 
 
 class Forked:

@@ -29,6 +29,7 @@ FLOORS: dict[str, set[str]] = {
     "evaluation": {"system", "cache", "recipe", "data", "models"},
     "reports": {"system", "cache", "data", "models", "training", "evaluation"},
     "runs": {"system", "cache", "recipe", "data", "tracking", "models", "training", "evaluation", "reports"},
+    "tryout": {"system", "data", "models", "evaluation", "reports"},
     "sweep": {"system", "cache", "recipe", "training.schedule", "training.history", "reports", "tracking", "runs"},
     "serving": {"system", "cache", "data", "models"},
     "__main__": {"system", "cache", "recipe", "tracking"},
@@ -40,17 +41,19 @@ ONLY_IN = {
     "plotly": {"sweep"},
     "matplotlib": {"reports"},
     "jinja2": {"reports"},
+    "starlette": {"tryout"},
+    "uvicorn": {"tryout"},
 }
 HEAVY = {
     "torch", "torchvision", "timm", "safetensors", "mlflow", "optuna", "plotly", "matplotlib", "sklearn", "scipy",
-    "pandas", "pyarrow", "cleanlab", "onnx", "onnxruntime",
+    "pandas", "pyarrow", "cleanlab", "onnx", "onnxruntime", "starlette", "uvicorn",
 }  # fmt: skip
 # What a mistake is reported with, before anything heavy is imported.
 LIGHT = (
     "pipeline.recipe.*", "pipeline.data.readers.*", "pipeline.models.weights", "pipeline.training.schedule",
     "pipeline.runs.stage", "pipeline.runs.fingerprint", "pipeline.sweep.space", "pipeline.system.errors",
     "pipeline.system.console", "pipeline.system.disk", "pipeline.system.processes", "pipeline.cache.hashing",
-    "stages.registry", "stages.__main__",
+    "pipeline.tryout.address", "stages.registry", "stages.__main__",
 )  # fmt: skip
 CHAINS_STAGES = {"stages.main", "stages.sweep"}
 IMPORTS_WITHIN_FUNCTIONS = {"pipeline.data.readers.table", "pipeline.models.classifier"}

@@ -107,7 +107,12 @@ class Section:
 
 def html_report(title: str, sections: Sequence[Section]) -> str:
     """The page. The first section, which has no heading, is read first; the others are linked below it."""
-    return _TEMPLATES.get_template("page.html").render(title=title, sections=sections)
+    return render("page.html", title=title, sections=sections)
+
+
+def render(template: str, **facts: object) -> str:
+    """A page by one of templates/, which shows these `facts`."""
+    return _TEMPLATES.get_template(template).render(**facts)
 
 
 def markdown_report(title: str, sections: Sequence[Section], folder: Path) -> str:
