@@ -70,8 +70,8 @@ def test_it_says_what_evaluate_said_and_ends_quietly_at_ctrl_c(workplace, first,
 
 def test_a_model_is_also_meant_by_a_run_or_a_folder(workplace, first, evaluated, tmp_path):
     picture = workplace.pictures / evaluated["path"][0]
-    (version,) = workplace.client.search_model_versions("name = 'thaw-smoke' and version_number = 1")
-    folder = workplace.client.get_logged_model(version.model_id).artifact_location.removeprefix("file://")
+    (output,) = workplace.client.get_run(first.nested[-1].info.run_id).outputs.model_outputs
+    folder = workplace.client.get_logged_model(output.model_id).artifact_location.removeprefix("file://")
     answers = []
     for model in (first.parent.info.run_id, folder):
         with tried(workplace, model) as (address, _):
