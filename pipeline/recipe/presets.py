@@ -101,9 +101,9 @@ def _is_step(key: str) -> bool:
 
 
 def _merged(below: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The nested keys of `below`, with those of `over` put over them; a list or a value replaces a section."""
+    """The sections of `below`, with the keys of those of `over` put over them."""
     merged = dict(below)
-    for key, value in over.items():
-        inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    for name, section in over.items():
+        inner = merged.get(name)
+        merged[name] = inner | section if isinstance(inner, dict) and isinstance(section, dict) else section
     return merged

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pipeline.recipe.fields import GROUPS, Section
+from pipeline.recipe.fields import ALL_STAGES, GROUPS, STAGE_NAMES, Section
 from pipeline.recipe.mistakes import COMPARED, field_of, nearest_key
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe, flatten, resize_steps
@@ -42,6 +42,7 @@ def check_space(recipe: Recipe) -> None:
                 f"In {SPACE_KEY}: {key} goes from {values.low:g} to {values.high:g}, which is no range; give a low "
                 "end below the high one."
             )
+    _check_stages(recipe)
     _check_rates(space)
     for key in RATES:
         if key in space and isinstance(flatten(recipe)[key], list):
@@ -174,6 +175,19 @@ def _check_key(key: str) -> None:
     is_section = field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section)
     if (field is None and not is_group_rate) or is_section:
         raise UserError(f"In {SPACE_KEY}: {key} is not a key of a recipe; the nearest is {nearest_key(path)}.")
+
+
+def _check_stages(recipe: Recipe) -> None:
+    """UserError if a key varies of a stage that the recipe names not among its `stages`."""
+    if recipe.stages == ALL_STAGES:
+        return
+    left_out = set(STAGE_NAMES) - set(recipe.stages.split(","))
+    for key in (key for key in recipe.sweep.space if key.split(".")[0] in left_out):
+        stage = key.split(".")[0]
+        raise UserError(
+            f"In {SPACE_KEY}: {key} cannot vary, since stages leaves {stage} out; "
+            f"name {stage} in stages, or leave the key out."
+        )
 
 
 def _check_rates(space: Space) -> None:

@@ -15,6 +15,7 @@ from pipeline.recipe.presets import (
 )
 from pipeline.recipe.recipe_file import override_recipe, read_recipe
 from pipeline.recipe.schema import flatten, stages_of
+from pipeline.sweep.space import check_space
 from pipeline.system.errors import UserError
 
 SOURCES = ("elpv", "photos/")
@@ -56,6 +57,14 @@ def test_quick_is_the_beginning_of_good_so_that_its_stages_are_reused(source):
     for section in ("data", "model", "head", "augment", "precompute", "lr_find", "training", "train_head"):
         assert getattr(quick, section) == getattr(good, section)
     assert stages_of(quick) == ("precompute", "lr_find", "train_head", "evaluate")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_sweep_of_a_preset_varies_what_it_trains(name, source):
+    recipe = read_preset(name, source)
+    check_space(recipe)
+    assert {key.split(".")[0] for key in recipe.sweep.space} <= {"head", "augment", *stages_of(recipe)}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -52,6 +52,14 @@ def test_any_key_of_any_stage_can_vary() -> None:
     )
 
 
+def test_a_key_of_a_stage_that_the_recipe_leaves_out_cannot_vary() -> None:
+    stages = "precompute,lr_find,train_head,evaluate"
+    said = complaint({"train_head.lr": LR, "fine_tune.lr": LR}, stages=stages)
+    assert "fine_tune.lr cannot vary, since stages leaves fine_tune out" in said
+    check_space(recipe_with({"train_head.lr": LR, "head.hidden": {"type": "int", "low": 0, "high": 9}}, stages=stages))
+    check_space(recipe_with({"fine_tune.cycles": EPOCHS}, fine_tune={"cycles": 0}))
+
+
 @pytest.mark.parametrize(
     ("key", "values", "said"),
     [
