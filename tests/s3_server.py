@@ -41,7 +41,7 @@ class S3Server:
             region_name=KEYS["AWS_DEFAULT_REGION"],
         )
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """The keys in the bucket that begin with `prefix`."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]

@@ -1,7 +1,7 @@
 """Everything that goes to the tracking server and comes from it. Only this wing and pipeline/serving.py import mlflow.
 
 In reading order: names, server, outbox, delivery, sender, contact, experiments, runs, abandoned, system_metrics,
-values, artifacts, models; registry/ registered models and which is the champion.
+values, artifacts, models; storage/ where files of runs lie; registry/ registered models and which is the champion.
 """
 
 from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text, new_files

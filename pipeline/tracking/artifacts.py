@@ -17,6 +17,7 @@ from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
 from pipeline.tracking.names import first_line
 from pipeline.tracking.sender import call_server, enqueue, flush
+from pipeline.tracking.storage.download import download
 
 LARGEST_CHECKED_BYTES = 2**28
 
@@ -66,10 +67,7 @@ def artifact(run_id: str, name: str) -> Path:
     def fetch(folder: Path) -> None:
         try:
             with report_full_disk("a run's fetched artifacts", folder.parent, MAKE_ROOM):
-                fetched = Path(call_server(lambda: MlflowClient().download_artifacts(run_id, name, str(folder))))
-                if fetched != folder / name:  # MLflow drops the folders that it lies in
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    fetched.rename(folder / name)
+                download(run_id, name, folder)
         except (MlflowException, OSError) as error:
             raise UserError(
                 f"The artifact {name} of run {run_id} cannot be fetched ({first_line(error)}); run that stage again."

@@ -22,6 +22,7 @@ from pipeline.tracking.delivery import Queue, deliver
 from pipeline.tracking.names import first_line
 from pipeline.tracking.outbox import Outbox, outbox_folder
 from pipeline.tracking.server import absolute, cause, check_server, is_absent, shown
+from pipeline.tracking.storage.artifact_store import check_store
 
 
 def connect() -> None:
@@ -63,13 +64,14 @@ def _make_ready(client: MlflowClient, experiment: str | None) -> None:
     try:
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            client.create_experiment(experiment)
+            found = client.get_experiment(client.create_experiment(experiment))
     except MlflowException:  # another machine may have created it at the same time
         found = client.get_experiment_by_name(experiment)
         if found is None:
             raise
     if found is not None:
         _check_active(found)
+        check_store(found.artifact_location)
 
 
 def _check_experiment(client: MlflowClient, experiment_id: str) -> None:
@@ -84,6 +86,7 @@ def _check_experiment(client: MlflowClient, experiment_id: str) -> None:
             "another folder, or name another experiment."
         ) from None
     _check_active(found)
+    check_store(found.artifact_location)
 
 
 def _check_active(experiment: Experiment) -> None:

@@ -38,7 +38,7 @@ def log_dataset(name: str, source: str | Path, digest: str, context: str) -> Met
         try:
             resolved = resolve_dataset_source(str(source))
         except MlflowException:  # an address of a kind that it does not know
-            resolved = CodeDatasetSource({"address": str(source)})  # type: ignore[no-untyped-call]
+            resolved = CodeDatasetSource({"address": str(source)})
     dataset = MetaDataset(source=resolved, name=name, digest=digest[:36])  # type: ignore[abstract]
     call_server(lambda: mlflow.log_input(dataset, context=context))
     return dataset

@@ -19,6 +19,7 @@ from pipeline.system.errors import UserError
 from pipeline.tracking.delivery import Delivery, Queue, deliver
 from pipeline.tracking.outbox import Entry, Outbox, outbox_folder
 from pipeline.tracking.server import SEND, Unreachable, cause, check_server, is_lasting, patience_seconds, shown
+from pipeline.tracking.storage.artifact_store import store_trouble
 
 Answer = TypeVar("Answer")
 SECONDS_BEFORE_REPORTING = 3.0
@@ -36,7 +37,7 @@ class Sender:
         self._queue = Queue()
         self._locked: dict[str, tuple[Outbox, ExitStack]] = {}
         self._away_since: float | None = None
-        self._cause = ""
+        self._why = ""
         self._is_reported = False
         self._thread = threading.Thread(target=self._send, name="tracking", daemon=True)
         self._thread.start()
@@ -80,12 +81,12 @@ class Sender:
                 away = time.monotonic() - max(started, self._away_since or started)
                 if self._away_since is not None and away >= patience:
                     raise Unreachable(
-                        f"The tracking server at {shown(self._uri)} is away ({self._cause}); what was logged is kept "
-                        f"in {outbox_folder()}: when the server is back, send it with {SEND}."
+                        f"{self._why}; what was logged is kept in {outbox_folder()}: when that has passed, send it "
+                        f"with {SEND}."
                     )
                 if self._away_since is not None and not is_reported and away >= SECONDS_BEFORE_REPORTING:
                     is_reported = True
-                    say(_waiting(self._uri, self._cause, patience))
+                    say(_waiting(self._why, patience))
                 self._queue.changed.wait(0.2)
 
     def end(self) -> None:
@@ -124,15 +125,12 @@ class Sender:
         now = time.monotonic()
         with self._queue.changed:
             self._away_since = self._away_since or now
-            self._cause = cause(error)
+            self._why = _what_is_away(self._uri, error)
             is_due = not self._is_reported and now - self._away_since >= SECONDS_BEFORE_REPORTING
             self._is_reported = self._is_reported or is_due
             self._queue.changed.notify_all()
         if is_due:
-            warn(
-                f"The tracking server at {shown(self._uri)} is away ({self._cause}); work goes on, and what is logged "
-                f"is kept in {outbox_folder()}."
-            )
+            warn(f"{self._why}; work goes on, and what is logged is kept in {outbox_folder()}.")
 
 
 @contextmanager
@@ -172,7 +170,8 @@ def flush(run_id: str) -> None:
 def call_server(call: Callable[[], Answer]) -> Answer:
     """What `call` returns, called again while the server is away; Unreachable if that is too long.
 
-    An error of a server that can be reached is raised when it occurs again.
+    An error of a server that can be reached is raised when it occurs again. UserError for what the store of artifacts
+    refuses, OSError for what it has not.
     """
     uri, patience = mlflow.get_tracking_uri(), patience_seconds()
     started = time.monotonic()
@@ -180,10 +179,13 @@ def call_server(call: Callable[[], Answer]) -> Answer:
     while True:
         try:
             return call()
-        except (MlflowException, OSError) as error:
-            if is_lasting(error):
+        except Exception as error:  # some stores' libraries are not imported here
+            trouble = store_trouble(error)
+            if trouble is None and (not isinstance(error, MlflowException | OSError) or is_lasting(error)):
                 raise
-            problem = _problem(uri)
+            if trouble is not None and trouble.refusal is not None:
+                raise trouble.refusal from None
+            problem = _problem(uri) or (trouble and f"{trouble.what}.")
             if problem is None and was_there:
                 raise
             was_there = problem is None
@@ -193,7 +195,7 @@ def call_server(call: Callable[[], Answer]) -> Answer:
                     raise Unreachable(f"{problem} Run the same command again when it is back.") from None
                 if not is_reported and away >= SECONDS_BEFORE_REPORTING:
                     is_reported = True
-                    say(_waiting(uri, cause(error), patience))
+                    say(_waiting(_what_is_away(uri, error), patience))
                 time.sleep(1.0)
 
 
@@ -205,5 +207,10 @@ def _problem(uri: str) -> str | None:
     return None
 
 
-def _waiting(uri: str, why: str, patience: float) -> str:
-    return f"The tracking server at {shown(uri)} is away ({why}); waiting for it, {duration(patience)} at most."
+def _what_is_away(uri: str, error: Exception) -> str:
+    trouble = store_trouble(error)
+    return trouble.what if trouble is not None else f"The tracking server at {shown(uri)} is away ({cause(error)})"
+
+
+def _waiting(what: str, patience: float) -> str:
+    return f"{what}; waiting for it, {duration(patience)} at most."
