@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 from pipeline.cache.location import check_cache, report_unwritable
 from pipeline.data.readers.sources import list_source
 from pipeline.models.weights import check_backbone, find_weights
+from pipeline.ranks.door import DEFAULT, OPTION, asked_processes, help_leader, launch, leading
+from pipeline.ranks.environment import own_rank, take_own_gpu
 from pipeline.recipe.mistakes import check_held_out, check_positive_class
 from pipeline.recipe.presets import GOOD, PACKAGED, describe_preset, read_preset
 from pipeline.recipe.recipe_file import (
@@ -32,7 +34,7 @@ from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
 from pipeline.system.machine import check_gpu, check_system
 from pipeline.system.memory import keep_freed_memory
-from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals
+from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals, stop_reason
 from stages.registry import CHECKS, FILES, OPTIONS, STAGES, Option
 
 COMMANDS = (*STAGES, *OPTIONS)
@@ -48,14 +50,23 @@ FREE_KEYS = (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 when done, 2 for a mistake of the user's, told in a sentence, 130 when stopped."""
-    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    name, *rest = words = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     if name in ("--help", "-h"):
         say(_list_commands())
         sys.exit(0)
+    rank = own_rank()
+    take_own_gpu(rank)
+    if not rank.leads:
+        help_leader(rank, rest)
 
     def work() -> None:
         check_system()
-        if name in STAGES:
+        processes = asked_processes(name, rest, rank)
+        if processes > rank.processes:
+            if name in STAGES and not STAGES[name].follows:
+                _read(STAGES[name], rest)  # what is wrong with the recipe is told before torch is loaded
+            launch(processes, words)
+        elif name in STAGES:
             stage = STAGES[name]
             recipe, preset, upstream = _read(stage, rest)
             check_gpu(recipe.device)
@@ -65,17 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             check_cache()
             if preset:
                 say(preset)
-            _use_experiment(data, upstream)
-            if name in REGISTERING and recipe.evaluate.register_as:
-                _check_registry(recipe.evaluate.register_as, data)
-            _module(name).run(recipe, upstream)
+            with leading(rank):
+                _use_experiment(data, upstream)
+                if name in REGISTERING and recipe.evaluate.register_as:
+                    _check_registry(recipe.evaluate.register_as, data)
+                _module(name).run(recipe, upstream)
         elif name in OPTIONS:
             options = _read_options(name, OPTIONS[name], rest)
             check_gpu(str(options.get("device")))
             if name in CHECKS:
                 CHECKS[name](options)
             check_cache()
-            _module(name).run(**options)
+            with leading(rank):
+                _module(name).run(**options)
         else:
             close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)[0]
             raise UserError(f"{name} is not a command; the nearest is {close}, and python -m stages lists all.")
@@ -119,6 +132,8 @@ def _exit_after(name: str, work: Callable[[], None]) -> NoReturn:
         if is_closed:
             pass  # whoever read the output has gone
         elif getattr(stop, "__notes__", None):  # left by the run that it ended
+            if reason := stop_reason():
+                warn(reason)
             warn(f"{name} was stopped; its run is marked KILLED. The same command resumes from the last backup.")
         else:
             warn(f"{name} was stopped before its run began; the same command starts anew.")
@@ -164,6 +179,7 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str, str | No
         parser.add_argument("--data", default=NOT_GIVEN, metavar="FOLDER", help="short for --data.source")
     else:
         parser.add_argument("--upstream", default="", metavar="RUN_ID", help=f"a run of {' or '.join(stage.follows)}")
+    _add_processes(parser)
     known, rest = parser.parse_known_args(arguments)
     given: dict[str, str] = {name: value for name, value in vars(known).items() if value != NOT_GIVEN}
     for name in ("recipe", "preset", "data", *stage.short_for):
@@ -204,6 +220,7 @@ def _read_options(name: str, options: Sequence[Option], arguments: Sequence[str]
     for option in options:
         default = f" (default: {option.default})" if option.default else ""
         parser.add_argument(f"--{option.name}", default=option.default or "", help=option.help + default)
+    _add_processes(parser)
     known, rest = parser.parse_known_args(arguments)
     names = [option.name for option in options]
     for key in _overrides(rest):
@@ -214,6 +231,11 @@ def _read_options(name: str, options: Sequence[Option], arguments: Sequence[str]
         if option.default is None and not given[option.name]:
             raise UserError(f"{name} needs {option.name}, {option.help}: -P {option.name}=<{option.name}>.")
     return {option.name: option.parse(given[option.name]) for option in options}
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    text = f"how many processes of this machine do it together, one for each GPU (default: {DEFAULT})"
+    parser.add_argument(f"--{OPTION}", default=DEFAULT, metavar="NUMBER", help=text)
 
 
 def _on_upstream(stage: Stage, recipe_file: str, upstream: str, overrides: dict[str, str]) -> Recipe:

@@ -7,17 +7,18 @@ from functools import partial
 import torch
 
 from pipeline import tracking
-from pipeline.data.loader import pixel_batches
 from pipeline.models.activations import activation_batches, read_activations
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.lr_finder_figures import lr_find_figure
 from pipeline.runs.runner import Job, run_stage
+from pipeline.runs.train import picture_phase
 from pipeline.runs.upstream import SUGGESTED, Upstream
 from pipeline.system.console import say
 from pipeline.system.tables import write_table
 from pipeline.tracking import RunRef
+from pipeline.training.joint.helpers import find_together
 from pipeline.training.lr_finder import Curve, below_rise, curve_table, range_test, require_suggestion, suggestions
-from pipeline.training.optim import thaw, thaw_above
+from pipeline.training.optim import thaw_above
 from pipeline.training.schedule import group_rates, thawed_rates
 from stages.registry import STAGES
 
@@ -73,8 +74,6 @@ def _on_activations(up: Upstream) -> Curve:
 def _on_pixels(up: Upstream, job: Job) -> Curve:
     settings = up.recipe.lr_find
     network, checkpoint = up.network(up.chain[0].stage)
-    rates = group_rates(settings.end_lr, settings.lr_ratio)
-    pixels = up.pixels(job.run_id, checkpoint)
-    batches = pixel_batches(pixels, up.split(1.0), up.augmentation, settings.batch_size, up.device, up.recipe.seed)
-    optimizer = thaw(network.to(up.device), "none", rates, settings.weight_decay, up.recipe.training)
-    return range_test(network, optimizer, batches[0], settings, "all" if settings.batchnorm == "fixed" else "none")
+    told = {"fixed_statistics": "all" if settings.batchnorm == "fixed" else "none"}
+    phase = picture_phase(up, settings, "none", group_rates(settings.end_lr, settings.lr_ratio), ([], told))
+    return find_together(network, phase.build(network, checkpoint, up.pixels(job.run_id, checkpoint)), settings)

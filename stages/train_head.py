@@ -7,18 +7,16 @@ from functools import partial
 import torch
 
 from pipeline import tracking
-from pipeline.data.loader import pixel_batches
 from pipeline.models.activations import activation_batches, read_activations
-from pipeline.models.engine.frozen_part import training_module
 from pipeline.models.layer_groups import FixedStatistics
 from pipeline.recipe.schema import Recipe
 from pipeline.reports.data_figures import augmented_figure
 from pipeline.runs.runner import Job, run_stage
-from pipeline.runs.train import train_and_log
+from pipeline.runs.train import picture_phase, train_and_log
 from pipeline.runs.upstream import Upstream
 from pipeline.tracking import RunRef
 from pipeline.training.fit import Phase
-from pipeline.training.optim import thaw, thaw_above
+from pipeline.training.optim import thaw_above
 from pipeline.training.schedule import cycle_lengths, thawed_rates
 from stages.registry import STAGES
 
@@ -39,9 +37,9 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
     network.to(device)
     checkpoint = replace(checkpoint, hidden=recipe.head.hidden, dropout=recipe.head.dropout)
-    pixels, augmentation, split = up.pixels(job.run_id, checkpoint), up.augmentation, up.split(settings.fraction)
+    pixels, split = up.pixels(job.run_id, checkpoint), up.split(settings.fraction)
     with tracking.new_files(job.run_id, "figures") as folder:
-        augmented_figure(up.manifest, pixels, augmentation, recipe.seed).savefig(folder / "augmented.png", dpi=110)
+        augmented_figure(up.manifest, pixels, up.augmentation, recipe.seed).savefig(folder / "augmented.png", dpi=110)
     fixed: FixedStatistics = "body" if settings.batchnorm == "fixed" else "none"
     smoothing, trained = settings.label_smoothing, " and ".join(rates)
     phase = partial(Phase, label_smoothing=smoothing, warm_up=settings.warm_up, options=recipe.training)
@@ -56,13 +54,15 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         return phase(above, optimizer, *batches, [settings.stored_epochs], fixed_statistics=fixed, description=shown)
 
     def on_pixels() -> Phase:
-        batches = pixel_batches(pixels, split, augmentation, settings.batch_size, device, recipe.seed)
-        optimizer = thaw(network, settings.freeze, rates, settings.weight_decay, recipe.training)
         cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
-        kept: FixedStatistics = "all" if fixed == "body" and settings.stored_epochs else fixed
-        shown, compiled, passes = f"{trained}, augmented", recipe.compile, sum(cycles) * len(split.train)
-        above = network if compiled else training_module(network, checkpoint, settings.freeze, pixels, passes)
-        return phase(above, optimizer, *batches, cycles, fixed_statistics=kept, description=shown, is_compiled=compiled)
+        told = {
+            "label_smoothing": smoothing,
+            "fixed_statistics": "all" if fixed == "body" and settings.stored_epochs else fixed,
+            "description": f"{trained}, augmented",
+            "warm_up": settings.warm_up,
+            "is_compiled": recipe.compile,
+        }
+        return picture_phase(up, settings, settings.freeze, rates, (cycles, told)).build(network, checkpoint, pixels)
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)

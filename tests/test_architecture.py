@@ -21,14 +21,15 @@ FILES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglo
 FLOORS: dict[str, set[str]] = {
     "system": set(),
     "cache": {"system"},
+    "ranks": {"system", "cache"},
     "recipe": {"system", "cache"},
-    "data": {"system", "cache"},
+    "data": {"system", "cache", "ranks"},
     "tracking": {"system", "cache"},
-    "models": {"system", "cache", "recipe.fields", "data"},
-    "training": {"system", "cache", "recipe", "data", "models"},
-    "evaluation": {"system", "cache", "recipe", "data", "models"},
+    "models": {"system", "cache", "ranks", "recipe.fields", "data"},
+    "training": {"system", "cache", "ranks", "recipe", "data", "models"},
+    "evaluation": {"system", "cache", "ranks", "recipe", "data", "models"},
     "reports": {"system", "cache", "data", "models", "training", "evaluation"},
-    "runs": {"system", "cache", "recipe", "data", "tracking", "models", "training", "evaluation", "reports"},
+    "runs": {"system", "cache", "ranks", "recipe", "data", "tracking", "models", "training", "evaluation", "reports"},
     "tryout": {"system", "data", "models", "evaluation", "reports"},
     "sweep": {"system", "cache", "recipe", "training.schedule", "training.history", "reports", "tracking", "runs"},
     "serving": {"system", "cache", "data", "models"},
@@ -53,7 +54,8 @@ LIGHT = (
     "pipeline.recipe.*", "pipeline.data.readers.*", "pipeline.models.weights", "pipeline.training.schedule",
     "pipeline.runs.stage", "pipeline.runs.fingerprint", "pipeline.sweep.space", "pipeline.system.errors",
     "pipeline.system.console", "pipeline.system.disk", "pipeline.system.processes", "pipeline.cache.hashing",
-    "pipeline.tryout.address", "stages.registry", "stages.__main__",
+    "pipeline.ranks.environment", "pipeline.ranks.door", "pipeline.tryout.address", "stages.registry",
+    "stages.__main__",
 )  # fmt: skip
 CHAINS_STAGES = {"stages.main", "stages.sweep"}
 IMPORTS_WITHIN_FUNCTIONS = {"pipeline.data.readers.table", "pipeline.models.classifier"}

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,12 +69,25 @@ def augmentation(strength: float, **settings: Any) -> Augmentation:
     )
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+@dataclass(frozen=True)
+class Chosen:
+    """The `positions` of some images in a batch of `count`."""
+
+    positions: npt.NDArray[np.int64]
+    count: int
+
+
+def augment(
+    images: Tensor, augmentation: Augmentation, generator: torch.Generator, chosen: Chosen | None = None
+) -> Tensor:
     """Images (N, channels, size, size), values 0 to 1, each augmented by numbers drawn from `generator` (on the CPU).
 
-    Beyond its edges an image is reflected.
+    Beyond its edges an image is reflected. Images that are `chosen` from a batch are augmented as they would be in it.
     """
-    drawn = _draw(len(images), augmentation, generator)
+    if chosen is None:
+        drawn = _draw(len(images), augmentation, generator)
+    else:
+        drawn = _draw(chosen.count, augmentation, generator).at(torch.from_numpy(chosen.positions))
     draws = to_device(drawn.draws, images.device)
     tilts = None if drawn.tilts is None else to_device(drawn.tilts, images.device)
     varied = warp(images, draws[:, :6].view(-1, 2, 3), tilts)
@@ -125,14 +139,22 @@ def view_matrices(flip: Flip, crop: float, views: int) -> Tensor:
 
 
 def mix(
-    images: Tensor, targets: Tensor, classes: int, mixup: float, cutmix: float, random: np.random.Generator
+    images: Tensor,
+    targets: Tensor,
+    classes: int,
+    mixup: float,
+    cutmix: float,
+    random: np.random.Generator,
+    partners: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """Images (N, channels, height, width) and their class numbers, or shares of the classes, mixed by mixup or cutmix:
     (images, shares of the `classes` (N, classes), the share that each picture keeps of itself).
 
     `mixup` and `cutmix` are alpha of the Beta distribution that the share is drawn from, 0 for off; if both are on,
-    each is applied to half of the batches.
+    each is applied to half of the batches. A picture's partner is the one before it, the first one's the last; where
+    `images` are a part of the batch that `targets` are of, their `partners` have to be given.
     """
+    partners = images.roll(1, 0) if partners is None else partners
     shares = targets
     if targets.ndim == 1:
         shares = torch.zeros(len(targets), classes, device=targets.device).scatter_(1, targets.view(-1, 1), 1)
@@ -143,9 +165,9 @@ def mix(
         top, bottom, left, right = _box(images.shape[2], images.shape[3], kept, random)
         kept = 1 - (bottom - top) * (right - left) / (images.shape[2] * images.shape[3])
         mixed = images.clone()
-        mixed[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+        mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
     else:
-        mixed = blend(images, kept)
+        mixed = partners.mul_(1 - kept).add_(images * kept)
     return mixed, blend(shares, kept), kept
 
 
@@ -168,6 +190,11 @@ class _Draws(NamedTuple):
     boxes: Tensor | None = None
     parts: Tensor | None = None
     seeds: Tensor | None = None
+
+    def at(self, positions: Tensor) -> "_Draws":
+        """What was drawn for the images at these positions."""
+        of_each = (None if one is None else one[positions] for one in self[:4])
+        return _Draws(*of_each, self.seeds)
 
 
 def _draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> _Draws:

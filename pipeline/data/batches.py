@@ -4,7 +4,7 @@ The served model imports this file, which therefore imports neither manifest nor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.data.augment import Augmentation, augment, blend, mix, skip
+from pipeline.data.augment import Augmentation, Chosen, augment, blend, mix, skip
+from pipeline.ranks.deal import ALONE, Deal, Positions
 from pipeline.system.arrays import Rows
 from pipeline.system.device import to_device
 from pipeline.system.parallel import in_parallel
@@ -27,6 +28,10 @@ class Batches:
     each row counts in training, as `targets` say its class; without, all count alike. If it `is_balanced`, an epoch has
     as many rows of each class, those of rare classes over and over. Where labels are soft, `shares` (rows, classes) are
     trained on in place of `targets`, their likeliest classes.
+
+    Where several processes share each batch, by the `deal`, the inputs are those of this one's share; targets and
+    weights are still those of the whole batch. The picture of a batch that is too small for all is seen by some only to
+    keep them busy.
     """
 
     fetch: Callable[[Rows], Tensor]
@@ -40,6 +45,7 @@ class Batches:
     weights: npt.NDArray[np.float32] | None = None
     is_balanced: bool = False
     shares: npt.NDArray[np.float32] | None = None
+    deal: Deal = ALONE
 
     @property
     def labels(self) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
@@ -50,6 +56,10 @@ class Batches:
         if self.seed is None:
             return -(-len(self.rows) // self.batch_size)
         return max(len(self.rows) // self.batch_size, 1)
+
+    def dealt_by(self, deal: Deal) -> "Batches":
+        """The same batches, shared by several processes."""
+        return replace(self, deal=deal)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The (inputs, targets) of one epoch, from batch number `first` on. Targets are class numbers, or, if labels
@@ -70,28 +80,56 @@ class Batches:
         if self.augmentation is not None:
             for chunk in chunks[:first]:
                 skip(len(chunk), self.augmentation, generator)
-        fetched = prefetch(self.fetch, chunks[first:], self.device, self.workers)
+        dealt = [self._dealt(len(chunk)) for chunk in chunks]
+        mine = [chunk if one is None else chunk[one.needed] for chunk, one in zip(chunks, dealt, strict=True)]
+        fetched = prefetch(self.fetch, mine[first:], self.device, self.workers)
         for index, (chunk, inputs) in enumerate(zip(chunks[first:], fetched, strict=True), first):
+            share = dealt[index]
             targets = to_device(torch.from_numpy(self.labels[chunk]), self.device)
             weights = None if self.weights is None else to_device(torch.from_numpy(self.weights[chunk]), self.device)
             if self.augmentation is not None:
-                inputs = augment(inputs, self.augmentation, generator)
-                if self.augmentation.mixup or self.augmentation.cutmix:
+                chosen = None if share is None else Chosen(share.needed, len(chunk))
+                inputs = augment(inputs, self.augmentation, generator, chosen)
+                if self._mixes:
                     random = np.random.default_rng([self.seed or 0, epoch, index])
-                    inputs, targets, weights = self._mix(inputs, targets, weights, self.augmentation, random)
+                    inputs, targets, kept = self._mix(inputs, targets, random, share)
+                    weights = None if weights is None else blend(weights, kept)
             yield inputs, targets, weights
 
+    @property
+    def _mixes(self) -> bool:
+        return self.augmentation is not None and bool(self.augmentation.mixup or self.augmentation.cutmix)
+
+    def _dealt(self, count: int) -> "_Dealt | None":
+        """What this process needs of a batch of `count`; None where it gets all of it."""
+        if not self.deal.is_shared:
+            return None
+        share = self.deal.share(count)
+        share = share if len(share) else np.zeros(1, dtype=np.int64)
+        before = (share - 1) % count
+        needed = np.unique(np.concatenate([share, before])) if self._mixes else share
+        return _Dealt(needed, np.searchsorted(needed, share), np.searchsorted(needed, before))
+
     def _mix(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        weights: Tensor | None,
-        augmentation: Augmentation,
-        random: np.random.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, inputs: Tensor, targets: Tensor, random: np.random.Generator, share: "_Dealt | None"
+    ) -> tuple[Tensor, Tensor, float]:
+        assert self.augmentation is not None
         classes = int(self.targets.max()) + 1 if self.shares is None else self.shares.shape[1]
-        mixed, shares, kept = mix(inputs, targets, classes, augmentation.mixup, augmentation.cutmix, random)
-        return mixed, shares, None if weights is None else blend(weights, kept)
+        settings = classes, self.augmentation.mixup, self.augmentation.cutmix
+        if share is None:
+            return mix(inputs, targets, *settings, random)
+        own, partners = (inputs[to_device(torch.from_numpy(one), self.device)] for one in (share.own, share.before))
+        return mix(own, targets, *settings, random, partners)
+
+
+@dataclass(frozen=True)
+class _Dealt:
+    """What a process needs of a batch, as positions in it: its share, and what its pictures are mixed with; and where
+    among these its `own` pictures are, and those `before` them."""
+
+    needed: Positions
+    own: Positions
+    before: Positions
 
 
 def balanced_rows(rows: Rows, targets: npt.NDArray[np.int64], random: np.random.Generator) -> Rows:

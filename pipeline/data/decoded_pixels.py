@@ -33,7 +33,7 @@ class DecodedPixels:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, manifest: Manifest, size_px: int, fit: Fit, decoder: Decoder = "pillow") -> None:
-        self.decoder = decoder
+        self.decoder, self.made_from = decoder, (manifest, size_px, fit, decoder)
         self._manifest, self._folder = manifest, str(manifest.root)
         self._fit, self._size_px, self._grey, self._ranges = fit, size_px, manifest.is_grey, manifest.ranges
         self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array

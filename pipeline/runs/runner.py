@@ -17,6 +17,7 @@ from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.location import cache_folder
 from pipeline.cache.store import locked
 from pipeline.data.nvjpeg import choose_decoder
+from pipeline.ranks.session import processes
 from pipeline.recipe.fields import Section
 from pipeline.recipe.schema import flatten, write_recipe
 from pipeline.runs.fingerprint import git_tags, source_digest, stage_fingerprint
@@ -132,6 +133,7 @@ def _run(
     started = time.perf_counter()
     title = stage.title or stage.name
     tags = {tracking.STAGE: stage.name, tracking.FINGERPRINT: fingerprint, **git_tags()}
+    tags[tracking.PROCESSES] = str(processes())
     for name, value in {"device": up.device.type, "precision": precision_of(up.device)}.items():
         tags[f"{tracking.RESOLVED}{name}"] = value
     if up.chain:

@@ -3,21 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from pipeline import tracking
-from pipeline.data.loader import pixel_batches
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint
-from pipeline.models.engine.frozen_part import training_module
 from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
-from pipeline.recipe.training_sections import UnfrozenStage
+from pipeline.recipe.schema import LrFind
+from pipeline.recipe.training_sections import TrainHead, UnfrozenStage
 from pipeline.reports.training_figures import training_figure
 from pipeline.runs.runner import Job
 from pipeline.runs.upstream import Upstream
 from pipeline.system.tables import write_table
 from pipeline.training.fit import EpochRecord, Phase
 from pipeline.training.history import best_metrics, epoch_points, epoch_table, kept_metrics, step_table
-from pipeline.training.optim import thaw
+from pipeline.training.joint.pictures import PicturePhase
 from pipeline.training.phases import Training, train_in_phases
 from pipeline.training.resume import Backups
 from pipeline.training.schedule import cycle_lengths
@@ -43,29 +43,44 @@ def train_unfrozen(
     network, checkpoint = up.network(*TRAINED_BY, image_px=image_px, drop_path=settings.drop_path)
 
     def on_pixels(frozen: Frozen, cycle_epochs: list[int]) -> Phase:
-        pixels = up.pixels(job.run_id, checkpoint)
-        split, seed, options = up.split(settings.fraction), up.recipe.seed, up.recipe.training
-        train, valid = pixel_batches(pixels, split, up.augmentation, settings.batch_size, up.device, seed)
-        optimizer = thaw(network.to(up.device), frozen, rates, settings.weight_decay, options)
-        passes = sum(cycle_epochs) * len(split.train)
-        return Phase(
-            network if up.recipe.compile else training_module(network, checkpoint, frozen, pixels, passes),
-            optimizer,
-            train,
-            valid,
-            cycle_epochs,
-            settings.label_smoothing,
-            "all" if settings.batchnorm == "fixed" else "none",
-            f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
-            settings.warm_up,
-            up.recipe.compile,
-            options,
-        )
+        told = {
+            "label_smoothing": settings.label_smoothing,
+            "fixed_statistics": "all" if settings.batchnorm == "fixed" else "none",
+            "description": f"{'all layers' if frozen == 'none' else f'{frozen} frozen'}, {checkpoint.image_px} px",
+            "warm_up": settings.warm_up,
+            "is_compiled": up.recipe.compile,
+        }
+        phase = picture_phase(up, settings, frozen, rates, (cycle_epochs, told))
+        phase = replace(phase, drop_path=settings.drop_path)
+        return phase.build(network, checkpoint, up.pixels(job.run_id, checkpoint))
 
     deeper = GRADUAL[: GRADUAL.index(frozen)] if settings.gradual_epochs else ()
     phases = [partial(on_pixels, one, [settings.gradual_epochs]) for one in deeper]
     cycles = cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult)
     train_and_log(job, network, [*phases, partial(on_pixels, frozen, cycles)], checkpoint, rates)
+
+
+def picture_phase(
+    up: Upstream,
+    settings: UnfrozenStage | TrainHead | LrFind,
+    frozen: Frozen,
+    rates: Mapping[str, float],
+    told: tuple[list[int], Mapping[str, Any]],
+) -> PicturePhase:
+    """A phase on pictures by a stage's section of the recipe; it is `told` the epochs of its cycles, and of itself what
+    a Phase holds. The finder, whose batches are fewer, reads from all training pictures."""
+    return PicturePhase(
+        up.split(1.0 if isinstance(settings, LrFind) else settings.fraction),
+        up.augmentation,
+        settings.batch_size,
+        up.recipe.seed,
+        frozen,
+        rates,
+        settings.weight_decay,
+        up.recipe.training,
+        up.device.type,
+        *told,
+    )
 
 
 def train_and_log(

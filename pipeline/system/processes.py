@@ -18,6 +18,7 @@ import psutil
 _PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 # Written to without a buffer, since a signal may arrive while a buffer is being written.
 _STANDARD_ERROR = 2
+_explanations: list[Callable[[], str]] = []
 
 
 @cache
@@ -71,9 +72,19 @@ def end_mlflow_run() -> None:
     Otherwise it would mark the run FAILED whatever status the process gave it: MLflow 3.17 compares the status, a
     text, with numbers, and takes every run for one that is still running.
     """
-    for process in psutil.Process().parents()[:2]:  # there may be a shell in between
+    for process in psutil.Process().parents()[:3]:  # there may be a shell in between, and a launcher
         if _is_mlflow_run(process.cmdline()):
             process.terminate()
+
+
+def explain_stops(explain: Callable[[], str]) -> None:
+    """From now on `explain` says why this process was stopped, if it knows."""
+    _explanations.append(explain)
+
+
+def stop_reason() -> str:
+    """Why this process was stopped by a signal, in a sentence; empty if that was the user's wish."""
+    return next(filter(None, (explain() for explain in _explanations)), "")
 
 
 def raise_on_signals() -> None:

@@ -11,6 +11,8 @@ REUSED = "thaw.reused"
 RESUMED = "thaw.resumed"
 REASON = "thaw.reason"
 PROCESS = "thaw.process"
+# How many processes worked on a stage.
+PROCESSES = "thaw.processes"
 # Followed by what of the recipe may be auto: device and decoder; and precision, which follows from the device.
 RESOLVED = "thaw.resolved."
 # Which artifacts a finished run has, with their sizes.

@@ -20,7 +20,7 @@ from mlflow.tracking.fluent import _active_run_stack
 
 from pipeline.system.console import warn
 from pipeline.system.errors import Pruned, UserError
-from pipeline.system.processes import identity
+from pipeline.system.processes import identity, stop_reason
 from pipeline.tracking.abandoned import close_abandoned
 from pipeline.tracking.artifacts import is_whole, list_files
 from pipeline.tracking.contact import connect
@@ -118,7 +118,7 @@ def _ending(sender: Sender, run_ids: Sequence[str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         stop.add_note("KILLED")  # read by the command line
-        _end(sender, run_ids, "KILLED", "stopped by Ctrl-C or SIGTERM")
+        _end(sender, run_ids, "KILLED", stop_reason() or "stopped by Ctrl-C or SIGTERM")
         raise
     except Pruned as error:
         _end(sender, run_ids, "KILLED", str(error))

@@ -24,10 +24,14 @@ class CompiledNetwork:
 
     def __call__(self, images: Tensor) -> Tensor:
         """The logits."""
+        logits: Tensor = self._network.head(self.activations(images))
+        return logits
+
+    def activations(self, images: Tensor) -> Tensor:
+        """The head's input."""
         if self._activations is None:
             self._activations = self._compile(images)
-        logits: Tensor = self._network.head(self._activations(images))
-        return logits
+        return self._activations(images)
 
     def _compile(self, images: Tensor) -> Callable[[Tensor], Tensor]:
         """Try both passes, before the first step has made gradients; they leave no trace."""

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch.optim import Optimizer
 
 from pipeline.data.batches import Batches, seed_for
 from pipeline.models.layer_groups import FixedStatistics, training_mode
+from pipeline.ranks.deal import ALONE, Deal
+from pipeline.ranks.exchange import ask_all
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.device import mixed_precision
@@ -81,7 +84,8 @@ class Phase:
     the batches of `train`, through cosine cycles of `cycle_epochs` epochs each, and validated on those of `valid`.
     `fixed_statistics` is that of `training_mode`; `description` is shown beside its progress. In a `warm_up`, a share
     of the first cycle, the rates climb. If `is_compiled`, a Network is compiled for its training steps. `options` are
-    those that all stages share."""
+    those that all stages share. Several processes train together by `origin`, from which helpers build the same
+    phase; see `joint`."""
 
     module: nn.Module
     optimizer: Optimizer
@@ -94,6 +98,7 @@ class Phase:
     warm_up: float = 0.0
     is_compiled: bool = False
     options: TrainingOptions = field(default_factory=TrainingOptions)
+    origin: Any = None
 
 
 def fit(
@@ -117,7 +122,8 @@ def fit(
     train, cycle_epochs = phase.train, phase.cycle_epochs
     assert train.seed is not None, "training batches have to be shuffled"
     start = start or TrainingProgress()
-    step = steps_of(phase.module, phase.optimizer, phase.label_smoothing, phase.is_compiled, phase.options)
+    settings = phase.label_smoothing, phase.is_compiled, phase.options
+    step = steps_of(phase.module, phase.optimizer, *settings, train.deal)
     if average is not None:
         step = averaged_steps(step, average)
     for done in range(start.epochs, sum(cycle_epochs)):
@@ -138,7 +144,7 @@ def fit(
             train.batch_size,
         )
         finished = yield from _train_epoch(phase, step, batches, factors, first_step, progress, pauses)
-        validated = validate(phase.module, phase.valid)
+        validated = validate(phase.module, phase.valid, train.deal)
         yield EpochRecord(
             epoch=epoch + 1,
             step=first_step + len(train),
@@ -186,9 +192,12 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def validate(network: nn.Module, batches: Batches) -> Validated:
-    """Loss, accuracy and macro F1 of the network over `batches`, in eval mode."""
+def validate(network: nn.Module, batches: Batches, deal: Deal = ALONE) -> Validated:
+    """Loss, accuracy and macro F1 of the network over `batches`, in eval mode; by several processes, each of which goes
+    through its stretch of the rows."""
     network.eval()
+    count = len(batches.rows)
+    batches = replace(batches, rows=batches.rows[deal.stretch(count)])
     loss_sum: Tensor | float = 0.0
     right: Tensor | float = 0.0
     named: Tensor | float = 0.0  # how often each class occurs or is predicted
@@ -199,10 +208,18 @@ def validate(network: nn.Module, batches: Batches) -> Validated:
         classes, predicted = logits.shape[1], logits.argmax(1)
         right = right + torch.bincount(targets[predicted == targets], minlength=classes)
         named = named + torch.bincount(torch.cat([targets, predicted]), minlength=classes)
+    if deal.is_shared:
+        loss_sum, right, named = _sums_of_all(loss_sum, right, named)
     right, named = torch.as_tensor(right), torch.as_tensor(named)
     f1 = 2 * right[named > 0] / named[named > 0]
-    count = len(batches.rows)
     return Validated(float(loss_sum) / count, float(right.sum()) / count, float(f1.mean()))
+
+
+def _sums_of_all(loss: Tensor | float, right: Tensor | float, named: Tensor | float) -> tuple[float, Tensor, Tensor]:
+    """The sums over the processes; one that had no rows has no tensors."""
+    own = None if isinstance(loss, float) else (float(loss), torch.as_tensor(right).cpu(), torch.as_tensor(named).cpu())
+    losses, rights, names = zip(*(one for one in ask_all(own) if one is not None), strict=True)
+    return sum(losses), torch.stack(rights).sum(0), torch.stack(names).sum(0)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

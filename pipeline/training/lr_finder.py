@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from pipeline.data.batches import Batches, seed_for
 from pipeline.models.layer_groups import FixedStatistics, training_mode
+from pipeline.ranks.exchange import of_leader
 from pipeline.recipe.schema import LrFind
 from pipeline.system.console import track
 from pipeline.system.errors import UserError
@@ -72,13 +73,15 @@ def range_test(
     with _restored(network, optimizer):
         training_mode(network, fixed_statistics)
         torch.manual_seed(seed_for(batches.seed or 0, 0))
-        step = steps_of(network, optimizer)
+        step = steps_of(network, optimizer, deal=batches.deal)
         tests = zip(growth, _endless(batches), strict=False)
         for rate, (inputs, targets, weights) in track(
             tests, "finding the learning rate", settings.iterations, "batches"
         ):
             set_rates(optimizer, rate / top)
             loss = float(step(inputs, targets, weights).weighted)
+            if batches.deal.is_shared:
+                loss = of_leader(loss)  # so that all stop at the same step
             if not math.isfinite(loss):
                 break
             losses.append(loss)

@@ -10,6 +10,7 @@ from pipeline.system.processes import defer_signals
 from pipeline.training.average import MovingAverage
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
 from pipeline.training.history import describe_epoch, describe_kept
+from pipeline.training.joint.helpers import helped
 from pipeline.training.keep import Snapshot, Trained, best_epoch, keep_snapshot, snapshot_after
 from pipeline.training.resume import Backup, Backups, TrainingState
 
@@ -73,9 +74,10 @@ def _train_phase(
             average.restore(training.backups.earlier.average)
     if _is_over(records, first, options):
         return snapshot
-    with defer_signals() as stopped:
-        moments = fit(phase, epochs_before, steps_before, start, lambda: stopped() or backups.are_due(), average)
-        for moment in moments:
+    before = epochs_before, steps_before
+    with defer_signals() as stopped, helped(network, phase, start, before) as in_step:
+        moments = fit(phase, *before, start, lambda: stopped() or backups.are_due(), average)
+        for moment in in_step(moments):
             if isinstance(moment, EpochRecord):
                 records.append(moment)
                 say(describe_epoch(moment))

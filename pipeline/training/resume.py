@@ -52,14 +52,7 @@ class Backup:
 
     def restore(self, network: nn.Module, optimizer: Optimizer) -> None:
         """Restore both, on the devices and in the memory formats that they have now."""
-        network.load_state_dict(_below("network", self.tensors))
-        state = _below("optimizer", self.tensors)
-        for index, parameter in enumerate(_parameters(optimizer)):
-            for key, tensor in _below(str(index), state).items():
-                # In the memory layout of the parameter: fused kernels walk both linearly.
-                is_alike = tensor.shape == parameter.shape
-                target = torch.empty_like(parameter if is_alike else tensor, device=parameter.device)
-                optimizer.state[parameter][key] = target.copy_(tensor)
+        restore(network, optimizer, self.tensors)
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,26 @@ class TrainingState:
     optimizer: Optimizer
     snapshot: Snapshot = field(default_factory=Snapshot)
     average: MovingAverage | None = None
+
+
+def tensors_of(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The state of both, by name."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, parameter in enumerate(_parameters(optimizer)):
+        tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in optimizer.state[parameter].items()}
+    return tensors
+
+
+def restore(network: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give both the state that `tensors_of` gave, on the devices and in the memory formats that they have now."""
+    network.load_state_dict(_below("network", tensors))
+    state = _below("optimizer", tensors)
+    for index, parameter in enumerate(_parameters(optimizer)):
+        for key, tensor in _below(str(index), state).items():
+            # In the memory layout of the parameter: fused kernels walk both linearly.
+            is_alike = tensor.shape == parameter.shape
+            target = torch.empty_like(parameter if is_alike else tensor, device=parameter.device)
+            optimizer.state[parameter][key] = target.copy_(tensor)
 
 
 class Backups:
@@ -157,12 +170,10 @@ def _record(path: Path) -> EpochRecord:
 
 
 def _tensors(state: TrainingState, progress: TrainingProgress) -> dict[str, Tensor]:
-    tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    tensors = tensors_of(state.network, state.optimizer)
     if state.average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in state.average.state.items()}
     tensors |= {f"kept.{name}": tensor for name, tensor in state.snapshot.state.items()}
-    for index, parameter in enumerate(_parameters(state.optimizer)):
-        tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.optimizer.state[parameter].items()}
     tensors |= {f"random.{device}": tensor for device, tensor in progress.random_state.items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 

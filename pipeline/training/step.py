@@ -1,7 +1,8 @@
 """One optimizer step: eager, or captured as a CUDA graph and replayed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.models.network import Network
+from pipeline.ranks.deal import ALONE, Deal
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say
 from pipeline.system.device import mixed_precision
 from pipeline.training.compiled import CompiledNetwork
+from pipeline.training.joint.forward import SharedForward
 from pipeline.training.optim import AS_EVER
 from pipeline.training.small_maps import PaddedSmallMaps
 
@@ -32,7 +35,7 @@ class StepLoss(NamedTuple):
     weighted: Tensor
 
 
-Forward: TypeAlias = Callable[[Tensor], Tensor]
+Forward: TypeAlias = Callable[[Tensor], Tensor] | SharedForward
 Step: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], StepLoss]
 
 
@@ -42,20 +45,23 @@ def steps_of(
     label_smoothing: float = 0.0,
     is_compiled: bool = False,
     options: TrainingOptions = AS_EVER,
+    deal: Deal = ALONE,
 ) -> Step:
-    """A function that takes one step of descent on a batch: `step(inputs, targets, weights)`; see `train_step`.
+    """A function that takes one step of descent on a batch: `step(inputs, targets, weights)`; see `train_step`. Where
+    several processes share it by the `deal`, `inputs` are those of this one.
 
     On a GPU the step is captured once for each shape of batch and then replayed, which spares the processor the
     launching of some thousand kernels. The module's modes and frozen parameters must stay as they are. A Network can be
     compiled first; see `CompiledNetwork`.
     """
-    forward: Forward = CompiledNetwork(module) if is_compiled and isinstance(module, Network) else module
+    compiled = CompiledNetwork(module) if is_compiled and isinstance(module, Network) else None
+    forward: Forward = SharedForward(module, deal, compiled) if deal.is_shared else compiled or module
     device = next(module.parameters()).device
     if device.type == "cuda":
         return CapturedStep(forward, optimizer, label_smoothing, device, options)
 
     is_depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in module.modules())
-    eagerly = PaddedSmallMaps if is_depthwise and forward is module else nullcontext
+    eagerly = PaddedSmallMaps if is_depthwise and compiled is None else nullcontext
 
     def step(inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
         with eagerly():
@@ -76,17 +82,19 @@ def train_step(
     """One step of descent, on the mean cross-entropy of the logits of `forward` or, with `weights` (N), on the weighted
     mean. With `accumulate` of the options it goes through the batch in parts of at least two pictures."""
     optimizer.zero_grad(set_to_none=True)
-    parts = max(1, min(options.accumulate, len(inputs) // 2))
+    parts = max(1, min(options.accumulate, len(targets) // 2))
     found = []
-    for part in zip(*(_split(tensor, parts) for tensor in (inputs, targets, weights)), strict=True):
+    for part in zip(_passes(forward, inputs, len(targets), parts), *_split_each(targets, weights, parts), strict=True):
         with mixed_precision(inputs.device):
-            logits = forward(part[0])
+            logits = part[0]()
         logits = logits.float()
         loss = _cross_entropy(logits, part[1], part[2], label_smoothing)
         if parts > 1:
-            loss = loss * (len(logits) / len(inputs) if weights is None else part[2].sum() / weights.sum())
+            loss = loss * (len(logits) / len(targets) if weights is None else part[2].sum() / weights.sum())
         loss.backward()  # type: ignore[no-untyped-call]
         found.append(logits.detach())
+    if isinstance(forward, SharedForward):
+        forward.sum_gradients(optimizer)
     if options.clip_norm:
         nn.utils.clip_grad_norm_(
             [one for group in optimizer.param_groups for one in group["params"]], options.clip_norm
@@ -95,6 +103,17 @@ def train_step(
     logits = torch.cat(found) if parts > 1 else found[0]
     weighted = _cross_entropy(logits, targets, weights) if label_smoothing or parts > 1 else loss.detach()
     return StepLoss(weighted if weights is None else _cross_entropy(logits, targets), weighted)
+
+
+def _passes(forward: Forward, inputs: Tensor, count: int, parts: int) -> Sequence[Callable[[], Tensor]]:
+    """Functions that give the logits of a batch of `count`, part by part."""
+    if isinstance(forward, SharedForward):
+        return forward.parts(inputs, count)
+    return [partial(forward, part) for part in _split(inputs, parts)]
+
+
+def _split_each(targets: Tensor, weights: Tensor | None, parts: int) -> Iterator[Sequence[Any]]:
+    return (_split(tensor, parts) for tensor in (targets, weights))
 
 
 def _split(tensor: Tensor | None, parts: int) -> Sequence[Any]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.data.decode import Pixels
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.cut import Cut, cut_network
+from pipeline.models.cut import Above, Cut, cut_network
 from pipeline.models.engine.passes import frozen_below, pays
 from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
@@ -24,11 +24,19 @@ class TrainedAbove(nn.Module):
         self.above = above
         self._below = below
 
+    def below(self, images: Tensor) -> Tensor:
+        """The activations of the frozen part."""
+        with torch.no_grad():
+            return self._below(images)
+
+    def last_activations(self, images: Tensor) -> Tensor:
+        """The head's input, where more than the head lies above the frozen part."""
+        assert isinstance(self.above, Above)
+        return self.above.last_activations(self.below(images))
+
     def forward(self, images: Tensor) -> Tensor:
         """The logits."""
-        with torch.no_grad():
-            activations = self._below(images)
-        logits: Tensor = self.above(activations)
+        logits: Tensor = self.above(self.below(images))
         return logits
 
 

@@ -1,0 +1,10 @@
+"""Several processes that do one command's work together, started by torchrun or by `processes`: one of them leads.
+
+The leader, process 0, runs the command as a single process would: it alone speaks to the tracking server, decides and
+publishes. Where there is much to compute it calls a function on all of them; the helpers wait for such calls, and for
+nothing else.
+
+In reading order: `environment` (which process this is), `deal` (who gets what of a batch), `launch` (starts the
+processes), `watch` (a thread that hears what goes wrong elsewhere), `session` (leading and helping), `exchange` (what
+is sent between them), `folders` (files for machines that share no disk).
+"""
