@@ -64,6 +64,8 @@ IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
 LONGEST_FILE, LONGEST_STAGE, MOST_FILES, MOST_PARAMETERS = 325, 80, 13, 7
 COMMAND_LINE = {"__init__", "__main__", "registry"}
 TESTED_WITHIN_OTHERS = {
+    "pipeline.ranks.watch", "pipeline.models.engine.spread", "pipeline.models.engine.helpers",
+    "pipeline.training.joint.forward", "pipeline.training.joint.whole_batch", "pipeline.training.joint.pictures",
     "pipeline.system.errors", "pipeline.cache.hashing", "pipeline.recipe.fields",
     "pipeline.tracking.names", "pipeline.tracking.artifacts", "pipeline.tracking.values", "pipeline.runs.stage",
 }  # fmt: skip

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -26,6 +27,7 @@ from pipeline.cache.location import cache_folder, make_folder, share
 from pipeline.cache.store import DESCRIPTION, open_or_build
 from pipeline.data.decode import Decoder, Fit, Pixels
 from pipeline.data.decoded_pixels import DecodedPixels
+from pipeline.data.joint.decoding import decoded_blocks
 from pipeline.data.manifest import Manifest
 from pipeline.system.arrays import Rows
 from pipeline.system.console import say, track
@@ -197,7 +199,7 @@ def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> str:
     def rows_from(start: int) -> Iterator[Pixels]:
         if start:
             say(f"  decoding is resumed after the {start:,} pictures that were done before")
-        blocks, size = source.blocks(start)
+        blocks, size = decoded_blocks(source, start)
         return track(blocks, f"decoding to {source.shape[1]} px", len(source) - start, "images", size)
 
     try:
@@ -232,7 +234,8 @@ def write_rows(folder: Path, shape: Shape, rows_from: Callable[[int], Iterator[P
             journal.truncate(0)
             file.write(_header(shape))
         file.seek(0, io.SEEK_END)
-        _write_stretches(file, journal, digest, done, rows_from(done))
+        with closing(rows_from(done)) as blocks:  # whoever else decodes them has to hear of an error
+            _write_stretches(file, journal, digest, done, blocks)
     return digest.hexdigest()
 
 

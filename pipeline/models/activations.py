@@ -7,11 +7,9 @@ are stored here, each row belongs to one row of the manifest, and a store is pub
 
 import json
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,35 +18,29 @@ from torch import Tensor
 
 from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.store import DESCRIPTION, open_or_build
-from pipeline.data.batches import Batches, fetch_activations, prefetch
+from pipeline.data.batches import Batches, fetch_activations
 from pipeline.data.decode import Decoder, Pixels
-from pipeline.data.loader import Split, prefetching_fetcher, resident, rows_per_pass
+from pipeline.data.loader import Split, resident
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.cut import Above, Cut, Halves, cut_network
+from pipeline.models.engine.stored_pass import (
+    Activations as Activations,  # their home, for all that stores and reads activations
+)
+from pipeline.models.engine.stored_pass import Dtype as Dtype
+from pipeline.models.engine.stored_pass import StoreSettings as StoreSettings
+from pipeline.models.engine.stored_pass import compute_activations, write_arrays
+from pipeline.models.engine.stored_pass import write_activations as write_activations
 from pipeline.models.network import Network
-from pipeline.system.arrays import MAPPED_BYTES, MappedRows, Rows, allocate_array, release_pages
+from pipeline.system.arrays import MappedRows, Rows, allocate_array
 from pipeline.system.console import track
-from pipeline.system.device import mixed_precision, pictures_per_pass, precision_of
+from pipeline.system.device import pictures_per_pass, precision_of
 from pipeline.system.errors import UserError
 
 FILE, VIEWS_FILE, VIEW_ROWS_FILE = "activations.npy", "views.npy", "rows.npy"
 # A part of the store's key: to be counted up when `Network.activations` starts to give other values.
 ACTIVATIONS_VERSION = 1
-# Batches whose activations are being copied from the GPU while it computes the next ones.
-IN_FLIGHT = 2
 GIB = 2**30
-Dtype: TypeAlias = Literal["float16", "float32"]
-Activations: TypeAlias = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 _Number = TypeVar("_Number", np.int64, np.float32)
-
-
-@dataclass(frozen=True)
-class StoreSettings:
-    """How activations are computed and stored: `batch_size` pictures at a time on `device`, as numbers of `dtype`."""
-
-    batch_size: int
-    dtype: Dtype
-    device: torch.device
 
 
 def activation_key_parts(
@@ -105,7 +97,7 @@ def open_activations(
 
     def build(folder: Path) -> None:
         stored = allocate_array(folder / FILE, (len(pixels), *halves.shape), settings.dtype)
-        write_activations(stored, network, pixels, np.arange(len(pixels)), settings, below=halves.below)
+        write_activations(stored, network, pixels, np.arange(len(pixels)), settings, halves=halves)
         stored.flush()
 
     return open_or_build("activations", computed_by(key_parts, settings.device, halves), build)[0]
@@ -121,79 +113,6 @@ def computed_by(key_parts: Mapping[str, object], device: torch.device, halves: H
     """`key_parts` of activations that the lower one of these `halves` computes on `device`."""
     engine = {"engine": dict(halves.engine)} if halves.engine else {}
     return with_precision(key_parts, device) | engine
-
-
-@torch.no_grad()
-def write_activations(
-    stored: Activations,
-    network: Network,
-    pixels: Pixels,
-    rows: Rows,
-    settings: StoreSettings,
-    vary: Callable[[Tensor], Tensor] = lambda images: images,
-    below: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    """Write the body's last activations of these rows, in eval mode, into `stored` (rows, activations); each batch of
-    images is passed through `vary` before. With `below`, the activations are those that it computes. A GPU may compute
-    those of several batches at once.
-
-    Raises UserError if one is too large for float16, or is no number.
-    """
-    network.eval()
-    device, batch_size = settings.device, rows_per_pass(pixels, settings.batch_size, settings.device)
-    batch_size -= batch_size % settings.batch_size  # whole batches, since `vary` may draw random numbers for each
-    chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    fetch, workers = prefetching_fetcher(pixels, device)
-    fetched = track(
-        prefetch(fetch, chunks, device, workers), "precomputing activations", len(rows), "images", batch_size
-    )
-
-    def vary_batches(images: Tensor) -> Tensor:
-        batches = [vary(batch) for batch in torch.split(images, settings.batch_size)]
-        return batches[0] if len(batches) == 1 else torch.cat(batches)
-
-    _write(stored, below or network.activations, map(vary_batches, fetched))
-
-
-def _write(stored: Activations, compute: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> None:
-    """Write the result of `compute` for all batches, one after the other."""
-    done = written_bytes = 0
-    for computed in _computed(compute, batches, torch.float16 if stored.dtype == np.float16 else torch.float32):
-        if not np.isfinite(computed).all():
-            if computed.dtype == np.float16 and not np.isnan(computed).any():
-                raise UserError("Some activations are too large for float16; set precompute.dtype to float32.")
-            raise UserError(
-                "Some activations are NaN or infinite, by the body's weights; give others in model.weights."
-            )
-        stored[done : done + len(computed)] = computed
-        done, written_bytes = done + len(computed), written_bytes + computed.nbytes
-        if written_bytes > MAPPED_BYTES:
-            release_pages(stored)
-            written_bytes = 0
-
-
-def _computed(
-    compute: Callable[[Tensor], Tensor], batches: Iterable[Tensor], dtype: torch.dtype
-) -> Iterator[Activations]:
-    """The activations of each batch; those of a GPU are copied while it computes the next two batches."""
-    waiting: deque[tuple[Tensor, Any]] = deque()
-    for inputs in batches:
-        with mixed_precision(inputs.device):
-            activations = compute(inputs).float().to(dtype)
-        on_gpu = inputs.device.type == "cuda"
-        copied = activations.to("cpu", non_blocking=True)
-        waiting.append((copied, torch.cuda.current_stream(inputs.device).record_event() if on_gpu else None))
-        if len(waiting) > (IN_FLIGHT if on_gpu else 0):
-            yield _wait_for(*waiting.popleft())
-    while waiting:
-        yield _wait_for(*waiting.popleft())
-
-
-def _wait_for(activations: Tensor, copied: Any) -> Activations:
-    if copied is not None:
-        copied.synchronize()
-    array: Activations = activations.numpy()
-    return array
 
 
 def read_activations(folder: Path) -> Activations:
@@ -223,7 +142,7 @@ def read_last_activations(
         count = pictures_per_pass(batch_size, checkpoint.image_px, device)
         chunks = (np.arange(start, min(start + count, len(stored))) for start in range(0, len(stored), count))
         fetched = track(map(fetch, chunks), "comparing pictures", len(stored), "images", count)
-        _write(last, above.last_activations, fetched)
+        write_arrays(last, compute_activations(above.last_activations, fetched, stored.dtype.name))
         last.flush()
 
     key_parts = made_from | {"cut": "head", "from": cut, "precision_above": precision_of(device)}

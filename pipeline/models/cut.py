@@ -7,7 +7,7 @@ the first module of the late layer group. An image is used to check that both ha
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,14 @@ GPU_TOLERANCE = 1e-3
 class Halves:
     """`below` maps images to the activations at the `cut`, (N, *`shape`), and `above` these to logits: a module that
     shares its weights with the network. `engine` is what computes `below` instead of torch, with its versions, if
-    anything does."""
+    anything does; `work` is by what helpers compute `below` too, where several processes share it."""
 
     below: Callable[[Tensor], Tensor]
     above: nn.Module
     shape: tuple[int, ...]
     cut: Cut = "head"
     engine: Mapping[str, str] = field(default_factory=dict)
+    work: Any = None
 
 
 def cut_network(network: Network, cut: Cut, image_px: int) -> Halves:

@@ -9,16 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.cache.hashing import content_key
 from pipeline.cache.store import open_or_build
-from pipeline.data.augment import Augmentation, augment
+from pipeline.data.augment import Augmentation
 from pipeline.data.batches import seed_for
 from pipeline.data.decode import Pixels
 from pipeline.models.activations import VIEW_ROWS_FILE, VIEWS_FILE, StoreSettings, computed_by, write_activations
 from pipeline.models.cut import Halves, cut_network
+from pipeline.models.engine.stored_pass import Variation
 from pipeline.models.network import Network
 from pipeline.system.arrays import Rows, allocate_array
 
@@ -61,12 +60,8 @@ def open_views(
         np.save(folder / VIEW_ROWS_FILE, rows)
         stored = allocate_array(folder / VIEWS_FILE, (views.count, len(rows), *halves.shape), settings.dtype)
         for view in range(views.count):
-            generator = torch.Generator().manual_seed(seed_for(views.seed, view))
-
-            def vary(images: Tensor, generator: torch.Generator = generator) -> Tensor:
-                return augment(images, views.augmentation, generator)
-
-            write_activations(stored[view], network, pixels, rows, settings, vary, halves.below)
+            variation = Variation(views.augmentation, seed_for(views.seed, view))
+            write_activations(stored[view], network, pixels, rows, settings, variation, halves)
         stored.flush()
 
     return open_or_build("views", key_parts, build)[0]

@@ -5,6 +5,6 @@ publishes. Where there is much to compute it calls a function on all of them; th
 nothing else.
 
 In reading order: `environment` (which process this is), `deal` (who gets what of a batch), `launch` (starts the
-processes), `watch` (a thread that hears what goes wrong elsewhere), `session` (leading and helping), `exchange` (what
+processes), `watch` (a thread that hears what goes wrong elsewhere), `team` (leading and helping), `exchange` (what
 is sent between them), `folders` (files for machines that share no disk).
 """

@@ -16,14 +16,20 @@ from pipeline.system.processes import end_with_parent
 
 OPTION = "processes"
 DEFAULT = "1"
-ALONE = ("sweep", "compare")
+# Commands for one process, and why.
+ALONE = {
+    "sweep": "its trials have processes of their own (sweep.workers)",
+    "sweep_head": "it takes seconds",
+    "compare": "it computes nothing",
+    "try": "it answers for one picture at a time",
+}
 
 
 def asked_processes(name: str, words: Sequence[str], rank: Rank) -> int:
     """How many processes the command `name` is to have, by its option `--processes N` or `--processes=N` among the
     `words`, or by torchrun; UserError for what is no number, for both, and for commands that are for one alone."""
     given = DEFAULT
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == f"--{OPTION}":
             given = following
         elif word.startswith(f"--{OPTION}="):
@@ -35,8 +41,7 @@ def asked_processes(name: str, words: Sequence[str], rank: Rank) -> int:
         raise UserError(f"{OPTION} is {processes}, but torchrun has started {rank.processes}; leave {OPTION} out.")
     processes = max(processes, rank.processes)
     if processes > 1 and name in ALONE:
-        why = "its trials have processes of their own (sweep.workers)" if name == "sweep" else "it computes nothing"
-        raise UserError(f"{name} is done by one process, since {why}; run it without torchrun and {OPTION}.")
+        raise UserError(f"{name} is done by one process, since {ALONE[name]}; run it without torchrun and {OPTION}.")
     return processes
 
 
@@ -52,7 +57,7 @@ def leading(rank: Rank) -> AbstractContextManager[None]:
     if rank.processes == 1:
         return nullcontext()
     end_with_parent()  # the launcher, when it is killed, leaves its processes running
-    led: Any = importlib.import_module("pipeline.ranks.session").led
+    led: Any = importlib.import_module("pipeline.ranks.team").led
     block: AbstractContextManager[None] = led(rank)
     return block
 
@@ -65,7 +70,7 @@ def help_leader(rank: Rank, words: Sequence[str]) -> NoReturn:
     end_with_parent()
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
-        status: int = importlib.import_module("pipeline.ranks.session").help_leader(rank)
+        status: int = importlib.import_module("pipeline.ranks.team").help_leader(rank)
     except UserError as error:
         warn(str(error))
         status = 2

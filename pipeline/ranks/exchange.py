@@ -125,6 +125,18 @@ def receive_array(shape: Sequence[int], dtype: npt.DTypeLike, number: int) -> np
     return array
 
 
+def collect(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """In the leader the arrays of all processes, by number, which may differ in shape; nothing in the helpers."""
+    shapes, number = ask_all(array.shape), dist.get_rank()
+    if number:
+        sender = Sender()
+        sender.send(array)
+        sender.finish()
+        return []
+    others = enumerate(shapes[1:], 1)
+    return [array, *(receive_array(shape, array.dtype, other) for other, shape in others)]
+
+
 def in_turn(
     own: Iterator[npt.NDArray[Any]],
     shapes: Callable[[int, int], Sequence[int] | None],

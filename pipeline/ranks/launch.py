@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pipeline.system.machine import usable_cores
 
 STOPPED_STATUS = 130
+# Signals that torch handles while its processes run.
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def launch(processes: int, words: Sequence[str]) -> int:
@@ -29,11 +32,21 @@ def launch(processes: int, words: Sequence[str]) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         elastic_launch(settings, sys.executable)(*words)
     except ChildFailedError as error:
-        failed = error.failures.get(0) or error.get_first_failure()[1]
-        return failed.exitcode if failed.exitcode > 0 else 128 - failed.exitcode
+        return _status(error)
     except SignalException:
         return STOPPED_STATUS
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
+
+
+def _status(error: ChildFailedError) -> int:
+    """That of the leader, unless it was only stopped because another process had failed."""
+    leader, (_, first) = error.failures.get(0), error.get_first_failure()
+    failed = leader if leader is not None and leader.exitcode > 0 else first
+    return failed.exitcode if failed.exitcode > 0 else 128 - failed.exitcode

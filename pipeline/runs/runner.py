@@ -17,7 +17,7 @@ from pipeline.cache.hashing import content_key, library_versions
 from pipeline.cache.location import cache_folder
 from pipeline.cache.store import locked
 from pipeline.data.nvjpeg import choose_decoder
-from pipeline.ranks.session import processes
+from pipeline.ranks.team import processes
 from pipeline.recipe.fields import Section
 from pipeline.recipe.schema import flatten, write_recipe
 from pipeline.runs.fingerprint import git_tags, source_digest, stage_fingerprint

@@ -1,2 +1,2 @@
-"""Pictures read by several processes: `sources` (the same pixels opened in each), `decoding` (a store that all of them
-decode)."""
+"""Pictures read by several processes: `shared_pixels` (the same pixels opened in each of them), `decoding` (a store
+that all of them decode)."""

@@ -14,7 +14,9 @@ from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.cut import Halves
 from pipeline.models.engine.graph import LOGITS, Part, below, open_graph, weights_for, whole
 from pipeline.models.engine.session import Session, pictures_at_once, start_session
+from pipeline.models.engine.spread import Spread, spread
 from pipeline.models.network import Network
+from pipeline.ranks.team import processes
 from pipeline.system.console import say
 from pipeline.system.errors import UserError
 
@@ -47,19 +49,45 @@ class Engine:
         return activations, logits
 
 
-Frozen: TypeAlias = Network | Engine
+@dataclass(frozen=True)
+class SharedPass:
+    """A network with fixed weights that helpers have too; `own` computes this process's part."""
+
+    own: Network | Engine
+    spread: Spread
+
+    def eval(self) -> "SharedPass":
+        """Itself, in eval mode."""
+        self.own.eval()
+        return self
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The logits."""
+        logits: Tensor = self.own(images)
+        return logits
+
+    def with_activations(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's input, and the logits."""
+        return self.own.with_activations(images)
+
+
+Frozen: TypeAlias = Network | Engine | SharedPass
 
 
 def frozen_network(network: Network, checkpoint: Checkpoint, pixels: Pixels, passes: int) -> Frozen:
     """What computes `passes` of pictures of `pixels` through the network of `checkpoint`: the network itself, in eval
-    mode, unless ONNX Runtime is faster; a sentence says so where it cannot be used or does not agree."""
+    mode, unless ONNX Runtime is faster; a sentence says so where it cannot be used or does not agree. Helpers compute
+    their part of the pictures, if there are any."""
     session = _open(whole(network), checkpoint, pixels, passes)
-    return network if session is None else Engine(session)
+    own = network if session is None else Engine(session)
+    return SharedPass(own, spread(network, checkpoint, pixels, passes)) if processes() > 1 else own
 
 
 def frozen_below(network: Network, checkpoint: Checkpoint, halves: Halves, pixels: Pixels, passes: int) -> Halves:
-    """These `halves` of the network, the lower one computed in the same way."""
+    """These `halves` of the network, the lower one computed in the same way, by helpers too if there are any."""
     session = _open(below(network, halves), checkpoint, pixels, passes)
+    if processes() > 1:
+        halves = replace(halves, work=spread(network, checkpoint, pixels, passes, halves.cut))
     if session is None:
         return halves
     versions = library_versions("onnx", "onnxruntime")

@@ -6,9 +6,10 @@ from typing import TypeAlias
 
 from torch import nn
 
+from pipeline.models.engine.helpers import forget
 from pipeline.models.network import Network
 from pipeline.ranks.exchange import of_leader, receive_tensors, send_tensors
-from pipeline.ranks.session import deal, together
+from pipeline.ranks.team import deal, together
 from pipeline.recipe.schema import LrFind
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
 from pipeline.training.joint.pictures import Origin
@@ -72,11 +73,13 @@ def _find(phase: Phase, settings: LrFind) -> Curve:
 
 
 def _send(network: nn.Module, phase: Phase) -> None:
+    forget()
     phase.origin.source.open()
     send_tensors(tensors_of(network, phase.optimizer))
 
 
 def _receive(origin: Origin) -> tuple[Network, Phase]:
+    forget()
     network, phase = origin.build()
     restore(network, phase.optimizer, receive_tensors())
     return network, phase

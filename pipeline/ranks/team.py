@@ -33,7 +33,8 @@ from pipeline.system.processes import explain_stops
 
 # How long a process waits for the others: for all to have started, and in an exchange.
 SECONDS_TO_JOIN = 1800.0
-DEADLINE_SECONDS = float(os.environ.get("THAW_DEADLINE_SECONDS", "600"))
+DEADLINE = "THAW_DEADLINE_SECONDS"
+DEADLINE_SECONDS = "600"
 # An exchange fails before it is known what became of the other process.
 SECONDS_TO_HEAR = 3.0
 SECONDS_TO_NOTICE = 0.5
@@ -68,7 +69,7 @@ class Session:
             return UserError(heard.sentence) if heard.is_mistake else HelperError(heard.sentence)
         if isinstance(error, dist.DistError) or "timed out" in str(error).lower():
             return UserError(
-                f"The processes have waited for one another for more than {DEADLINE_SECONDS:g} s "
+                f"The processes have waited for one another for more than {_deadline_seconds():g} s "
                 f"({_first_line(error)}); run the same command again, which resumes from the last backup."
             )
         return error
@@ -167,7 +168,7 @@ def _join(rank: Rank) -> Session:
         store=dist.PrefixStore("groups", store),
         rank=rank.number,
         world_size=rank.processes,
-        timeout=timedelta(seconds=DEADLINE_SECONDS),
+        timeout=timedelta(seconds=_deadline_seconds()),
     )
     session.watch.start()
     explain_stops(session.lost)
@@ -226,7 +227,7 @@ def _give_up(session: Session, error: Exception) -> int:
         dist.destroy_process_group()  # which wakes those that wait for this process
     while not watch.has_ended:  # the watch ends this process if the leader is gone
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    return 1
+    return 1 if watch.failure is None or watch.failure.number == session.rank.number else 0
 
 
 def _note_signals(watch: Watch) -> None:
@@ -237,6 +238,11 @@ def _note_signals(watch: Watch) -> None:
 
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
+
+
+def _deadline_seconds() -> float:
+    """How long an exchange may take; networks and tests may need another time."""
+    return float(os.environ.get(DEADLINE, DEADLINE_SECONDS))
 
 
 def _first_line(error: BaseException) -> str:

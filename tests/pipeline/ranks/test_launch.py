@@ -1,0 +1,50 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from pipeline.ranks.launch import launch
+
+NOTE = (
+    "import os, pathlib, sys; pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(os.environ['OMP_NUM_THREADS']);"
+)
+
+
+def test_every_process_runs_the_words_and_has_its_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.ranks.launch.usable_cores", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert launch(3, ["-c", NOTE, str(tmp_path)]) == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2", "1": "2", "2": "2"}
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("import os, sys; sys.exit(2 if os.environ['RANK'] == '0' else 0)", 2),
+        ("import os; os.environ['RANK'] == '0' and os.kill(os.getpid(), 9)", 137),
+        ("import os, sys, time; sys.exit(1) if os.environ['RANK'] == '1' else time.sleep(60)", 1),
+    ],
+)
+def test_the_status_is_that_of_the_leader_or_of_what_failed(program, status):
+    assert launch(2, ["-c", program]) == status
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_stopped_stops_its_processes(tmp_path):
+    program = (
+        "from pipeline.ranks.launch import launch; import sys; "
+        f"sys.exit(launch(2, ['-c', {NOTE + 'import time; time.sleep(60)'!r}, {str(tmp_path)!r}]))"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    children = psutil.Process(launcher.pid).children()
+    assert len(children) == 2
+    os.kill(launcher.pid, signal.SIGTERM)
+    assert launcher.wait(30) == 130
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
