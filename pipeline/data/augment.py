@@ -193,8 +193,8 @@ class _Draws(NamedTuple):
 
     def at(self, positions: Tensor) -> "_Draws":
         """What was drawn for the images at these positions."""
-        of_each = (None if one is None else one[positions] for one in self[:4])
-        return _Draws(*of_each, self.seeds)
+        tilts, boxes, parts = (None if one is None else one[positions] for one in (self.tilts, self.boxes, self.parts))
+        return _Draws(self.draws[positions], tilts, boxes, parts, self.seeds)
 
 
 def _draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> _Draws:

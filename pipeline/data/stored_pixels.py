@@ -13,9 +13,9 @@ import mmap
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -234,7 +234,10 @@ def write_rows(folder: Path, shape: Shape, rows_from: Callable[[int], Iterator[P
             journal.truncate(0)
             file.write(_header(shape))
         file.seek(0, io.SEEK_END)
-        with closing(rows_from(done)) as blocks:  # whoever else decodes them has to hear of an error
+        blocks = rows_from(done)
+        with ExitStack() as stack:
+            if isinstance(blocks, Generator):  # whoever else decodes them has to hear of an error
+                stack.callback(blocks.close)
             _write_stretches(file, journal, digest, done, blocks)
     return digest.hexdigest()
 

@@ -45,7 +45,7 @@ class _Gathered(torch.autograd.Function):
 def gather_rows(rows: Tensor, sizes: Sequence[int], number: int) -> Tensor:
     """All rows in the order of the processes, each of which gives the first `sizes[number]` of its own; differentiable
     if each then computes the same from all of them."""
-    gathered: Tensor = _Gathered.apply(rows, sizes, number)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gathered.apply(rows, sizes, number)
     return gathered
 
 
@@ -61,7 +61,7 @@ def sum_gradients(gradients: Sequence[Tensor]) -> None:
     with torch.no_grad():
         flat = torch.cat([one.reshape(-1) for one in gradients])
         dist.all_reduce(flat)
-        parts = flat.split([one.numel() for one in gradients])
+        parts = torch.split(flat, [one.numel() for one in gradients])
         summed = [part.view(one.shape) for part, one in zip(parts, gradients, strict=True)]
         torch._foreach_copy_(list(gradients), summed)
 
@@ -163,4 +163,4 @@ def in_turn(
 def _pieces(array: npt.NDArray[Any]) -> list[Tensor]:
     """An array's bytes, in pieces that are sent one by one; they share its memory."""
     flat = torch.from_numpy(array.reshape(-1).view(np.uint8))
-    return list(flat.split(PIECE_BYTES)) if len(flat) else []
+    return list(torch.split(flat, PIECE_BYTES)) if len(flat) else []

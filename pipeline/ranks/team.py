@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from pipeline.ranks.deal import ALONE, Deal
@@ -47,8 +48,8 @@ class Session:
 
     def __init__(self, rank: Rank, store: Any) -> None:
         self.rank, self.calls = rank, 0
-        self.store = dist.PrefixStore("thaw", store)
-        self.watch = Watch(dist.PrefixStore("thaw", store.clone()), rank.number, rank.processes, self.abort_gpus)
+        self.store = PrefixStore("thaw", store)
+        self.watch = Watch(PrefixStore("thaw", store.clone()), rank.number, rank.processes, self.abort_gpus)
 
     def abort_gpus(self) -> None:
         """End what waits on a GPU for other processes. On a CPU that ends as soon as one of them leaves."""
@@ -165,7 +166,7 @@ def _join(rank: Rank) -> Session:
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
     dist.init_process_group(
         _backend(rank, session.store),
-        store=dist.PrefixStore("groups", store),
+        store=PrefixStore("groups", store),
         rank=rank.number,
         world_size=rank.processes,
         timeout=timedelta(seconds=_deadline_seconds()),

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from pipeline.data.augment import Augmentation
 from pipeline.data.decode import Pixels
 from pipeline.data.joint.shared_pixels import Source, source_of
@@ -45,7 +47,8 @@ class PicturePhase:
         train, valid = pixel_batches(pixels, self.split, self.augmentation, self.batch_size, device, self.seed)
         train = train.dealt_by(deal(self.options.accumulate))
         optimizer = thaw(network.to(device), self.frozen, self.rates, self.weight_decay, self.options)
-        passes, module = sum(self.cycle_epochs) * len(self.split.train), network
+        passes = sum(self.cycle_epochs) * len(self.split.train)
+        module: nn.Module = network
         if not self.settings.get("is_compiled"):
             module = training_module(network, checkpoint, self.frozen, pixels, passes)
         more = {"cycle_epochs": self.cycle_epochs, "options": self.options, **self.settings}

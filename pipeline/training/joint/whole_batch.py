@@ -67,18 +67,18 @@ def _batch_norm(
     """As `F.batch_norm`, in train mode of the pictures of all processes; `numbers` are its momentum and eps."""
     running = running_mean, running_var
     if not training:
-        return F.batch_norm(inputs, *running, weight, bias, training, **numbers)
+        return F.batch_norm(inputs, *running, weight, bias, training, numbers["momentum"], numbers["eps"])
     momentum, eps = numbers["momentum"], numbers["eps"]
     if inputs.is_cuda:
         group = dist.group.WORLD, dist.get_world_size()
-        normed: Tensor = SyncBatchNorm.apply(inputs, weight, bias, *running, eps, momentum, *group)  # type: ignore[no-untyped-call]
+        normed: Tensor = SyncBatchNorm.apply(inputs, weight, bias, *running, eps, momentum, *group)
         return normed
     axes = [axis for axis in range(inputs.ndim) if axis != 1]
     shape = [1, -1] + [1] * (inputs.ndim - 2)
-    count = _Summed.apply(inputs.new_tensor([float(inputs.numel() // inputs.shape[1])]))  # type: ignore[no-untyped-call]
-    mean = _Summed.apply(inputs.sum(axes)) / count  # type: ignore[no-untyped-call]
+    count = _Summed.apply(inputs.new_tensor([float(inputs.numel() // inputs.shape[1])]))
+    mean = _Summed.apply(inputs.sum(axes)) / count
     centred = inputs - mean.view(shape)
-    variance = _Summed.apply(centred.square().sum(axes)) / count  # type: ignore[no-untyped-call]
+    variance = _Summed.apply(centred.square().sum(axes)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)
