@@ -95,12 +95,12 @@ def _broadcast_files(folder: Path, files: dict[str, dict[str, Any]], target: Pat
         source = (folder / name).open("rb") if is_leader else None
         while left:
             piece = torch.empty(min(left, PIECE_BYTES), dtype=torch.uint8)
-            if source is not None and source.readinto(memoryview(piece.numpy())) != len(piece):
+            if source is not None and source.readinto(piece.numpy().data) != len(piece):
                 raise OSError(f"{folder / name} has become shorter")
             dist.broadcast(piece, 0)
             if path is not None:
                 with path.open("ab") as file:
-                    file.write(memoryview(piece.numpy()))
+                    file.write(piece.numpy().data)
             left -= len(piece)
         if source is not None:
             source.close()

@@ -140,14 +140,9 @@ def _write_together(stored: Activations, given: Given, spread: Spread, count: in
 
     with together(compute_share, spread.work, (given.rows, given.settings, given.variation), count):
         spread.provide()
-        own = given.computed(stretches[0], count)
-        done = [0] * len(steps)
-        for number, computed in in_turn(own, shape, deal(), stored.dtype):
-            start, end = steps[number][done[number]]
-            stored[start:end] = computed
-            done[number] += 1
-            if number == 0:
-                release_pages(stored)
+        turns = in_turn(given.computed(stretches[0], count), shape, deal(), stored.dtype)
+        places = [iter(one) for one in steps]
+        _write(stored, ((next(places[number])[0], computed) for number, computed in turns))
 
 
 def _rows_at_once(pixels: Pixels, settings: StoreSettings) -> int:
@@ -168,10 +163,22 @@ def _vary_batches(images: Tensor, vary: Callable[[Tensor], Tensor], batch_size: 
 
 def write_arrays(stored: Activations, arrays: Iterable[Activations]) -> None:
     """Write all arrays, one after the other."""
-    done = written_bytes = 0
-    for computed in arrays:
-        stored[done : done + len(computed)] = computed
-        done, written_bytes = done + len(computed), written_bytes + computed.nbytes
+
+    def placed() -> Iterator[tuple[int, Activations]]:
+        done = 0
+        for computed in arrays:
+            yield done, computed
+            done += len(computed)
+
+    _write(stored, placed())
+
+
+def _write(stored: Activations, placed: Iterable[tuple[int, Activations]]) -> None:
+    """Write each array to its place, the first row that it is for."""
+    written_bytes = 0
+    for start, computed in placed:
+        stored[start : start + len(computed)] = computed
+        written_bytes += computed.nbytes
         if written_bytes > MAPPED_BYTES:
             release_pages(stored)
             written_bytes = 0

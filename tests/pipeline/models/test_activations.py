@@ -30,6 +30,7 @@ from pipeline.models.activations import (
 from pipeline.models.body import build_body
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint
 from pipeline.models.cut import Cut, cut_network
+from pipeline.models.engine import stored_pass
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 
@@ -301,9 +302,9 @@ def test_the_bodys_last_activations_come_from_a_store_of_any_cut_and_are_compute
 
 
 def test_written_pages_are_released_on_the_way_and_everything_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    release_pages, calls = activations.release_pages, []
-    monkeypatch.setattr(activations, "MAPPED_BYTES", 1)
-    monkeypatch.setattr(activations, "release_pages", lambda array: calls.append(release_pages(array)))
+    release_pages, calls = stored_pass.release_pages, []
+    monkeypatch.setattr(stored_pass, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(stored_pass, "release_pages", lambda array: calls.append(release_pages(array)))
     network = shaken()
     stored = read_activations(late_store(network))
     assert len(calls) == 3

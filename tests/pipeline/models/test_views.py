@@ -10,7 +10,6 @@ from torch import nn
 from pipeline.cache.hashing import content_key
 from pipeline.data.augment import Augmentation
 from pipeline.data.loader import Split
-from pipeline.models import activations
 from pipeline.models.activations import (
     VIEWS_FILE,
     PlainAndViews,
@@ -23,6 +22,7 @@ from pipeline.models.activations import (
 from pipeline.models.body import build_body
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.cut import cut_network
+from pipeline.models.engine import stored_pass
 from pipeline.models.network import Network
 from pipeline.models.views import Views, open_views
 
@@ -145,7 +145,7 @@ def test_views_are_the_same_where_several_batches_are_computed_at_once(
 ) -> None:
     first = np.load(views_store() / VIEWS_FILE)
     monkeypatch.setenv("THAW_CACHE", str(cache / "at once"))
-    monkeypatch.setattr(activations, "rows_per_pass", lambda pixels, batch_size, device: 2 * batch_size + 1)
+    monkeypatch.setattr(stored_pass, "rows_per_pass", lambda pixels, batch_size, device: 2 * batch_size + 1)
     np.testing.assert_allclose(np.load(views_store() / VIEWS_FILE), first, rtol=1e-4, atol=1e-5)
 
 
