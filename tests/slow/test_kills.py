@@ -103,14 +103,17 @@ def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def kill(process: subprocess.Popen[bytes], victim: str) -> None:
-    """Kill -9: the whole group at once, as a machine that vanishes; the stage's process; or MLflow's command."""
+    """Kill -9: the whole group at once, as a machine that vanishes; the stage's process; or MLflow's command, whose
+    stage then ends by itself."""
     if victim == "all":
         os.killpg(process.pid, signal.SIGKILL)
     elif victim == "stage":
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
     else:
+        orphans = psutil.Process(process.pid).children(recursive=True)
         process.kill()
+        assert not psutil.wait_procs(orphans, timeout=60)[1], "a stage outlives MLflow's command"
     process.wait()
 
 
