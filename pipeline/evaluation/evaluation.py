@@ -234,7 +234,7 @@ def _metrics(predictions: Predictions, seed: int) -> dict[str, float]:
         f"{split}/ece": expected_calibration_error(predictions.reliability),
         f"{split}/calibrated_ece": expected_calibration_error(predictions.calibrated_reliability),
         f"{split}/calibrated_loss": float(losses(of_targets).mean()),
-        "calibration/temperature": predictions.temperature,
+        "temperature": predictions.temperature,
     }
 
 

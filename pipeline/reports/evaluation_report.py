@@ -80,11 +80,13 @@ def write_evaluation(
 
 
 def summarize(evaluation: Evaluation) -> str:
-    """The description of the run, in Markdown: the headline, every verdict, and short tables."""
+    """The description of the run, in Markdown: the verdict on over-fitting first, then the headline, every further
+    verdict, and short tables."""
     by_class = evaluation.predictions.by_class
     worst = by_class.nsmallest(WORST_CLASSES, "f1")
     note = "" if evaluation.split == "test" else f"{NO_TEST_SPLIT}\n\n"
-    verdicts = "\n".join(f"- **{one.name}**: {one.words}" for one in (evaluation.verdict, *evaluation.verdicts))
+    verdict, *further = (f"**{one.name}**: {one.words}" for one in (evaluation.verdict, *evaluation.verdicts))
+    verdicts = "".join(f"- {one}\n" for one in further)
     found = (
         f"{len(evaluation.label_errors)} labels are likely wrong (label_errors.csv), and "
         f"{len(evaluation.near_duplicates)} pictures have a near-duplicate in another split (near_duplicates.csv). "
@@ -94,7 +96,7 @@ def summarize(evaluation: Evaluation) -> str:
     tables = f"{markdown_table(evaluation.splits_table)}\n\n{which}{markdown_table(worst)}"
     corrected = count_corrections(evaluation.corrected)
     found += f" {corrected}." if corrected else ""
-    return f"{evaluation.headline()}\n\n{verdicts}\n\n{note}{found}\n\n{tables}\n"
+    return f"{verdict}\n\n{evaluation.headline()}\n\n{verdicts}\n{note}{found}\n\n{tables}\n"
 
 
 def _write_tables(evaluation: Evaluation, folder: Path) -> None:

@@ -62,7 +62,7 @@ def comparison_metrics(heads: pd.DataFrame, compared: pd.DataFrame, seconds: flo
         "heads/trained": float(len(heads)),
         "heads/diverged": float(heads["diverged"].sum()),
         "train/seconds": seconds,
-        "throughput/heads_per_second": len(heads) / seconds,
+        "heads_per_second": len(heads) / seconds,
     }
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 

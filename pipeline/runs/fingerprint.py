@@ -53,13 +53,13 @@ def direct_imports(module: str) -> frozenset[str]:
 
 
 def git_tags() -> dict[str, str]:
-    """The project's commit, and whether it has uncommitted changes; empty outside a git checkout."""
+    """The project's commit, and whether it has uncommitted changes, as one tag; empty outside a git checkout."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
     changes = _git("status", "--porcelain")
-    dirty = "unknown" if changes is None else str(bool(changes)).lower()
-    return {"thaw.git_commit": commit, "thaw.git_dirty": dirty}
+    since = "" if changes == "" else ", maybe changed since" if changes is None else ", changed since"
+    return {"thaw.git_commit": f"{commit}{since}"}
 
 
 class _WithoutSentences(ast.NodeTransformer):

@@ -56,9 +56,9 @@ def publish(
         metrics = dict(evaluation.metrics)
         if settings.onnx:
             checked = [pixels[row] for row in manifest.rows("valid")[:CHECKED_PICTURES]]
-            metrics["onnx/max_difference"] = export_onnx(classifier, checked, folder / "onnx")
+            metrics["onnx_max_difference"] = export_onnx(classifier, checked, folder / "onnx")
             tracking.log_folder(run_id, folder / "onnx", "onnx")
-            if metrics["onnx/max_difference"] <= MOST_DIFFERENCE:
+            if metrics["onnx_max_difference"] <= MOST_DIFFERENCE:
                 shutil.copy(folder / "onnx" / MODEL, folder / "checkpoint")
         built = {
             key: value for key, value in asdict(classifier.checkpoint).items() if key in BUILT and value not in ({}, [])

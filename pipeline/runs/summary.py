@@ -10,8 +10,10 @@ from pipeline.training.history import kept_name
 
 # Where `make ui` starts a server.
 LOCAL_SERVER = "http://127.0.0.1:5000"
-# The metrics that the parent run copies from its stages: curves over all of training, and the final figures.
-CURVES = ("train/", "valid/", "test/", "overfit/", "lr/", "throughput/")
+# The metrics that the parent run copies from its stages: curves over all of training.
+CURVES = ("train/", "valid/", "overfit/", "lr/")
+# And what it copies of the final figures, by the end of the name; all of them are on the page of evaluate's own run.
+RESULTS = ("accuracy", "accuracy_low", "accuracy_high", "loss", "macro_f1", "roc_auc", "tta_accuracy", "plain_gap")
 
 
 def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
@@ -20,7 +22,7 @@ def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
     *trained, evaluated = done.values()
     run_ids = [ref.run_id for ref in trained]
     step = int(tracking.call_server(lambda: tracking.read_curve(run_ids, "train/loss"))["step"].max())
-    found = {name: value for name, value in evaluated.metrics.items() if name.startswith(CURVES)}
+    found = {name: value for name, value in evaluated.metrics.items() if name.partition("/")[2] in RESULTS}
     tracking.log_metrics(run_id, found, step=step)
 
 
@@ -32,9 +34,9 @@ def log_summary(
     best = {"best/valid_accuracy": max, "best/valid_loss": min}
     found = {name: [ref.metrics[name] for ref in done.values() if name in ref.metrics] for name in best}
     tracking.log_metrics(run_id, {name: best[name](values) for name, values in found.items() if values}, step=0)
-    tags = {f"thaw.stage.{name}": ref.run_id for name, ref in done.items()}
-    tags["thaw.reused_stages"] = ", ".join(name for name, ref in done.items() if ref.reused) or "none"
-    tracking.set_tags(run_id, tags)
+    reused = ", ".join(name for name, ref in done.items() if ref.reused)
+    evaluated = {f"{tracking.STAGE}.{name}": ref.run_id for name, ref in done.items() if name == "evaluate"}
+    tracking.set_tags(run_id, evaluated | ({"thaw.reused_stages": reused} if reused else {}))
     pages = [tracking.page_of(ref.run_id) for ref in done.values()]
     stages = [
         f"[{name}]({page})" + (" (reused)" if ref.reused else "")

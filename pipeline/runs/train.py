@@ -16,7 +16,7 @@ from pipeline.runs.runner import Job
 from pipeline.runs.upstream import Upstream
 from pipeline.system.tables import write_table
 from pipeline.training.fit import EpochRecord, Phase
-from pipeline.training.history import best_metrics, epoch_points, epoch_table, kept_metrics, step_table
+from pipeline.training.history import best_metrics, describe_result, epoch_points, epoch_table, kept_metrics, step_table
 from pipeline.training.joint.pictures import PicturePhase
 from pipeline.training.phases import Training, train_in_phases
 from pipeline.training.resume import Backups
@@ -106,8 +106,9 @@ def train_and_log(
 
     trained = train_in_phases(Training(network, backups, after_epoch, checkpoint.epochs, checkpoint.steps), phases)
     records, last = trained.records, trained.records[-1]
-    top_rates = {f"rate/{group}": rate for group, rate in rates.items()}
+    top_rates = {f"top_rate_{group}": rate for group, rate in rates.items()}
     tracking.log_metrics(job.run_id, best_metrics(records) | kept_metrics(trained) | top_rates, step=last.step)
+    tracking.describe_run(job.run_id, describe_result(trained))
     epochs, steps = epoch_table(records, trained.kept_epochs), step_table(records)
     kept_epochs = [] if trained.kept_epochs == [last.epoch] else trained.kept_epochs
     checkpoint = replace(checkpoint, epochs=last.epoch, steps=last.step, kept_epochs=kept_epochs)

@@ -27,7 +27,7 @@ from pipeline.system.tables import read_table
 from pipeline.tracking import RunRef
 
 SUGGESTED = "suggestion/lr"
-TOP_RATE = "rate/head"
+TOP_RATE = "top_rate_head"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ PROCESSES = "thaw.processes"
 RESOLVED = "thaw.resolved."
 # Which artifacts a finished run has, with their sizes.
 FILES = "thaw.files"
-SECONDS = "stage/seconds"
+SECONDS = "stage_seconds"
 DESCRIPTION = "mlflow.note.content"
 VERDICT = "thaw.verdict"
 EVALUATED_ON = "thaw.evaluated_on"

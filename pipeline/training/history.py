@@ -32,7 +32,7 @@ def epoch_points(record: EpochRecord) -> list[tuple[str, float, int]]:
         ("valid/macro_f1", record.valid_macro_f1, step),
         ("train/seconds", record.seconds, step),
         ("overfit/gap", record.overfit_gap, step),
-        ("throughput/images_per_second", record.images_per_second, step),
+        ("train/images_per_second", record.images_per_second, step),
     ]
     stride = max(-(-len(record.steps) // POINTS_PER_EPOCH), 1)
     for one in record.steps[::stride]:
@@ -57,13 +57,13 @@ def kept_metrics(trained: Trained) -> dict[str, float]:
     the network had them; of a mean the last one."""
     results = trained.validated
     values = {"valid/loss": results.loss, "valid/accuracy": results.accuracy, "valid/macro_f1": results.macro_f1}
-    return {kept_name(name): value for name, value in values.items()} | {"kept/epoch": trained.kept_epochs[-1]}
+    return {kept_name(name): value for name, value in values.items()} | {"kept_epoch": trained.kept_epochs[-1]}
 
 
 def kept_name(name: str) -> str:
-    """The metric of the weights that a stage keeps: `kept/valid_accuracy` for `valid/accuracy`, whose last point is of
+    """The metric of the weights that a stage keeps: `kept_valid_accuracy` for `valid/accuracy`, whose last point is of
     the last epoch."""
-    return f"kept/{name.replace('/', '_')}"
+    return f"kept_{name.replace('/', '_')}"
 
 
 def epoch_table(records: Sequence[EpochRecord], kept_epochs: Collection[int] = ()) -> pd.DataFrame:
@@ -86,6 +86,16 @@ def describe_epoch(record: EpochRecord) -> str:
     return (
         f"  epoch {record.epoch}: train loss {record.train_loss:.4f}, valid loss {record.valid_loss:.4f}, "
         f"valid accuracy {record.valid_accuracy:.4f}, {record.images_per_second:,.0f} images/s"
+    )
+
+
+def describe_result(trained: Trained) -> str:
+    """One line for the page of the run: how the kept weights validate, and how the losses went."""
+    first, last, kept = trained.records[0], trained.records[-1], trained.validated
+    return (
+        f"Valid accuracy {kept.accuracy:.4f}, valid loss {kept.loss:.4f}. In {len(trained.records)} epochs the "
+        f"training loss went from {first.train_loss:.4f} to {last.train_loss:.4f}, and the validation loss from "
+        f"{first.valid_loss:.4f} to {last.valid_loss:.4f}."
     )
 
 

@@ -80,7 +80,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
         place.mlflow_run("-e", stage, *of_recipe)
         run = place.runs(stage=stage)[-1]
         upstream.append(run.info.run_id)
-        made.seconds.append(run.data.metrics["stage/seconds"])
+        made.seconds.append(run.data.metrics["stage_seconds"])
         if stage in WEIGHTS:
             made.weights[stage] = content_of(run)
     return made

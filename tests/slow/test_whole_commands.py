@@ -73,7 +73,7 @@ def test_the_late_group_is_trained_on_what_is_stored_in_front_of_it(place):
     assert printed.count("reused run") == 0
     assert output_of(command(place, *start, *cut)).count("reused run") == len(STAGES)
     (head,) = place.runs(stage="train_head", done="true")[1:]
-    assert head.data.metrics["rate/late"] == pytest.approx(head.data.metrics["rate/head"] / 3)
+    assert head.data.metrics["top_rate_late"] == pytest.approx(head.data.metrics["top_rate_head"] / 3)
     assert {key for key in head.data.metrics if key.startswith("lr/")} == {"lr/late", "lr/head"}
     before, after = (Path(run.info.artifact_uri) for run in place.runs(stage="evaluate", done="true"))
     twins = [(folder / "near_duplicates.csv").read_text().count("\n") for folder in (before, after)]

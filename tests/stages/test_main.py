@@ -38,8 +38,8 @@ def test_each_stage_names_the_run_it_followed(first):
 
 def test_the_network_that_validates_best_is_evaluated_whichever_stage_it_is_of(first):
     *before, evaluated = first.nested
-    trained = [run for run in before if "kept/valid_accuracy" in run.data.metrics]
-    best = max(trained, key=lambda run: (run.data.metrics["kept/valid_accuracy"], -run.data.metrics["kept/valid_loss"]))
+    trained = [run for run in before if "kept_valid_accuracy" in run.data.metrics]
+    best = max(trained, key=lambda run: (run.data.metrics["kept_valid_accuracy"], -run.data.metrics["kept_valid_loss"]))
     assert evaluated.data.tags["thaw.upstream"] == best.info.run_id
     why = first.parent.data.tags["thaw.evaluated_stage"]
     assert why.startswith(f"The network of {best.data.tags['thaw.stage']}")
@@ -122,8 +122,12 @@ def test_the_rate_is_the_finders_suggestion_and_groups_differ_by_the_ratio(first
     nested = first.nested
     suggested = nested[3].data.metrics["suggestion/lr"]
     tuned = nested[4].data.metrics
-    assert tuned["rate/head"] == pytest.approx(suggested)
-    assert tuned["rate/head"] == pytest.approx(3 * tuned["rate/late"]) == pytest.approx(9 * tuned["rate/early"])
+    assert tuned["top_rate_head"] == pytest.approx(suggested)
+    assert (
+        tuned["top_rate_head"]
+        == pytest.approx(3 * tuned["top_rate_late"])
+        == pytest.approx(9 * tuned["top_rate_early"])
+    )
 
 
 def test_artifacts_hold_what_the_next_stage_and_a_reader_need(workplace, first):
@@ -169,7 +173,7 @@ def test_the_registered_model_serves_raw_picture_bytes(workplace, first):
     assert answer["label"][0] == row["predicted"]
     assert answer["confidence"][0] == pytest.approx(row["calibrated_confidence"], abs=1e-4)
     raw = row[["probability/defective", "probability/functional"]].to_numpy(float)[None]
-    calibrated = apply_temperature(raw, nested[-1].data.metrics["calibration/temperature"])
+    calibrated = apply_temperature(raw, nested[-1].data.metrics["temperature"])
     assert answer["probability/defective"][0] == pytest.approx(calibrated[0, 0], abs=1e-4)
 
 
@@ -193,7 +197,7 @@ def test_a_stage_runs_alone_on_an_upstream_run(workplace, first):
     alone = workplace.runs(stage="fine_tune")[-1]
     assert alone.info.status == "FINISHED"
     assert alone.data.tags["thaw.upstream"] == unfrozen
-    assert alone.data.metrics["rate/early"] == pytest.approx(1e-5)
+    assert alone.data.metrics["top_rate_early"] == pytest.approx(1e-5)
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_the_table_of_steps_has_the_rate_of_every_group_that_is_trained(chain, n
 @pytest.mark.parametrize("name", ["train_head", "fine_tune", "resize"])
 def test_the_figures_of_what_is_kept_are_those_of_the_saved_network_on_the_validation_pictures(chain, name):
     seen = getattr(chain, name)
-    told = seen.metrics["kept/valid_loss"], seen.metrics["kept/valid_accuracy"]
+    told = seen.metrics["kept_valid_loss"], seen.metrics["kept_valid_accuracy"]
     assert told == pytest.approx(loss_and_accuracy(chain, seen, "valid"), abs=1e-4)
 
 

@@ -53,7 +53,7 @@ def test_each_step_is_a_run_on_the_one_before_it_and_those_without_cycles_are_le
     assert [ref.upstream for ref in done.values()] == [None, *(ref.run_id for ref in list(done.values())[:-1])]
     assert list(dict.fromkeys(step.shape[-1] for step in seen.steps if len(step.shape) == 4)) == [40, 48]
     assert [runs[name].data.params["resize.image_px"] for name in ("resize", "resize 2")] == ["40", "48"]
-    assert runs["resize 2"].data.metrics["rate/head"] == 1e-3
+    assert runs["resize 2"].data.metrics["top_rate_head"] == 1e-3
 
 
 def test_the_counters_of_epochs_and_steps_go_on_over_the_steps_which_are_told_apart(sizes):

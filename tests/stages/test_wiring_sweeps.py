@@ -47,9 +47,9 @@ class Bench:
         with tracking.open_run("stage", {}, {}) as run_id:
             pass
         metrics = {
-            "kept/valid_accuracy": 0.8,
-            "kept/valid_macro_f1": 0.7,
-            "kept/valid_loss": 0.5,
+            "kept_valid_accuracy": 0.8,
+            "kept_valid_macro_f1": 0.7,
+            "kept_valid_loss": 0.5,
             "suggestion/lr": 1e-3,
         }
         for name in ("lr_find", "lr_find_unfrozen", "train_head", "fine_tune", "resize"):

@@ -109,7 +109,7 @@ def test_the_metrics_have_these_names(tested, validated):
     every = {*trio, *further, "top_2_accuracy"}
     evaluated = {*every, *(f"tta_{name}" for name in every), "accuracy_low", "accuracy_high"}
     evaluated |= {"ece", "calibrated_ece", "calibrated_loss"}
-    train = {f"train/plain_{name}" for name in trio} | {"overfit/plain_gap", "calibration/temperature"}
+    train = {f"train/plain_{name}" for name in trio} | {"overfit/plain_gap", "temperature"}
     of_valid = {f"valid/{name}" for name in every}
     assert set(tested.metrics) == train | of_valid | {f"test/{name}" for name in evaluated}
     assert set(validated.metrics) == train | {f"valid/{name}" for name in evaluated}
@@ -157,7 +157,7 @@ def test_the_temperature_is_fitted_on_validation_pictures_alone(tested):
     valid = tested.predictions.table[tested.predictions.table["split"] == "valid"]
     wanted = choose_temperature(probabilities_of(valid, CLASSES), targets_of(valid, CLASSES))
     assert (tested.predictions.temperature, tested.predictions.uncalibrated) == wanted
-    assert tested.metrics["calibration/temperature"] == wanted[0]
+    assert tested.metrics["temperature"] == wanted[0]
     calibrated = apply_temperature(probabilities_of(tested.predictions.evaluated, CLASSES), wanted[0])
     of_label = calibrated[np.arange(4), targets_of(tested.predictions.evaluated, CLASSES)]
     assert tested.metrics["test/calibrated_loss"] == pytest.approx(-np.log(of_label).mean())

@@ -97,7 +97,7 @@ def test_only_settings_that_differ_are_listed():
 
 def test_metrics_stand_side_by_side_those_of_the_split_evaluated_first():
     runs = [
-        evaluated("a", metrics={"valid/loss": 0.5, "test/accuracy": 0.8, "stage/seconds": 3.0}),
+        evaluated("a", metrics={"valid/loss": 0.5, "test/accuracy": 0.8, "stage_seconds": 3.0}),
         evaluated("b", metrics={"test/accuracy": 0.9}),
     ]
     table = metrics_table(runs)

@@ -241,7 +241,9 @@ def test_without_a_temperature_the_reader_is_told_why(evaluation, folder):
 
 def test_the_summary_holds_the_headline_every_verdict_and_both_tables(evaluation):
     summary = summarize(evaluation)
-    assert summary.startswith(evaluation.headline())
+    verdict, headline = summary.splitlines()[:3:2]
+    assert verdict == f"**{evaluation.verdict.name}**: {evaluation.verdict.words}"
+    assert headline == evaluation.headline()
     assert all(one.words in summary for one in (evaluation.verdict, *evaluation.verdicts))
     assert "| test, with TTA |" in summary
     assert "| cow |" in summary

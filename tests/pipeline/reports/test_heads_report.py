@@ -51,7 +51,7 @@ def test_the_metrics_are_those_of_the_best_and_of_the_recipes_own_without_what_i
     assert metrics["best/valid_accuracy"] == pytest.approx(0.89)
     assert metrics["best/valid_accuracy_std"] == pytest.approx(np.std([0.9, 0.88], ddof=1))
     assert "own/valid_accuracy" not in metrics
-    assert (metrics["heads/trained"], metrics["heads/diverged"], metrics["throughput/heads_per_second"]) == (6, 1, 3)
+    assert (metrics["heads/trained"], metrics["heads/diverged"], metrics["heads_per_second"]) == (6, 1, 3)
 
 
 def test_the_best_five_are_shown_and_the_recipes_own_whatever_its_rank():

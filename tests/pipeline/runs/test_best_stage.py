@@ -5,7 +5,7 @@ from pipeline.tracking import RunRef
 
 
 def stage(accuracy: float, loss: float) -> RunRef:
-    return RunRef("run", "stage", "", None, {"kept/valid_accuracy": accuracy, "kept/valid_loss": loss})
+    return RunRef("run", "stage", "", None, {"kept_valid_accuracy": accuracy, "kept_valid_loss": loss})
 
 
 @pytest.mark.parametrize(

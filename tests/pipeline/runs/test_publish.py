@@ -71,7 +71,7 @@ def test_what_was_evaluated_is_logged_registered_and_champion(tracking_server, t
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 
     def run(accuracy: float, register_as: str = "auto") -> str:
-        evaluation = cats_and_dogs({"test/accuracy": accuracy, "calibration/temperature": 1.25}, temperature=1.25)
+        evaluation = cats_and_dogs({"test/accuracy": accuracy, "temperature": 1.25}, temperature=1.25)
         recipe = Recipe(evaluate=Evaluate(register_as=register_as, onnx=False))
         with tracking.open_run("evaluate", {}, {}) as run_id:
             publish(run_id, tmp_path / "checkpoint", manifest_of(), pixels, evaluation, recipe)
@@ -79,7 +79,7 @@ def test_what_was_evaluated_is_logged_registered_and_champion(tracking_server, t
 
     first = MlflowClient().get_run(run(0.5))
     assert first.data.tags[tracking.MODEL] == "models:/thaw-farm/1"
-    assert first.data.metrics == {"test/accuracy": 0.5, "calibration/temperature": 1.25}
+    assert first.data.metrics == {"test/accuracy": 0.5, "temperature": 1.25}
     assert first.inputs.dataset_inputs[0].dataset.name == "farm"
     assert "is the champion: there was none" in first.data.tags[tracking.CHAMPION]
     assert first.data.tags[tracking.CHAMPION] in capsys.readouterr().out
@@ -174,7 +174,7 @@ def test_as_onnx_it_comes_with_the_difference_that_was_measured_and_is_served_if
     with tracking.open_run("evaluate", {}, {}) as run_id:
         publish(run_id, tmp_path / "checkpoint", manifest_of(), pixels, cats_and_dogs({"test/accuracy": 0.5}), recipe)
     assert asked == [1]
-    assert MlflowClient().get_run(run_id).data.metrics["onnx/max_difference"] == difference
+    assert MlflowClient().get_run(run_id).data.metrics["onnx_max_difference"] == difference
     assert tracking.artifact(run_id, "onnx/model.onnx").is_file()
     (model,) = mlflow.search_logged_models(output_format="list")
     assert (tracking.find_model(model.model_uri).checkpoint / "model.onnx").is_file() == is_served

@@ -105,7 +105,7 @@ def test_a_stages_run_says_what_it_is_and_holds_its_recipe(work):
     assert run.data.tags[tracking.UPSTREAM] == UPSTREAM.run_id
     assert run.data.tags[tracking.FINGERPRINT] == done.fingerprint
     assert run.data.tags[tracking.DONE] == "true"
-    assert done.seconds == run.data.metrics["stage/seconds"] > 0
+    assert done.seconds == run.data.metrics["stage_seconds"] > 0
     assert run.data.params["resize.image_px"] == "64"
     assert {key.split(".")[0] for key in run.data.params} == {"seed", "resize", "augment"}
     assert read_recipe(tracking.artifact(done.run_id, RECIPE_FILE)) == recipe

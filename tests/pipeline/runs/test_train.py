@@ -100,7 +100,7 @@ def test_each_epoch_is_logged_and_reported_as_soon_as_it_is_done(tmp_path):
 def test_the_result_is_the_best_figures_the_top_rates_the_tables_and_the_trained_network(tmp_path):
     run_id = train(tmp_path)
     metrics = MlflowClient().get_run(run_id).data.metrics
-    assert {group: metrics[f"rate/{group}"] for group in RATES} == RATES
+    assert {group: metrics[f"top_rate_{group}"] for group in RATES} == RATES
     epochs = pd.read_csv(tracking.artifact(run_id, "epochs.csv"))
     steps = pd.read_csv(tracking.artifact(run_id, "steps.csv"))
     assert epochs["step"].tolist() == EVERY_EPOCH
@@ -121,8 +121,10 @@ def test_the_run_says_which_epochs_its_checkpoint_is_of_and_how_it_validates(tmp
     assert checkpoint == replace(CHECKPOINT, epochs=6, steps=24, kept_epochs=[4, 6])
     assert pd.read_csv(tracking.artifact(run_id, "epochs.csv"))["kept"].tolist() == [True, False, True]
     metrics = MlflowClient().get_run(run_id).data.metrics
-    assert metrics["kept/epoch"] == 6
-    assert {"kept/valid_loss", "kept/valid_accuracy", "kept/valid_macro_f1", "best/valid_loss_epoch"} < set(metrics)
+    assert metrics["kept_epoch"] == 6
+    text = MlflowClient().get_run(run_id).data.tags[tracking.DESCRIPTION]
+    assert text.startswith(f"Valid accuracy {metrics['kept_valid_accuracy']:.4f}, valid loss")
+    assert {"kept_valid_loss", "kept_valid_accuracy", "kept_valid_macro_f1", "best/valid_loss_epoch"} < set(metrics)
 
 
 @pytest.mark.parametrize("epoch", [2, 3])

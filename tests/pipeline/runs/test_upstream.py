@@ -89,7 +89,7 @@ def test_the_epochs_of_several_runs_are_one_table_with_stage_rate_and_phase(tmp_
         pd.DataFrame({"epoch": epochs, "valid_loss": 0.75}).to_csv(tmp_path / f"{stage}.csv", index=False)
     monkeypatch.setattr(tracking, "artifact", lambda run_id, name: tmp_path / f"{run_id}.csv")
     chain = [
-        RunRef(stage, stage, "", None, {"rate/head": rate})
+        RunRef(stage, stage, "", None, {"top_rate_head": rate})
         for stage, rate in (("fine_tune", 0.04), ("lr_find", 9.0), ("train_head", 0.01), ("precompute", 9.0))
     ]
     recipe = override_recipe(Recipe(), {"train_head.stored_epochs": "2"})

@@ -39,7 +39,7 @@ class Bench:
     def train(self, recipe: Recipe, after_epoch: object):
         self.trained.append(recipe)
         accuracy = 0.8 + 0.01 * recipe.seed
-        metrics = {"kept/valid_accuracy": accuracy, "kept/valid_macro_f1": 0.7, "kept/valid_loss": 0.5}
+        metrics = {"kept_valid_accuracy": accuracy, "kept_valid_macro_f1": 0.7, "kept_valid_loss": 0.5}
         with tracking.open_run("resize", {}, {}) as run_id:
             pass
         yield "resize", RunRef(run_id, "resize", "", None, metrics)

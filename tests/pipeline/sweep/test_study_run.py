@@ -35,7 +35,7 @@ class Bench:
             pass
         for name, rate in (("lr_find", 1e-3), ("lr_find_unfrozen", 2e-3)):
             yield name, RunRef(run_id, "lr_find", "", None, {"suggestion/lr": rate})
-        metrics = {"kept/valid_accuracy": 0.8, "kept/valid_macro_f1": 0.7, "kept/valid_loss": 0.5}
+        metrics = {"kept_valid_accuracy": 0.8, "kept_valid_macro_f1": 0.7, "kept_valid_loss": 0.5}
         for name in ("train_head", "fine_tune", "resize"):
             yield name, RunRef(run_id, name, "", None, metrics)
 

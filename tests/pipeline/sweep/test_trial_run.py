@@ -98,7 +98,7 @@ def stage_runs(accuracies: dict[str, list[float]], reused: tuple[str, ...] = ())
                     if stage != "train_head" and stage not in reused:
                         after_epoch(trained_epoch(epoch, accuracy))
             results = {"accuracy": accuracies[stage][-1], "loss": 0.6, "macro_f1": 0.5}
-            last = {f"kept/valid_{name}": value for name, value in results.items()}
+            last = {f"kept_valid_{name}": value for name, value in results.items()}
             yield stage, RunRef(run_id, stage, "", None, last, reused=stage in reused)
 
     return train, seen
@@ -138,7 +138,7 @@ def test_a_trial_that_is_complete_is_a_finished_run_with_settings_curve_and_verd
     assert found.data.tags["thaw.verdict"] == "valid/accuracy 0.8000"
     assert found.data.params["fine_tune.lr"] == str(trial.params["fine_tune.lr"])
     assert found.data.params["fine_tune.lr_ratio"] == "3.0"
-    assert found.data.metrics["kept/valid_accuracy"] == 0.8
+    assert found.data.metrics["kept_valid_accuracy"] == 0.8
     assert found.data.metrics["setting/fine_tune.lr"] == trial.params["fine_tune.lr"]
     curve = mlflow.MlflowClient().get_metric_history(found.info.run_id, "valid/accuracy")
     assert [(point.step, point.value) for point in curve] == [(10, 0.5), (20, 0.6), (30, 0.7), (40, 0.8)]

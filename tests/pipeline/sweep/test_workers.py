@@ -29,7 +29,7 @@ def quick(recipe: Recipe, after_epoch: object):
             "resize",
             "",
             None,
-            {"kept/valid_accuracy": 1 - abs(recipe.augment.strength - 1), "kept/valid_loss": 0.5},
+            {"kept_valid_accuracy": 1 - abs(recipe.augment.strength - 1), "kept_valid_loss": 0.5},
         ),
     )
 

@@ -170,7 +170,7 @@ def test_metrics_are_logged_at_their_step():
 def test_curves_are_copied_with_every_point_and_step_and_nothing_else_is():
     with open_run("resize", {}, {}) as source:
         tracking.log_points(source, [("train/loss", 1 / step, step) for step in (1, 5, 9)])
-        tracking.log_points(source, [("lr/head", 0.1, 5), ("system/cpu", 3.0, 1), ("stage/seconds", 2.0, 0)])
+        tracking.log_points(source, [("lr/head", 0.1, 5), ("system/cpu", 3.0, 1), ("stage_seconds", 2.0, 0)])
     with open_run("main", {}, {}) as target:
         tracking.log_points(target, [("train/loss", 2.0, 0)])
         copy_curves(source, target, ("train/", "lr/", "absent/"))

@@ -9,6 +9,7 @@ from pipeline.training.history import (
     best_metrics,
     describe_epoch,
     describe_kept,
+    describe_result,
     epoch_points,
     epoch_table,
     kept_metrics,
@@ -45,7 +46,7 @@ def test_an_epochs_results_stand_at_its_last_step() -> None:
         ("valid/macro_f1", 0.85, 13),
         ("train/seconds", 2.0, 13),
         ("overfit/gap", 0.25, 13),
-        ("throughput/images_per_second", 1234.5, 13),
+        ("train/images_per_second", 1234.5, 13),
     ]
 
 
@@ -90,10 +91,18 @@ def test_the_best_is_the_highest_accuracy_and_the_lowest_loss_of_any_epoch_which
 def test_what_is_kept_is_told_with_its_epochs_and_its_own_results() -> None:
     trained = Trained([record()], [4, 6, 9], Validated(0.3, 0.95, 0.9))
     assert kept_metrics(trained) == {
-        "kept/valid_loss": 0.3, "kept/valid_accuracy": 0.95, "kept/valid_macro_f1": 0.9, "kept/epoch": 9
+        "kept_valid_loss": 0.3, "kept_valid_accuracy": 0.95, "kept_valid_macro_f1": 0.9, "kept_epoch": 9
     }  # fmt: skip
     assert describe_kept(trained) == "  kept: the mean of epochs 4, 6 and 9, valid loss 0.3000, valid accuracy 0.9500"
     assert describe_kept(replace(trained, kept_epochs=[4])).startswith("  kept: epoch 4, valid loss 0.3000")
+
+
+def test_the_result_of_a_stage_is_how_its_kept_weights_validate_and_how_its_losses_went() -> None:
+    records = [record(), replace(record(epoch=5), train_loss=0.25, valid_loss=0.5)]
+    assert describe_result(Trained(records, [4], Validated(0.3, 0.95, 0.9))) == (
+        "Valid accuracy 0.9500, valid loss 0.3000. In 2 epochs the training loss went from 0.5000 to 0.2500, and the "
+        "validation loss from 0.7500 to 0.5000."
+    )
 
 
 def test_the_epoch_table_has_a_row_per_epoch() -> None:
