@@ -72,21 +72,23 @@ def class_curves_figure(curves: Sequence[ClassCurves], classes: Sequence[str], t
     return figure
 
 
-def reliability_figure(before: pd.DataFrame, after: pd.DataFrame, eces: tuple[float, float], title: str) -> Figure:
-    """Accuracy against confidence, before and after calibration, above the number of pictures in each bin.
-
-    `before` and `after` are the tables of `calibration.reliability`, `eces` their calibration errors.
+def reliability_figure(
+    before: tuple[pd.DataFrame, float], after: tuple[pd.DataFrame, float] | None, title: str
+) -> Figure:
+    """Accuracy against confidence, above the number of pictures in each bin, before calibration and `after` it, if
+    there was any; each as the table of `calibration.reliability` and its calibration error.
     """
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=(11 if after else 6, 5.2), layout="constrained")
     figure.suptitle(title)
-    upper, lower = figure.subplots(2, 2, sharex=True, height_ratios=[4, 1])
-    sides = (("before", before, BEFORE, eces[0]), ("after", after, AFTER, eces[1]))
-    for axes, counts, (name, bins, colour, ece) in zip(upper, lower, sides, strict=True):
+    sides = [("before temperature scaling" if after else "not calibrated", *before, BEFORE)]
+    sides += [("after temperature scaling", *after, AFTER)] if after else []
+    upper, lower = figure.subplots(2, len(sides), sharex=True, height_ratios=[4, 1], squeeze=False)
+    for axes, counts, (name, bins, ece, colour) in zip(upper, lower, sides, strict=True):
         there = bins[bins["pictures"] > 0]
         axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="perfect calibration")
         axes.bar(there["low"], there["accuracy"], (there["high"] - there["low"]), align="edge", color=colour, alpha=0.5)
         axes.scatter(there["confidence"], there["accuracy"], color=colour, zorder=3, label="bin's mean")
-        axes.set(title=f"{name} temperature scaling, ECE {ece:.4f}", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
+        axes.set(title=f"{name}, ECE {ece:.4f}", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
         axes.legend(fontsize=9, loc="upper left")
         counts.bar(bins["low"], bins["pictures"], (bins["high"] - bins["low"]), align="edge", color="#aaaaaa")
         counts.set(xlabel="confidence of the prediction", ylabel="pictures")

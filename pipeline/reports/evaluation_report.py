@@ -113,7 +113,7 @@ def _write_tables(evaluation: Evaluation, folder: Path) -> None:
 
 
 def first_parts(evaluation: Evaluation) -> list[Part]:
-    """The top of the page: the headline and the numbers that matter most."""
+    """The top of the page: how many pictures are right, and the numbers that matter most."""
     of = {name.removeprefix(f"{evaluation.split}/"): value for name, value in evaluation.metrics.items()}
     numbers = [
         (f"{of['accuracy']:.1%}", f"accuracy on {len(evaluation.predictions.evaluated)} {evaluation.split} pictures"),
@@ -124,7 +124,11 @@ def first_parts(evaluation: Evaluation) -> list[Part]:
         (f"{of['loss']:.3f}", "log-loss"),
     ]
     note = "" if evaluation.split == "test" else NO_TEST_SPLIT
-    return [Paragraph(evaluation.headline()), KeyFigures(numbers), Paragraph(note)]
+    evaluated = evaluation.predictions.evaluated
+    right = int((evaluated["label"] == evaluated["predicted"]).sum())
+    of_all = f"{right:,} of {len(evaluated):,} {evaluation.split} pictures"
+    words = f"The model is right on {of_all}, which it was not trained on."
+    return [Paragraph(words), KeyFigures(numbers), Paragraph(note)]
 
 
 def advice_parts(evaluation: Evaluation, command: Callable[[Mapping[str, object]], str]) -> list[Part]:
@@ -209,12 +213,9 @@ def calibration_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
     )
     is_flattered = split == "valid" and not predictions.uncalibrated
     note = " These are the same pictures, so that the gain looks larger than it is." if is_flattered else ""
-    figure = reliability_figure(
-        predictions.reliability,
-        predictions.calibrated_reliability,
-        (of["ece"], of["calibrated_ece"]),
-        f"Reliability: accuracy against confidence, {split} split",
-    )
+    calibrated = None if predictions.uncalibrated else (predictions.calibrated_reliability, of["calibrated_ece"])
+    title = f"Reliability: accuracy against confidence, {split} split"
+    figure = reliability_figure((predictions.reliability, of["ece"]), calibrated, title)
     return [Paragraph(words + note), Figures([save_figure(figure, folder, "reliability")], "Reliability diagram")]
 
 

@@ -6,6 +6,7 @@ The screenshots lie in the test's folder, or in $THAW_SCREENSHOTS.
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -87,6 +88,31 @@ def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser
         assert words in page
     assert "thaw.verdict" in page
     assert first.nested[-1].data.tags["thaw.verdict"] in page
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections"),
+    [
+        ("main", ["best", "lr", "overfit", "test", "train", "valid", "Model metrics"]),
+        ("fine_tune", ["best", "lr", "overfit", "train", "valid", "Model metrics"]),
+        ("evaluate", ["overfit", "test", "train", "valid", "Model metrics"]),
+    ],
+)
+def test_results_and_curves_come_before_single_figures_and_the_machines_are_apart(browser, first, stage, sections):
+    (run,) = [one for one in (first.parent, *first.nested) if one.data.tags["thaw.stage"] == stage]
+    info = run.info
+    path = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
+    page = browser.look(f"charts_{stage}", path, "1600,6000")
+    header = r'data-testid="experiment-view-compare-runs-section-header".*?white-space: pre;">([^<]+)<'
+    assert re.findall(header, page, flags=re.DOTALL) == sections
+
+
+def test_the_description_begins_with_the_verdict(browser, first):
+    for run in (first.parent, first.nested[-1]):
+        page = browser.look("described", f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}", "1280,2400")
+        begins = re.search(r"<p><strong>([^<]+)</strong>: ", page[page.index("Description") :])
+        assert begins is not None
+        assert begins.group(1) == run.data.tags["thaw.verdict"]
 
 
 def test_two_runs_stand_side_by_side_in_the_compare_view(browser, first, again):

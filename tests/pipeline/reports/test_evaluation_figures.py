@@ -104,11 +104,19 @@ def test_a_class_that_cannot_be_drawn_has_the_same_number_in_every_figure():
 def test_the_reliability_diagram_has_a_bar_for_each_bin_that_holds_a_picture(count):
     targets, probabilities = predictions(3, count)
     bins = reliability(probabilities, targets)
-    figure = reliability_figure(bins, bins, (0.0515, 0.06), "t")
+    figure = reliability_figure((bins, 0.0515), (bins, 0.06), "t")
     check(figure)
     assert len(figure.axes[0].patches) == (bins["pictures"] > 0).sum()
     assert "ECE 0.0515" in figure.axes[0].get_title()
     assert "ECE 0.0600" in figure.axes[1].get_title()
+
+
+def test_without_a_temperature_the_reliability_is_shown_once():
+    targets, probabilities = predictions(3, 50)
+    figure = reliability_figure((reliability(probabilities, targets), 0.0515), None, "t")
+    check(figure)
+    assert len(figure.axes) == 2
+    assert figure.axes[0].get_title() == "not calibrated, ECE 0.0515"
 
 
 @pytest.mark.parametrize("classes", [1, 2, 60])

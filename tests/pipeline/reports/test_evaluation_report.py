@@ -100,7 +100,7 @@ def test_the_report_holds_all_it_shows_and_asks_for_nothing_elsewhere(odd):
 def test_the_report_says_the_headline_every_verdict_and_its_command_and_escapes_class_names(odd):
     evaluation, _, folder = odd
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert evaluation.headline() in page
+    assert first_parts(evaluation)[0].text in page
     assert all(html.escape(one.words) in page for one in evaluation.verdicts)
     assert "&lt;b&gt;hen&lt;/b&gt;" in page
     assert "<b>hen" not in page
@@ -173,7 +173,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_first_number_is_the_accuracy_and_the_second_its_interval(evaluation):
     words, numbers, note = first_parts(evaluation)
-    assert words.text == evaluation.headline()
+    evaluated = evaluation.predictions.evaluated
+    right = (evaluated["label"] == evaluated["predicted"]).sum()
+    assert words.text == f"The model is right on {right} of 9 test pictures, which it was not trained on."
     assert numbers.pairs[0] == (f"{evaluation.metrics['test/accuracy']:.1%}", "accuracy on 9 test pictures")
     assert numbers.pairs[1][0].endswith(f"to {evaluation.metrics['test/accuracy_high']:.1%}")
     assert note.text == ""
