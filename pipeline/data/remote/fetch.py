@@ -21,7 +21,7 @@ from pipeline.cache.markers import USES, beside, note_open
 from pipeline.cache.store import MAKE_ROOM, locked
 from pipeline.data.readers.listing import Listing
 from pipeline.data.remote.addresses import pictures_folder, split_address, without_secrets
-from pipeline.data.remote.fetched import UNFINISHED, Fetched, FetchedFiles, open_fetched
+from pipeline.data.remote.fetched import ABSENT, UNFINISHED, Fetched, FetchedFiles, open_fetched
 from pipeline.data.remote.fetcher import GIB, Brought, Fetcher, TooMuch
 from pipeline.data.remote.transfer import check_system
 from pipeline.system.console import duration, say, track, warn
@@ -100,9 +100,11 @@ def _bring(fetched: FetchedFiles, wanted: Mapping[str, str], oldest: float, max_
     unasked: list[str] = []
     changed, last_note = 0, started
     try:
-        for one in track(_in_any_order(fetcher, due, found), "fetching pictures", len(due), "images"):
+        brought = _in_any_order(fetcher, due, found, fetched.absences(list(due)))
+        for one in track(brought, "fetching pictures", len(due), "images"):
             if one.missing:
                 missing[one.place] = one.missing
+                noted.append(Fetched(one.place, "", ABSENT, one.missing, time.time()))
             elif one.unasked:
                 unasked.append(one.unasked)
             elif one.file is not None:
@@ -133,13 +135,15 @@ def _bring(fetched: FetchedFiles, wanted: Mapping[str, str], oldest: float, max_
     return missing
 
 
-def _in_any_order(fetcher: Fetcher, due: Mapping[str, str], found: Mapping[str, Fetched]) -> Iterator[Brought]:
+def _in_any_order(
+    fetcher: Fetcher, due: Mapping[str, str], found: Mapping[str, Fetched], absences: Mapping[str, str]
+) -> Iterator[Brought]:
     """What became of each picture, as soon as it is known."""
     pool = ThreadPoolExecutor(FETCHED_AT_ONCE, "fetching")
     pending: set[Future[Brought]] = set()
     try:
         for place, address in due.items():
-            pending.add(pool.submit(fetcher.bring, place, address, found.get(place)))
+            pending.add(pool.submit(fetcher.bring, place, address, found.get(place), absences.get(place, "")))
             if len(pending) >= 4 * FETCHED_AT_ONCE:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (one.result() for one in done)

@@ -15,13 +15,15 @@ from pipeline.cache.location import make_folder, report_unwritable, share
 # Hidden, which no place of a picture is.
 NAME, UNFINISHED = ".fetched.sqlite", ".unfinished"
 ROWS_AT_ONCE = 500
+ABSENT = -1
 _SCHEMA = """create table if not exists fetched (
     place text primary key, address text, bytes integer, stamp text, asked_seconds real) without rowid"""
 
 
 class Fetched(NamedTuple):
     """A file at `place` below its folder, of so many `bytes`; `stamp` is its state as the server told it, and
-    `asked_seconds` when that was, since 1970."""
+    `asked_seconds` when that was, since 1970. Where the server did not give it, `bytes` is ABSENT, and `stamp` says
+    why."""
 
     place: str
     address: str
@@ -39,15 +41,18 @@ class FetchedFiles:
 
     def find(self, places: Sequence[str]) -> dict[str, Fetched]:
         """Those of `places` that are there as they came."""
-        found = {}
+        return {one.place: one for one in self._rows(places) if _size(self.folder / one.place) == one.bytes}
+
+    def absences(self, places: Sequence[str]) -> dict[str, str]:
+        """Why those of `places` that the server did not give when it was last asked are not there."""
+        return {one.place: one.stamp for one in self._rows(places) if one.bytes == ABSENT}
+
+    def _rows(self, places: Sequence[str]) -> Iterator[Fetched]:
         for start in range(0, len(places), ROWS_AT_ONCE):
             some = places[start : start + ROWS_AT_ONCE]
             marks = ",".join("?" * len(some))
-            for row in self._database.execute(f"select * from fetched where place in ({marks})", some):
-                one = Fetched(*row)
-                if _size(self.folder / one.place) == one.bytes:
-                    found[one.place] = one
-        return found
+            rows = self._database.execute(f"select * from fetched where place in ({marks})", some)
+            yield from (Fetched(*row) for row in rows)
 
     def note(self, files: Sequence[Fetched]) -> None:
         """Remember that these are there, and how."""

@@ -28,6 +28,10 @@ class TooMuch(UserError):
     """The files take more than they may."""
 
 
+class Away(UserError):
+    """A server cannot be reached at the start."""
+
+
 class Stopped(Exception):
     """Nothing more is to be fetched."""
 
@@ -71,8 +75,9 @@ class Fetcher:
         """Have files that are on their way given up."""
         self._stop.set()
 
-    def bring(self, place: str, address: str, known: Fetched | None) -> Brought:
+    def bring(self, place: str, address: str, known: Fetched | None, was_missing: str = "") -> Brought:
         """Have what is at `address` at `place` below the folder; if it is there, as `known`, only if it has changed.
+        One that `was_missing` when its server was last asked, for this reason, still is if that is away.
 
         TooMuch if there is no room for it; UserError if its server cannot be reached; Stopped after `stop`.
         """
@@ -89,6 +94,10 @@ class Fetcher:
             stamp = self._patiently(server, address, unfinished)
         except Absent as absent:
             return Brought(place, known, missing="" if known else str(absent), unasked=str(absent) if known else "")
+        except Away:
+            if was_missing:
+                return Brought(place, None, missing=was_missing)
+            raise
         size = unfinished.stat().st_size
         try:
             self._publish(unfinished, place)
@@ -133,7 +142,7 @@ class Fetcher:
                 server.answered = time.monotonic()
                 raise Absent(f"cannot be fetched: {error}") from None
         if server.answered is None:
-            raise UserError(
+            raise Away(
                 f"The server of pictures {server.name} cannot be reached ({error}); mend the addresses, or run the "
                 "same command again when it is there."
             ) from None

@@ -27,6 +27,7 @@ COUNT = 24
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setattr(fetcher, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(fetcher, "LONGEST_PAUSE_SECONDS", 0.05)
     for number in range(COUNT):
         folder = tmp_path / "served" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,9 @@ def test_those_that_cannot_be_fetched_are_set_aside_by_name_and_reason_and_count
     ]
     with pytest.raises(UserError, match=r"2 of 24 pictures .* cannot be used, more than data.max_bad = 0.05"):
         build_manifest(listing, 0.25, 0.25, 0.05, seed=0)
+    server.shut()
+    assert fetched(table).missing == listing.missing, "a server that is away has nothing to add"
+    server.open()
     server.statuses.clear()
     server.pages.clear()
     before = server.count("GET")

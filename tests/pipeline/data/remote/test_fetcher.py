@@ -1,5 +1,3 @@
-import threading
-
 import pytest
 
 from pipeline.data.remote import fetcher as module
@@ -56,16 +54,22 @@ def test_a_server_that_is_away_at_the_start_is_told_at_once(server, fetcher):
         fetcher.bring("1.jpg", f"{server.uri}/1.jpg", None)
 
 
-def test_one_that_goes_away_later_is_waited_for_and_then_told(server, fetcher, capsys):
-    fetcher.patience_seconds = 20.0
+def test_one_that_goes_away_later_is_waited_for_and_then_told(server, fetcher, monkeypatch):
+    said = []
+
+    def note(words):
+        said.append(words)
+        server.open()
+
+    monkeypatch.setattr(module, "say", note)
+    fetcher.patience_seconds = 60.0
     fetcher.bring("1.jpg", f"{server.uri}/1.jpg", None)
     server.shut()
-    opening = threading.Timer(0.8, server.open)
-    opening.start()
     assert fetcher.bring("2.jpg", f"{server.uri}/2.jpg", None).came
-    assert "is away" in capsys.readouterr().out
-    opening.join()
+    assert "is away" in said[0]
+    assert "waiting for it, 1 min 00 s at most" in said[0]
     server.shut()
+    monkeypatch.setattr(module, "say", said.append)
     fetcher.patience_seconds = 0.2
     with pytest.raises(UserError, match=r"has gone away .* what was fetched is kept"):
         fetcher.bring("3.jpg", f"{server.uri}/3.jpg", None)
