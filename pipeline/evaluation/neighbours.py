@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline.data.decode import Pixels
 from pipeline.evaluation.near_duplicates import Activations, directions, mean_activations
 from pipeline.system.arrays import Rows
+from pipeline.system.parallel import in_parallel
 from pipeline.system.tables import read_table, write_table
 
 # The artifact folder of a run of evaluate.
@@ -106,7 +107,7 @@ def save_neighbours(
     """Write what `load_neighbours` reads into `folder`: `pictures` is the part of the manifest's table that is kept,
     with row numbers of `pixels` as its index, and `activations` are theirs; `validation` those of the validation split.
     """
-    files = [_thumbnail(np.asarray(pixels[row])) for row in pictures.index]
+    files = list(in_parallel(lambda row: _thumbnail(np.asarray(pixels[row])), list(pictures.index)))
     table = pictures[["path", "label"]].assign(thumbnail_bytes=[len(file) for file in files])
     write_table(table, folder / PICTURES)
     np.save(folder / ACTIVATIONS, activations.astype(np.float16))
