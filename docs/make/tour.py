@@ -31,6 +31,7 @@ TRAINING_LINES = (
     r" on (cpu|cuda): ", r"pictures of \d+ class", r"^  +(train|\w+ +\d+ +\d+)", r"suggested rate", r"  epoch ",
     r": reused run", r"champion", r"[┃│┏┡└]", r"accuracy .* interval", r"this is run", r"correct", r"^Beside ",
 )  # fmt: skip
+SWEEP_LINES = (*TRAINING_LINES, r"^trial ", r"[Bb]est ", r"sweep.html of")
 SERVE = "mlflow models serve -m models:/thaw-photos@champion --env-manager local --port {port}"
 ASK = """echo '{{"inputs": {{"image": ["'$(base64 < {picture} | tr -d '\\n')'"]}}}}' |
     curl -s http://127.0.0.1:{port}/invocations -H 'Content-Type: application/json' -d @-"""
@@ -89,7 +90,7 @@ class Tour:
 
     def sweep(self) -> None:
         """A sweep over heads, which takes seconds a trial."""
-        printed = self.show("sweep", SWEEP)
+        printed = self.show("sweep", SWEEP, SWEEP_LINES)
         found = re.search(r"sweep.html of run (\w{32})", printed)
         assert found
         self.run_ids["sweep"] = found[1]
