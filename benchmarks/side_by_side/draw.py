@@ -1,6 +1,6 @@
 """Draws the ratios of results files as bars, and prints their tables.
 
-python -m benchmarks.side_by_side.draw benchmarks/results/NAME.json … --figure docs/benchmarks.png
+python -m benchmarks.side_by_side.draw benchmarks/results/NAME.json … [--figure docs/benchmarks.png] [--groups TEXT]
 """
 
 import argparse
@@ -25,7 +25,7 @@ def draw(comparisons: Sequence[Comparison]) -> Drawing:
     for axes, (name, members) in zip(panels[:, 0], groups.items(), strict=True):
         _draw_group(axes, members)
         axes.set_title(name, loc="left", fontsize=10)
-    panels[-1, 0].set_xlabel("times as fast, wall time; red: the least that it should be")
+    drawing.supxlabel("times as fast, wall time; red: the least that it should be", fontsize=9)
     return drawing
 
 
@@ -49,12 +49,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--figure", type=Path, help="the file to draw into")
+    parser.add_argument("--groups", default="", help="draw those whose names begin so")
     given = parser.parse_args()
     found = [read_results(path) for path in given.files]
     for path, (comparisons, figures, facts) in zip(given.files, found, strict=True):
         print(f"{path}: {facts['date']}, {facts['machine']}\n\n{tables(comparisons, figures)}")
     if given.figure:
-        draw([one for comparisons, _, _ in found for one in comparisons]).savefig(given.figure, dpi=110)
+        comparisons = [one for of_file, _, _ in found for one in of_file if one.group.startswith(given.groups)]
+        draw(comparisons).savefig(given.figure, dpi=110)
 
 
 if __name__ == "__main__":

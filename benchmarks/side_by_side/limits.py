@@ -82,16 +82,18 @@ def start_up() -> list[Figure]:
             "MLFLOW_ARTIFACT_ROOT": name,
         }
 
-        def timed(*arguments: str) -> float:
+        def timed(*arguments: str, expected: int = 0) -> float:
             began = time.perf_counter()
             command = [sys.executable, "-m", "stages", *arguments]
-            subprocess.run(command, cwd=PROJECT, env=environment, check=False, capture_output=True)
+            done = subprocess.run(command, cwd=PROJECT, env=environment, check=False, capture_output=True, text=True)
+            if done.returncode != expected:
+                raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
             return time.perf_counter() - began
 
-        first = timed(*main)
+        first, wrong = timed(*main), [*main, "--fine_tune.lr", "fast"]
         return [
             Figure(COSTS, "python -m stages --help", timed("--help"), "s", 1.0),
-            Figure(COSTS, "a mistake in the recipe is reported", timed(*main, "--fine_tune.lr", "fast"), "s", 1.0),
+            Figure(COSTS, "a mistake in the recipe is reported", timed(*wrong, expected=2), "s", 1.0),
             Figure(COSTS, "main by recipes/smoke.yaml, 128 pictures", first, "s"),
             Figure(COSTS, "the same again, when all its stages are finished", timed(*main), "s", 5.0),
         ]
