@@ -2,6 +2,8 @@
 
 import errno
 import functools
+import importlib
+import importlib.util
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,9 +30,8 @@ _STATES = {
     "size": ("Content-Length", "size"),
 }
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, NotImplementedError)
-_CREDENTIALS = (
-    "there are no credentials for it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or fill in ~/.aws/credentials"
-)
+S3 = ("s3", "s3a")
+_NO_KEYS = "there are no keys for it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or fill in ~/.aws/credentials"
 # Errors of the disk that is written to.
 _OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _own = threading.local()
@@ -162,13 +163,14 @@ def _file_errors() -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise Absent("cannot be fetched: there is no such file") from None
+    except PermissionError as error:
+        advice = f" ({_NO_KEYS})" if _is_anonymous() else ""
+        raise Absent(f"cannot be fetched: {_in_short(error)}{advice}") from None
     except _LASTING as error:
         raise Absent(f"cannot be fetched: {_in_short(error)}") from None
     except Exception as error:  # file systems raise whatever the library below them does
         if getattr(error, "errno", None) in _OWN_DISK:
             raise
-        if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-            raise Absent(f"cannot be fetched: {_CREDENTIALS}") from None
         raise Hindered(_in_short(error)) from None
 
 
@@ -188,7 +190,17 @@ def _file_system(address: str) -> tuple[Any, str]:
 
 @functools.cache
 def _shared_system(scheme: str) -> Any:
-    return fsspec.filesystem(scheme)
+    is_public = scheme in S3 and _is_anonymous()
+    return fsspec.filesystem(scheme, anon=True) if is_public else fsspec.filesystem(scheme)
+
+
+@functools.cache
+def _is_anonymous() -> bool:
+    """Whether there are no keys for S3, so that public buckets alone can be read."""
+    if importlib.util.find_spec("botocore") is None:
+        return False
+    # By name, since it is an extra.
+    return importlib.import_module("botocore.session").get_session().get_credentials() is None
 
 
 def _in_short(error: Exception) -> str:

@@ -8,7 +8,7 @@ from pipeline.data.remote import transfer
 from pipeline.data.remote.transfer import Absent, Hindered, check_system, fetch, has_changed, stamp_of
 from pipeline.system.errors import UserError
 from tests.picture_server import picture_server
-from tests.s3_server import BUCKET, s3_server
+from tests.s3_server import BUCKET, KEYS, s3_server
 
 
 @pytest.fixture
@@ -106,24 +106,46 @@ def test_other_addresses_are_opened_by_fsspec(target):
         check_system("xyz://pets/1.jpg")
 
 
-def test_a_bucket_of_s3(target, monkeypatch):
-    with s3_server() as s3:
-        for name, value in s3.variables.items():
-            monkeypatch.setenv(name, value)
+@pytest.fixture
+def s3(monkeypatch):
+    def forget():
         transfer._shared_system.cache_clear()
+        transfer._is_anonymous.cache_clear()
         fsspec.get_filesystem_class("s3").clear_instance_cache()
-        s3.client.put_object(Bucket=BUCKET, Key="pets/1 ?#.jpg", Body=b"picture")
-        address = f"s3://{BUCKET}/pets/1 ?#.jpg"
-        stamp = fetch(address, target, allow)
-        assert target.read_bytes() == b"picture"
-        assert not has_changed(stamp, stamp_of(address))
-        s3.client.put_object(Bucket=BUCKET, Key="pets/1 ?#.jpg", Body=b"another")
-        assert has_changed(stamp, stamp_of(address))
-        with pytest.raises(Absent, match="no such file"):
-            fetch(f"s3://{BUCKET}/pets/2.jpg", target, allow)
-        with pytest.raises(Absent, match="no such file"):
-            fetch("s3://another/pets/2.jpg", target, allow)
-        s3.shut()
-        with pytest.raises(Hindered):
-            stamp_of(address)
-    transfer._shared_system.cache_clear()
+
+    with s3_server() as server:
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+        forget()
+        yield server
+        forget()
+
+
+def test_a_public_bucket_needs_no_keys_and_a_closed_one_says_what_to_set(s3, target, monkeypatch):
+    s3.client.put_object(Bucket=BUCKET, Key="open.jpg", Body=b"picture", ACL="public-read")
+    s3.client.put_object(Bucket=BUCKET, Key="closed.jpg", Body=b"picture")
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    fetch(f"s3://{BUCKET}/open.jpg", target, allow)
+    assert target.read_bytes() == b"picture"
+    with pytest.raises(Absent, match=r"cannot be fetched: Forbidden \(there are no keys for it: set AWS_ACCESS_KEY_ID"):
+        fetch(f"s3://{BUCKET}/closed.jpg", target, allow)
+
+
+def test_a_bucket_of_s3(s3, target):
+    s3.client.put_object(Bucket=BUCKET, Key="pets/1 ?#.jpg", Body=b"picture")
+    address = f"s3://{BUCKET}/pets/1 ?#.jpg"
+    stamp = fetch(address, target, allow)
+    assert target.read_bytes() == b"picture"
+    assert not has_changed(stamp, stamp_of(address))
+    s3.client.put_object(Bucket=BUCKET, Key="pets/1 ?#.jpg", Body=b"another")
+    assert has_changed(stamp, stamp_of(address))
+    with pytest.raises(Absent, match="no such file"):
+        fetch(f"s3://{BUCKET}/pets/2.jpg", target, allow)
+    with pytest.raises(Absent, match="no such file"):
+        fetch("s3://another/pets/2.jpg", target, allow)
+    s3.shut()
+    with pytest.raises(Hindered):
+        stamp_of(address)
