@@ -11,14 +11,16 @@ from PIL import Image
 from pipeline import tracking
 from pipeline.cache.markers import used_by
 from pipeline.data import nvjpeg
-from pipeline.data.manifest import Manifest, build_manifest
+from pipeline.data.manifest import Manifest, build_manifest, load_manifest, save_manifest
 from pipeline.data.readers.sources import list_source
+from pipeline.data.remote.fetch import fetch_listing
 from pipeline.data.stored_pixels import FILE
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.recipe.picture_sections import Data
 from pipeline.runs import pixels as runs_pixels
 from pipeline.runs.pixels import open_run_pixels
 from pipeline.system.errors import UserError
+from tests.picture_server import picture_server
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
 
@@ -109,3 +111,24 @@ def test_the_store_knows_which_runs_used_it(precompute, pictures, cache):
         open_for(precompute, pictures, run_id)
     store = next(path for path in (cache / "pixels").iterdir() if path.is_dir())
     assert used_by(store) == ["one", "two"]
+
+
+@pytest.mark.parametrize("max_store_gib", [1.0, 0.0], ids=["stored", "decoded each time"])
+def test_another_machine_fetches_pictures_that_are_at_addresses_if_it_needs_them(
+    precompute, pictures, cache, tmp_path, max_store_gib
+):
+    with picture_server(pictures.root) as server:
+        rows = [f"{server.uri}/{path},{path.partition('/')[0]}" for path in pictures.table["path"]]
+        (tmp_path / "pets.csv").write_text("\n".join(["path,label", *rows]))
+        listing = fetch_listing(list_source(str(tmp_path / "pets.csv"), []), 1.0, 24.0)
+        save_manifest(build_manifest(listing, 0.3, 0.2, 0.0, 0), tmp_path / "manifest")
+        shutil.rmtree(cache)
+        manifest = load_manifest(tmp_path / "manifest")
+        data = Data(max_store_gib=max_store_gib, max_logged_gib=0.0)
+        pixels = open_run_pixels(precompute, "later", manifest, CHECKPOINT, data, torch.device("cpu"))[EVERYTHING]
+        assert pixels.shape == (12, 16, 16, 3)
+        assert server.count("GET") == 2 * 12
+        shutil.rmtree(cache)
+        server.statuses["cat/0.png"] = 404
+        with pytest.raises(UserError, match=r"1 pictures of the precompute run are gone, such as http://.*/cat/0\.png"):
+            open_run_pixels(precompute, "later", manifest, CHECKPOINT, data, torch.device("cpu"))

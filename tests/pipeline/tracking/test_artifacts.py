@@ -14,6 +14,7 @@ from pipeline.cache.location import cache_folder
 from pipeline.cache.store import publish
 from pipeline.system.errors import UserError
 from pipeline.tracking import contact
+from pipeline.tracking.experiments import ID, NAME
 from tests.s3_server import BUCKET, KEYS, s3_server
 
 
@@ -136,9 +137,12 @@ def test_without_keys_a_sentence_says_what_to_set(run, monkeypatch):
         tracking.find_done("f", ("activations",))
     with pytest.raises(UserError, match=words):
         tracking.artifact(run, "activations")
-    contact._connect.cache_clear()
-    with pytest.raises(UserError, match=words), tracking.open_run("main", {}, {}):
-        pytest.fail("it is told before a run is opened")
+    for name, other in ((ID, NAME), (NAME, ID)):
+        contact._connect.cache_clear()
+        monkeypatch.setenv(name, MlflowClient().get_run(run).info.experiment_id if name == ID else "on S3")
+        monkeypatch.delenv(other, raising=False)
+        with pytest.raises(UserError, match=words), tracking.open_run("main", {}, {}):
+            pytest.fail("it is told before a run is opened")
 
 
 def test_a_bucket_that_is_away_is_waited_for_as_the_tracking_server_is(run, s3, monkeypatch, capsys):
