@@ -47,12 +47,13 @@ def main() -> None:
         place = Path(folder)
         uri = log_model(place, files[0])
         classifier = load_classifier(place / "served", torch.device("cpu"))
-        images = torch.from_numpy(np.stack([classifier.decode(one) for one in files])).permute(0, 3, 1, 2).float() / 255
+        squares = np.stack([classifier.decode(one)[0] for one in files])
+        images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
         model, table = mlflow.pyfunc.load_model(uri), pd.DataFrame({"image": files})
         many, one = body(files), body(files[:1])
         with torch.inference_mode(), served(uri, place) as post:
             ways: dict[str, Callable[[], object]] = {
-                "bare network": lambda: classifier.network(images),
+                "bare network": lambda: classifier.members[0].network(images),
                 "loaded model": lambda: model.predict(table),
                 "over HTTP": lambda: post(many),
             }
@@ -70,7 +71,7 @@ def log_model(folder: Path, example: bytes) -> str:
     experiment = mlflow.MlflowClient().create_experiment("serving", artifact_location=str(folder / "artifacts"))
     os.environ["MLFLOW_EXPERIMENT_ID"] = experiment
     save_checkpoint(build_network(CHECKPOINT), CHECKPOINT, folder / "checkpoint")
-    save_classifier(folder / "checkpoint", 1.0, folder / "served")
+    save_classifier([folder / "checkpoint"], 1.0, folder / "served")
     (folder / "card.md").touch()
     with tracking.open_run("serving", {}, {}):
         dataset = tracking.log_dataset("elpv", folder, "0", "test")

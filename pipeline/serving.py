@@ -17,9 +17,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from pipeline.data.decode import Pixels
 from pipeline.data.picture_input import picture_bytes
-from pipeline.models.classifier import TOP_K, Probabilities, answer_table, load_classifier
+from pipeline.models.classifier import TOP_K, Probabilities, Squares, answer_table, load_classifier
 from pipeline.system.device import choose_device
 from pipeline.system.parallel import in_parallel
 
@@ -29,11 +28,11 @@ BATCH_SIZE = 32
 class PictureClassifier(PythonModel):
     """Takes a table with a column `image` of pictures (see `picture_input.picture_bytes`), and gives `label`,
     `confidence`, a column `probability/<class>` for each class, and the `top_k` likeliest classes as `top_labels`
-    and `top_probabilities`. A mistake in a request is raised as MLflow's INVALID_PARAMETER_VALUE, which its server
-    answers with 400."""
+    and `top_probabilities`; with the parameter `tta` by the mean over the views that it was evaluated with. A mistake
+    in a request is raised as MLflow's INVALID_PARAMETER_VALUE, which its server answers with 400."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Build the network from the checkpoint that was logged with the model, on the GPU if there is one."""
+        """Build the networks from the checkpoints that were logged with the model, on the GPU if there is one."""
         self.classifier = load_classifier(Path(context.artifacts["checkpoint"]), choose_device("auto"))
 
     def predict(
@@ -45,14 +44,15 @@ class PictureClassifier(PythonModel):
         top_k = int((params or {}).get("top_k", TOP_K))
         if top_k < 1:
             raise _refusal(f"top_k is {top_k}; give a whole number from 1 up.")
+        with_tta = bool((params or {}).get("tta", False))
         rows = list(enumerate(model_input["image"]))
         probabilities = self.classifier.probabilities(
-            in_parallel(self._decode, rows) if len(rows) > 1 else map(self._decode, rows), BATCH_SIZE
+            in_parallel(self._decode, rows) if len(rows) > 1 else map(self._decode, rows), BATCH_SIZE, with_tta
         )
         classes = self.classifier.checkpoint.classes
         return pd.concat([answer_table(classes, probabilities), _top(classes, probabilities, top_k)], axis=1)
 
-    def _decode(self, row_and_picture: tuple[int, Any]) -> Pixels:
+    def _decode(self, row_and_picture: tuple[int, Any]) -> Squares:
         row, picture = row_and_picture
         try:
             return self.classifier.decode(picture_bytes(picture))

@@ -40,6 +40,8 @@ from stages.registry import CHECKS, FILES, OPTIONS, STAGES, Option
 COMMANDS = (*STAGES, *OPTIONS)
 # The default of MLproject's parameters, so that an empty one, as `-P data=$UNSET` gives, is told from none.
 NOT_GIVEN = "(not given)"
+# The stage that takes several upstream runs, whose networks it averages.
+AVERAGES = "evaluate"
 REGISTERING = ("main", "sweep")
 # Keys that say how to run and not what results, so that a run may set them anew on any upstream.
 FREE_KEYS = (
@@ -178,7 +180,9 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str, str | No
     if not stage.follows:
         parser.add_argument("--data", default=NOT_GIVEN, metavar="FOLDER", help="short for --data.source")
     else:
-        parser.add_argument("--upstream", default="", metavar="RUN_ID", help=f"a run of {' or '.join(stage.follows)}")
+        several = ", or several with commas between them" if stage.name == AVERAGES else ""
+        help_ = f"a run of {' or '.join(stage.follows)}{several}"
+        parser.add_argument("--upstream", default="", metavar="RUN_ID", help=help_)
     _add_processes(parser)
     known, rest = parser.parse_known_args(arguments)
     given: dict[str, str] = {name: value for name, value in vars(known).items() if value != NOT_GIVEN}
@@ -200,7 +204,8 @@ def _read(stage: Stage, arguments: Sequence[str]) -> tuple[Recipe, str, str | No
             f"{stage.name} takes no preset, since its recipe is that of its upstream run; leave preset out, or give it "
             "to main."
         )
-    return _on_upstream(stage, recipe_file, upstream, overrides), "", upstream
+    first = upstream.split(",")[0].strip() if stage.name == AVERAGES else upstream
+    return _on_upstream(stage, recipe_file, first, overrides), "", upstream
 
 
 def _read_first(recipe_file: str, preset: str, overrides: dict[str, str]) -> tuple[Recipe, str]:
@@ -277,7 +282,7 @@ def _use_experiment(data: str, upstream: str | None) -> None:
     if upstream is None:
         tracking.use_experiment(data)
     else:
-        tracking.use_experiment_of(upstream)
+        tracking.use_experiment_of(upstream.split(",")[0].strip())
 
 
 def _check_registry(register_as: str, data: str) -> None:

@@ -100,6 +100,13 @@ def parse_device(text: str) -> str:
     return text
 
 
+def parse_tta(text: str) -> bool:
+    """Whether TTA is asked for; UserError for all but true and false."""
+    if text not in ("true", "false"):
+        raise UserError(f"tta is {text}; give true or false.")
+    return text == "true"
+
+
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -157,6 +164,7 @@ OPTIONS: Mapping[str, tuple[Option, ...]] = {
         Option("output", "the file to write, .csv or .parquet", "predictions.csv", parse_output),
         Option("batch_size", "how many pictures go through the network at a time", "32", parse_batch_size),
         Option("device", "auto, cpu or cuda", "auto", parse_device),
+        Option("tta", "true or false: the mean over the views that the model was evaluated with", "false", parse_tta),
     ),
     "try": (
         Option("model", "models:/thaw-elpv@champion, a run's id, or the folder of a model"),

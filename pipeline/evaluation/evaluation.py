@@ -1,6 +1,7 @@
-"""Evaluates a network: one table of predictions, and every number derived from it."""
+"""Evaluates a network, or the mean of several: one table of predictions, and every number derived from it."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor
 
 from pipeline.data.augment import view_matrices
-from pipeline.data.decode import Pixels
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.calibration import apply_temperature, choose_temperature, expected_calibration_error
 from pipeline.evaluation.diagnosis import (
@@ -23,6 +22,8 @@ from pipeline.evaluation.diagnosis import (
     diagnose_size,
     diagnose_split_gap,
 )
+from pipeline.evaluation.ensembles.gain import describe_ensemble, ensemble_metrics
+from pipeline.evaluation.ensembles.members import Member, predict_members
 from pipeline.evaluation.label_errors import label_errors
 from pipeline.evaluation.metrics import (
     accuracy_interval,
@@ -34,15 +35,8 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.near_duplicates import Activations, near_duplicates
 from pipeline.evaluation.neighbours import choose_kept
-from pipeline.evaluation.predict import (
-    Probabilities,
-    losses,
-    predict,
-    predict_with_activations,
-    predictions_table,
-)
+from pipeline.evaluation.predict import losses
 from pipeline.evaluation.predictions import Predictions
-from pipeline.models.engine.passes import Frozen
 from pipeline.recipe.schema import Recipe
 from pipeline.system.arrays import Rows
 
@@ -55,7 +49,9 @@ class Evaluation:
     """`metrics` are named as they are logged. `verdict` is the one on over-fitting, `verdicts` are all further ones
     that were reached. `valid_activations` are the head's input for the validation pictures, in the order of the
     predictions table, and `kept_activations` for the training pictures at the manifest's rows `kept_rows`. `seed` draws
-    the samples that are shown. `corrected` are the manifest's corrected pictures."""
+    the samples that are shown. `corrected` are the manifest's corrected pictures. `members` has a row for each network
+    whose probabilities are averaged, with its results on the validation pictures; `epochs` and activations are of the
+    first of them."""
 
     name: str
     predictions: Predictions
@@ -70,11 +66,17 @@ class Evaluation:
     kept_rows: Rows = field(repr=False)
     seed: int
     corrected: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    members: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def split(self) -> str:
         """The split that the model is evaluated on."""
         return self.predictions.split
+
+    @property
+    def ensemble(self) -> str:
+        """How the ensemble compares with its networks, in a sentence; empty where there is one network."""
+        return describe_ensemble(self.members, self.metrics.get("valid/accuracy", math.nan))
 
     def headline(self) -> str:
         """One sentence with the figures that matter most."""
@@ -114,15 +116,15 @@ class Evaluation:
 
 def evaluate(
     recipe: Recipe,
-    network: Frozen,
+    members: Iterable[Member],
     manifest: Manifest,
-    pixels: Pixels,
     stored: Activations,
     epochs: pd.DataFrame,
     device: torch.device,
 ) -> Evaluation:
-    """Predict every picture once as it is, and those of the split evaluated once more with TTA; then derive all else
-    from the table, from the `stored` activations of the frozen body and from the `epochs` of training.
+    """Predict every picture once as it is, and those of the split evaluated once more with TTA, by the mean of the
+    `members`; then derive all else from the table, from the `stored` activations of the frozen body and from the
+    `epochs` of training.
 
     UserError if `evaluate.positive_class` is no class.
     """
@@ -133,10 +135,10 @@ def evaluate(
     split = "test" if len(manifest.rows("test")) else "valid"
     train = manifest.rows("train")
     kept = choose_kept(train, manifest.table["label"].iloc[train].tolist(), settings.neighbours, seed)
-    passes = _Passes(network, pixels, settings.batch_size, device)
-    table, valid_activations, kept_activations = _predict_all(passes, manifest, views, split, kept)
-    predictions = _calibrate(split, manifest.classes, table, positive)
+    predicted = predict_members(members, manifest, views, settings.batch_size, device, split, kept)
+    predictions = _calibrate(split, manifest.classes, predicted.table, positive)
     metrics = _metrics(predictions, seed)
+    metrics |= ensemble_metrics(predicted.members, metrics["valid/accuracy"])
     twins = near_duplicates(manifest.table, stored, settings.duplicate_similarity)
     plain_losses = metrics["train/plain_loss"], metrics["valid/loss"]
     verdict = diagnose_overfitting(
@@ -157,58 +159,16 @@ def evaluate(
         metrics=metrics,
         verdict=verdict,
         verdicts=[one for one in further if one is not None],
-        label_errors=label_errors(table, manifest.classes),
+        label_errors=label_errors(predictions.table, manifest.classes),
         near_duplicates=twins,
         epochs=epochs,
-        valid_activations=valid_activations,
-        kept_activations=kept_activations,
+        valid_activations=predicted.valid_activations,
+        kept_activations=predicted.kept_activations,
         kept_rows=kept,
         seed=seed,
         corrected=manifest.corrected,
+        members=predicted.members,
     )
-
-
-@dataclass(frozen=True)
-class _Passes:
-    """What goes through the network: pictures of `pixels`, `batch_size` at a time."""
-
-    network: Frozen
-    pixels: Pixels
-    batch_size: int
-    device: torch.device
-
-    def predict(self, rows: Rows, description: str, views: Tensor | None = None) -> Probabilities:
-        """The result of `predict`."""
-        return predict(self.network, self.pixels, rows, self.batch_size, self.device, views, description)
-
-    def with_activations(
-        self, rows: Rows, description: str, kept: Rows | None = None
-    ) -> tuple[Probabilities, npt.NDArray[np.float16]]:
-        """The result of `predict_with_activations`."""
-        return predict_with_activations(
-            self.network, self.pixels, rows, self.batch_size, self.device, description, kept
-        )
-
-
-def _predict_all(
-    passes: _Passes, manifest: Manifest, views: Tensor, split: str, kept: Rows
-) -> tuple[pd.DataFrame, npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """The predictions table, and the activations of all validation rows and of the training rows that are kept."""
-    train, valid, test = (manifest.rows(name) for name in ("train", "valid", "test"))
-    evaluated = manifest.rows(split)
-    of_valid, activations = passes.with_activations(valid, "predicting valid")
-    of_train, kept_activations = passes.with_activations(train, "predicting train", kept)
-    chunks = [of_train, of_valid]
-    if len(test):
-        chunks.append(passes.predict(test, "predicting test"))
-    plain, rows = np.concatenate(chunks), np.concatenate([train, valid, test])
-    tta, is_evaluated = np.full_like(plain, np.nan), np.isin(rows, evaluated)
-    tta[is_evaluated] = plain[is_evaluated]  # the first view
-    if len(further := views[1:]):
-        seen = passes.predict(evaluated, "predicting with TTA", further)
-        tta[is_evaluated] = (plain[is_evaluated] + len(further) * seen) / len(views)
-    table = predictions_table(manifest.table.iloc[rows], manifest.classes, plain, tta)
-    return table, activations, kept_activations
 
 
 def _calibrate(split: str, classes: list[str], table: pd.DataFrame, positive: str | None) -> Predictions:

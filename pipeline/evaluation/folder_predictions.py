@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.data.decode import Pixels
-from pipeline.models.classifier import Classifier, answer_table
+from pipeline.models.classifier import Classifier, Squares, answer_table
 from pipeline.system.console import track
 from pipeline.system.metric_names import metric_names
 from pipeline.system.parallel import in_parallel
@@ -15,12 +14,15 @@ from pipeline.system.parallel import in_parallel
 UNREADABLE = "cannot be opened"
 
 
-def predict_pictures(classifier: Classifier, root: Path, pictures: Sequence[Path], batch_size: int) -> pd.DataFrame:
+def predict_pictures(
+    classifier: Classifier, root: Path, pictures: Sequence[Path], batch_size: int, with_tta: bool = False
+) -> pd.DataFrame:
     """A row for each picture: `path` below `root`, `label`, `confidence`, a column `probability/<class>` each, and
-    `error`, which is empty for those that could be opened; the others have no label and no numbers."""
+    `error`, which is empty for those that could be opened; the others have no label and no numbers. UserError if the
+    model cannot answer `with_tta`."""
     errors: list[str] = []
 
-    def decode(path: Path) -> Pixels | str:
+    def decode(path: Path) -> Squares | str:
         try:
             if path.is_dir():  # it is listed because it cannot be read, which this says
                 next(path.iterdir(), None)
@@ -30,14 +32,14 @@ def predict_pictures(classifier: Classifier, root: Path, pictures: Sequence[Path
         except Exception as error:  # Pillow's decoders raise whatever their format's parser does
             return " ".join(str(error).split()) or type(error).__name__
 
-    def good() -> Iterator[Pixels]:
+    def good() -> Iterator[Squares]:
         decoded = track(in_parallel(decode, pictures), "predicting", len(pictures), "images")
         for one in decoded:
             errors.append(one if isinstance(one, str) else "")
             if not isinstance(one, str):
                 yield one
 
-    probabilities = classifier.probabilities(good(), batch_size)
+    probabilities = classifier.probabilities(good(), batch_size, with_tta)
     answers = answer_table(classifier.checkpoint.classes, probabilities)
     answers.index = pd.Index(np.flatnonzero([error == "" for error in errors]))
     table = answers.reindex(range(len(pictures)))

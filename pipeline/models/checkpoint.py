@@ -1,11 +1,13 @@
 """A network on disk: its weights as safetensors, and how it is built and trained as JSON."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pipeline.cache.store import describe
 from pipeline.models.body import build_body, load_weights
@@ -35,8 +37,13 @@ def start_network(checkpoint: Checkpoint, weights: Weights, seed: int) -> Networ
 
 def save_checkpoint(network: Network, checkpoint: Checkpoint, folder: Path) -> None:
     """Write the network's state and `checkpoint` into `folder`, with checksums that reveal damage."""
+    save_state(network.state_dict(), checkpoint, folder)
+
+
+def save_state(state: Mapping[str, Tensor], checkpoint: Checkpoint, folder: Path) -> None:
+    """The same for a network of which there is the state alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(state, folder / WEIGHTS)
     (folder / FACTS).write_text(json.dumps(asdict(checkpoint), indent=2, ensure_ascii=False), encoding="utf-8")
     describe(folder, {"backbone": checkpoint.backbone, "epochs": checkpoint.epochs, "steps": checkpoint.steps})

@@ -111,6 +111,13 @@ class Recipe(Section):
     """A complete recipe."""
 
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number from 0 up: all that is drawn follows from it")
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=50,
+        description="a whole number from 1 to 50: networks that main trains, by as many seeds from `seed` on, on the "
+        "same split, and whose probabilities are averaged; several are better and take as many times as long",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto, cpu or cuda: what computes; auto is a GPU where there is one"
     )

@@ -64,6 +64,12 @@ class TrainingOptions(Section):
         lt=1,
         description="a number from 0 to below 1, such as 0.99: the share of a moving average that stays at each step",
     )
+    snapshots: bool = Field(
+        False,
+        description="true or false: the networks at the end of each cycle stay with the stage, and evaluate averages "
+        "their probabilities if that validates better than the network that is kept; helps with several cycles, and "
+        "takes as many times as long to answer",
+    )
     early_stop_epochs: int = Field(
         0,
         ge=0,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from pipeline.data.corrections import count_corrections
@@ -67,6 +68,7 @@ def write_evaluation(
         Section("What to do next", advice_parts(evaluation, command)),
         Section("Where it fails", [*failure_parts(evaluation, folder), *pictures]),
         Section("Over-fitting", overfitting_parts(evaluation, folder)),
+        *([Section("The networks", ensemble_parts(evaluation))] if evaluation.ensemble else []),
         Section("Calibration", calibration_parts(evaluation, folder)),
         Section("Labels that are likely wrong", label_error_cards(evaluation, pixels, folder)),
         Section("Near-duplicates across splits", near_duplicate_cards(evaluation, pixels, folder)),
@@ -85,6 +87,7 @@ def summarize(evaluation: Evaluation) -> str:
     by_class = evaluation.predictions.by_class
     worst = by_class.nsmallest(WORST_CLASSES, "f1")
     note = "" if evaluation.split == "test" else f"{NO_TEST_SPLIT}\n\n"
+    ensemble = f"{evaluation.ensemble}\n\n" if evaluation.ensemble else ""
     verdict, *further = (f"**{one.name}**: {one.words}" for one in (evaluation.verdict, *evaluation.verdicts))
     verdicts = "".join(f"- {one}\n" for one in further)
     found = (
@@ -96,7 +99,7 @@ def summarize(evaluation: Evaluation) -> str:
     tables = f"{markdown_table(evaluation.splits_table)}\n\n{which}{markdown_table(worst)}"
     corrected = count_corrections(evaluation.corrected)
     found += f" {corrected}." if corrected else ""
-    return f"{verdict}\n\n{evaluation.headline()}\n\n{verdicts}\n{note}{found}\n\n{tables}\n"
+    return f"{verdict}\n\n{evaluation.headline()}\n\n{ensemble}{verdicts}\n{note}{found}\n\n{tables}\n"
 
 
 def _write_tables(evaluation: Evaluation, folder: Path) -> None:
@@ -197,6 +200,17 @@ def overfitting_parts(evaluation: Evaluation, folder: Path) -> list[Part]:
             Figures([save_figure(figure, folder, "learning")], "Losses and accuracy by epoch, over all stages")
         )
     return parts
+
+
+def ensemble_parts(evaluation: Evaluation) -> list[Part]:
+    """How each network whose probabilities are averaged validates, and how their mean does."""
+    mean: dict[str, object] = {"network": f"mean of {len(evaluation.members)}"}
+    mean |= {name: evaluation.metrics[f"valid/{name}"] for name in ("accuracy", "loss")}
+    table = pd.concat([evaluation.members, pd.DataFrame([mean])], ignore_index=True)
+    of_first = (
+        "Grad-CAM, the curves of training and the map of the pictures are of the first network, all else of the mean."
+    )
+    return [Paragraph(f"{evaluation.ensemble} {of_first}"), table]
 
 
 def calibration_parts(evaluation: Evaluation, folder: Path) -> list[Part]:

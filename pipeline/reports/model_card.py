@@ -33,7 +33,8 @@ def model_card(
     """The card. `pictures` counts them by class and split; `metrics` are those of the `evaluation` and of the exported
     model, by name; `built` is how the checkpoint's network was built; `settings` is the flat recipe."""
     source, split, by_class = str(settings["data.source"]), evaluation.split, evaluation.predictions.by_class
-    headline = {key: value for key, value in metrics.items() if key.startswith((f"{split}/", "calibration/", "onnx/"))}
+    shown = f"{split}/", "temperature", "onnx_", "served_"
+    headline = {key: value for key, value in metrics.items() if key.startswith(shown)}
     lines = [
         f"{name} tells {_listed(list(by_class['class']))} apart in a picture.",
         "## Data",
@@ -43,6 +44,7 @@ def model_card(
         "From the head down: a new head on the stored activations of a frozen body, then all layers, earlier ones at "
         "lower rates, then at a larger image size.",
         _bullets({**built, **{key: settings[key] for key in SHOWN_SETTINGS}}),
+        *([evaluation.ensemble, _aligned(evaluation.members)] if evaluation.ensemble else []),
         f"The whole recipe is `recipe.yaml` of run `{run_id}`.",
         "## How good it is",
         f"Evaluated on the {split} pictures, which had no part in training"
@@ -50,6 +52,7 @@ def model_card(
         _bullets(headline),
         _aligned(by_class),
         evaluation.verdict.words,
+        "Its speed is that of one picture at a time on the CPU of the machine that evaluated it, without decoding.",
         "## Limits",
         "It knows the classes above and no other: a picture of anything else gets one of them too. The figures hold "
         "for pictures taken as those above were; other cameras, light or framing have to be tested anew. "

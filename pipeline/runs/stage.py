@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RECIPE_FILE = "recipe.yaml"
+# The folder of a training run's files with the networks that its cycles ended with.
+SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Stage:
     title: str = ""
     short_for: Mapping[str, str] = field(default_factory=dict)
     checks: tuple[Callable[[Any], None], ...] = ()
+
+
+def seed_name(stage: str, seed: int) -> str:
+    """The name of a stage's run of a further network, by another seed: `fine_tune seed 4`."""
+    return f"{stage} seed {seed}"
 
 
 def step_name(stage: str, number: int) -> str:

@@ -37,12 +37,7 @@ def log_summary(
     reused = ", ".join(name for name, ref in done.items() if ref.reused)
     evaluated = {f"{tracking.STAGE}.{name}": ref.run_id for name, ref in done.items() if name == "evaluate"}
     tracking.set_tags(run_id, evaluated | ({"thaw.reused_stages": reused} if reused else {}))
-    pages = [tracking.page_of(ref.run_id) for ref in done.values()]
-    stages = [
-        f"[{name}]({page})" + (" (reused)" if ref.reused else "")
-        for (name, ref), page in zip(done.items(), pages, strict=True)
-    ]
-    tracking.add_to_description(run_id, f"Stages: {', '.join(stages)}.")
+    tracking.add_to_description(run_id, stage_links(done))
     last = list(done.values())[-1]
     split = "test" if "test/accuracy" in last.metrics else "valid"
     accuracy = last.metrics.get("test/accuracy", _valid_accuracy(last))
@@ -71,6 +66,14 @@ def log_summary(
     say(f"See the curves, the report and the model {shown}; this is run {run_id}.")
     if comparison := tracking.comparison_page(run_id):
         say(f"Beside the run of main before it: {server or LOCAL_SERVER}/{comparison}")
+
+
+def stage_links(done: Mapping[str, RunRef]) -> str:
+    """A sentence in Markdown that leads to the runs of these stages."""
+    stages = [
+        f"[{name}]({tracking.page_of(ref.run_id)})" + (" (reused)" if ref.reused else "") for name, ref in done.items()
+    ]
+    return f"Stages: {', '.join(stages)}."
 
 
 def _valid_accuracy(ref: RunRef) -> float | None:

@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any
 
 from pipeline import tracking
-from pipeline.models.checkpoint import Checkpoint, save_checkpoint
+from pipeline.models.checkpoint import Checkpoint, save_checkpoint, save_state
 from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
 from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainHead, UnfrozenStage
 from pipeline.reports.training_figures import training_figure
 from pipeline.runs.runner import Job
+from pipeline.runs.stage import SNAPSHOTS
 from pipeline.runs.upstream import Upstream
 from pipeline.system.tables import write_table
 from pipeline.training.fit import EpochRecord, Phase
@@ -92,7 +93,7 @@ def train_and_log(
 ) -> None:
     """Train through `phases`, resuming from a backup, and log each epoch as soon as it is done; then the best figures
     and those of the weights that are kept, the top rate of each layer group, the tables of epochs and steps with their
-    figure, and the trained network.
+    figure, the trained network, and with `training.snapshots` the networks that its cycles ended with.
 
     `checkpoint` says how the network is built, and how far earlier stages have trained it.
     """
@@ -118,3 +119,6 @@ def train_and_log(
         write_table(epochs, folder / "epochs.csv")
         write_table(steps, folder / "steps.csv")
         save_checkpoint(network, checkpoint, folder / "checkpoint")
+        for number, (epoch, state) in enumerate(backups.cycle_ends(records), 1):
+            of_cycle = replace(checkpoint, kept_epochs=[epoch])
+            save_state(state, of_cycle, folder / SNAPSHOTS / f"cycle_{number:03d}")

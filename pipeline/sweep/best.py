@@ -11,6 +11,7 @@ from pipeline.cache.hashing import content_key
 from pipeline.recipe.presets import command_line
 from pipeline.recipe.schema import Recipe, training_settings, write_recipe
 from pipeline.runs.best_stage import best_stage
+from pipeline.runs.ensemble.seeds import with_seed
 from pipeline.runs.runner import ignore_epoch
 from pipeline.runs.summary import CURVES
 from pipeline.sweep.sweep_report import NOT_EVALUATED, BestRecipe, write_sweep_report
@@ -60,7 +61,7 @@ def evaluate_best(
     best = best_recipe(recipe, study)
     if best is None:
         raise UserError(f"No trial was trained to the end; trials.csv of run {run_id} says why.")
-    key = content_key(training_settings(best) | {"seeds": recipe.sweep.seeds})
+    key = content_key(training_settings(best) | {"sweep.seeds": recipe.sweep.seeds})
     evaluated = study.user_attrs.get(EVALUATED, {})
     if evaluated.get("key") != key or recipe.reuse == "never":
         networks = {seed: _train_seed(best, seed, train) for seed in range(best.seed, best.seed + recipe.sweep.seeds)}
@@ -76,9 +77,7 @@ def evaluate_best(
 
 def _train_seed(best: Recipe, seed: int, train: Train) -> RunRef:
     """Train with another seed on the same split; the run of the stage whose network is to be evaluated."""
-    split_seed = best.seed if best.data.split_seed == "auto" else best.data.split_seed
-    data = best.data.model_copy(update={"split_seed": split_seed})
-    seeded = best.model_copy(update={"seed": seed, "data": data})
+    seeded = with_seed(best, seed)
     settings = training_settings(seeded)
     with tracking.open_run(f"best recipe, seed {seed}", {tracking.STAGE: "seed"}, settings) as run_id:
         done = {}

@@ -81,7 +81,9 @@ def log_classifier(
         artifacts={CHECKPOINT: str(files.checkpoint), "card": str(files.card)},
         pip_requirements=list(files.requirements),
         signature=ModelSignature(
-            Schema([ColSpec("string", "image")]), Schema(outputs), ParamSchema([ParamSpec("top_k", "long", top_k)])
+            Schema([ColSpec("string", "image")]),
+            Schema(outputs),
+            ParamSchema([ParamSpec("top_k", "long", top_k), ParamSpec("tta", "boolean", False)]),
         ),
         input_example=pd.DataFrame({"image": [base64.b64encode(example).decode()]}),
     )

@@ -25,6 +25,10 @@ EVALUATED_ON = "thaw.evaluated_on"
 ADVICE = "thaw.advice"
 # Which stage's network main evaluates, and why.
 EVALUATED_STAGE = "thaw.evaluated_stage"
+# The runs whose networks an evaluation averages, if they are several.
+MEMBERS = "thaw.members"
+# Whether the networks of a training's cycles are averaged, and why.
+SNAPSHOTS = "thaw.snapshots"
 MODEL = "thaw.model"
 # The alias, in the registry, of the best version of a model.
 CHAMPION_ALIAS = "champion"

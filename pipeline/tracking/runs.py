@@ -258,7 +258,16 @@ def _find_done(fingerprint: str, within: str | None) -> list[Run]:
     if searched is None:
         return []
     runs = MlflowClient().search_runs([searched], query, order_by=["attributes.start_time DESC"], max_results=50)
-    return [run for run in runs if within in (None, run.info.run_id, run.data.tags.get("mlflow.parentRunId"))]
+    return [run for run in runs if within is None or _is_within(run, within)]
+
+
+def _is_within(run: Run, within: str) -> bool:
+    """Whether a run is this one, or nested in it, however deep."""
+    inner: Run | None = run
+    while inner is not None and inner.info.run_id != within:
+        parent = inner.data.tags.get("mlflow.parentRunId")
+        inner = MlflowClient().get_run(parent) if parent else None
+    return inner is not None
 
 
 def is_standing(run_id: str) -> bool:

@@ -50,11 +50,16 @@ def snapshot_after(
     if average is not None:
         return Snapshot([last.epoch], average.whole_state())
     if keep == "mean_of_cycles":
-        _, within, length = position_in_cycle(epochs_done - 1, phase.cycle_epochs)
-        return _mean_with(before, network, last.epoch) if within == length - 1 else before
+        return _mean_with(before, network, last.epoch) if ends_cycle(phase, epochs_done) else before
     if keep in ("best_loss", "best_accuracy") and best_epoch(records, keep) is last:
         return Snapshot([last.epoch], _state_of(network))
     return before
+
+
+def ends_cycle(phase: Phase, epochs_done: int) -> bool:
+    """Whether a cycle of `phase` ends with the last of the `epochs_done`."""
+    _, within, length = position_in_cycle(epochs_done - 1, phase.cycle_epochs)
+    return within == length - 1
 
 
 def keep_snapshot(snapshot: Snapshot, phase: Phase, network: nn.Module, records: list[EpochRecord]) -> Trained:

@@ -11,7 +11,7 @@ from pipeline.training.average import MovingAverage
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
 from pipeline.training.history import describe_epoch, describe_kept
 from pipeline.training.joint.helpers import helped
-from pipeline.training.keep import Snapshot, Trained, best_epoch, keep_snapshot, snapshot_after
+from pipeline.training.keep import Snapshot, Trained, best_epoch, ends_cycle, keep_snapshot, snapshot_after
 from pipeline.training.resume import Backup, Backups, TrainingState
 
 
@@ -46,7 +46,8 @@ def train_in_phases(training: Training, phases: Sequence[Callable[[], Phase]]) -
         if backup and number == backup.phase:
             backup.restore(training.network, phase.optimizer)
             start = backup.progress
-        snapshot = _train_phase(training, phase, number, start, records, snapshot)
+        is_last = number == len(phases) - 1
+        snapshot = _train_phase(training, phase, number, start, records, snapshot, is_last)
     trained = keep_snapshot(snapshot, phase, training.network, records)
     if phase.options.keep != "last":
         say(describe_kept(trained))
@@ -60,8 +61,10 @@ def _train_phase(
     start: TrainingProgress,
     records: list[EpochRecord],
     snapshot: Snapshot,
+    is_last: bool,
 ) -> Snapshot:
-    """Add the phase's epochs to `records`; gives the weights to keep then, which were `snapshot` before."""
+    """Add the phase's epochs to `records`; gives the weights to keep then, which were `snapshot` before. Only those
+    that the cycles of the last phase end with, where all is thawed that will be, are snapshots."""
     network, backups, options = training.network, training.backups, phase.options
     first = len(records) - start.epochs
     epochs_before = training.epochs_before + first
@@ -83,6 +86,9 @@ def _train_phase(
                 say(describe_epoch(moment))
                 training.after_epoch(moment)
                 progress = TrainingProgress(len(records) - first)
+                if options.snapshots and is_last and ends_cycle(phase, progress.epochs):
+                    # Before the backup, so that one that is resumed from has all that went before it.
+                    backups.save_cycle_end(network, moment.epoch)
                 snapshot = snapshot_after(snapshot, phase, network, records, progress.epochs, average)
                 state = TrainingState(network, phase.optimizer, snapshot, average)
                 backups.save_after_epoch(state, number, progress, records, stopped())

@@ -8,6 +8,7 @@ progress.
 import json
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from pipeline.training.keep import Snapshot
 
 TENSORS = "state.safetensors"
 FACTS = "progress.json"
-EPOCHS = "epochs"
+EPOCHS, CYCLE_ENDS = "epochs", "cycle_ends"
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
 SECONDS_BETWEEN_BACKUPS = 60.0
 LARGEST_SHARE = 0.01
@@ -138,6 +139,22 @@ class Backups:
         write_whole(folder / f"{len(records):08d}.json", text.encode())
         if surely or self._may_write(0.0):
             self.save(state, phase, progress, len(records))
+
+    def save_cycle_end(self, network: nn.Module, epoch: int) -> None:
+        """Publish the weights that a cycle ends with, after this epoch."""
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+        def write(folder: Path) -> None:
+            save_file(state, folder / TENSORS)
+
+        publish(self._folder / CYCLE_ENDS / f"{epoch:08d}", {"run_id": self._run_id}, write)
+
+    def cycle_ends(self, records: Sequence[EpochRecord]) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """(The epoch, the weights after it) of each of `records` with which a cycle ended whose weights were saved."""
+        for record in records:
+            folder = self._folder / CYCLE_ENDS / f"{record.epoch:08d}"
+            if folder.is_dir() and is_whole(folder, contents=True):
+                yield record.epoch, load_file(folder / TENSORS)
 
     @cached_property
     def earlier(self) -> Backup | None:

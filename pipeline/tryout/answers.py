@@ -13,7 +13,7 @@ from pipeline.data.decode import Pixels
 from pipeline.evaluation.grad_cam import Heat, grad_cam
 from pipeline.evaluation.neighbours import Neighbour, Neighbours, load_neighbours
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.models.classifier import Classifier, load_classifier
+from pipeline.models.classifier import Classifier, load_classifier, member_folders
 from pipeline.models.network import Network
 from pipeline.system.device import mixed_precision
 
@@ -53,9 +53,10 @@ class TriedModel:
 
     def answer(self, content: bytes) -> Answer:
         """What it makes of an encoded picture; errors as in `decode_square` if it is none."""
-        square = self.classifier.decode(content)
+        squares = self.classifier.decode(content)
+        square = squares[0]  # that of the first network
         classes = self.classifier.checkpoint.classes
-        (probabilities,) = self.classifier.probabilities([square], 1)
+        (probabilities,) = self.classifier.probabilities([squares], 1)
         order = np.argsort(-probabilities, kind="stable")
         images = fetch_pixels(square[None], self.classifier.device)(np.zeros(1, dtype=np.int64))
         heat = grad_cam(self.network, images, torch.tensor([int(order[0])], device=self.classifier.device))
@@ -78,8 +79,9 @@ def load_tried_model(checkpoint: Path, neighbours: Path | None, device: torch.de
     """The model in the folder `checkpoint` of a logged model, on `device`, with the training pictures that
     `save_neighbours` wrote into the folder `neighbours`, if there is one."""
     classifier = load_classifier(checkpoint, device)
-    own = classifier.network
-    network = own if isinstance(own, Network) else load_checkpoint(checkpoint)[0].to(device).eval()
+    own = classifier.members[0].network
+    first = member_folders(checkpoint)[0]
+    network = own if isinstance(own, Network) else load_checkpoint(first)[0].to(device).eval()
     return TriedModel(classifier, network, None if neighbours is None else load_neighbours(neighbours))
 
 

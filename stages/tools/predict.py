@@ -17,18 +17,19 @@ from pipeline.system.errors import UserError
 from pipeline.system.tables import write_table
 
 
-def run(model: str, data: Path, output: Path, batch_size: int, device: str) -> None:
+def run(model: str, data: Path, output: Path, batch_size: int, device: str, tta: bool) -> None:
     """Predict every picture in the folder `data`; the run keeps the table, and how many pictures got each label and
-    which metric counts it.
+    which metric counts it. With `tta` answers are the mean over the views that the model was evaluated with.
 
     UserError at the end if `output` cannot be written; the run has the table then too.
     """
     tracking.use_experiment(data.name)
-    params = {"model": model, "data": str(data), "output": str(output), "batch_size": batch_size, "device": device}
+    params: dict[str, object] = {"model": model, "data": str(data), "output": str(output)}
+    params |= {"batch_size": batch_size, "device": device, "tta": tta}
     with tracking.open_run("predict", {tracking.STAGE: "predict", tracking.MODEL: model}, params) as run_id:
         classifier = load_classifier(tracking.find_model(model).checkpoint, choose_device(device), one_by_one=False)
         root, pictures = list_pictures(str(data), classifier.extensions or PICTURE_ENDINGS)
-        predictions = predict_pictures(classifier, root, pictures, batch_size)
+        predictions = predict_pictures(classifier, root, pictures, batch_size, tta)
         failed = write_output(predictions, output)
         counts = label_counts(predictions)
         metrics = count_metrics(counts, classifier.checkpoint.classes)

@@ -8,6 +8,7 @@ import torch
 
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.diagnosis import Verdict
+from pipeline.evaluation.ensembles.members import Member
 from pipeline.evaluation.evaluation import Evaluation, evaluate
 from pipeline.evaluation.predict import predictions_table
 from pipeline.evaluation.predictions import Predictions
@@ -51,7 +52,8 @@ def small_evaluation(
     losses = {"train_loss": [0.7, 0.6], "valid_loss": [0.7, 0.65], "valid_accuracy": [0.5, 0.6]}
     told = {"run_id": "r", "stage": "resize", "phase": "", "rate": 0.01, "rate_key": "resize.lr"}
     epochs = pd.DataFrame(told | {"epoch": [1, 2], **losses})
-    return evaluate(RECIPE, network, manifest, pixels, stored, epochs, CPU), pixels
+    members = [Member("resize", network, pixels)]
+    return evaluate(RECIPE, members, manifest, stored, epochs, CPU), pixels
 
 
 def cats_and_dogs(
@@ -66,5 +68,16 @@ def cats_and_dogs(
     nothing = pd.DataFrame()
     activations = np.zeros((0, 4), np.float16)
     return Evaluation(
-        "pets", predictions, metrics, Verdict("good", verdict), [], nothing, nothing, nothing, activations, 0
+        "pets",
+        predictions,
+        metrics,
+        Verdict("good", verdict),
+        [],
+        nothing,
+        nothing,
+        nothing,
+        activations,
+        activations,
+        np.zeros(0, np.int64),
+        0,
     )

@@ -89,7 +89,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, pictu
         network = build_network(checkpoint)
         torch.nn.init.normal_(network.head[-1].weight, std=3)
         save_checkpoint(network, checkpoint, folder / "checkpoint")
-        save_classifier(folder / "checkpoint", TEMPERATURE, folder / "served")
+        save_classifier([folder / "checkpoint"], TEMPERATURE, folder / "served")
         (folder / "card.md").write_text("# Pets")
         loader = copy_served_code(SERVED_MODEL, folder / "copied")
         with tracking.open_run("evaluate", {}, {}) as run_id:

@@ -152,6 +152,7 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
 HERE, WIRING = "tests.stages.test_recipe_keys", "tests.stages.test_wiring"
 SIZES = "tests.stages.test_wiring_sizes"
 PICTURES = "tests.pipeline.runs.test_recipe_pictures"
+ENSEMBLES = "tests.stages.test_wiring_ensembles"
 LATE = "test_the_late_group_trains_on_stored_feature_maps_and_their_views_while_the_early_one_stays_frozen"
 BATCHNORM = "test_batchnorm_learns_new_statistics_where_the_recipe_says_batch"
 RATES = "test_rates_that_are_listed_are_those_of_the_groups"
@@ -160,6 +161,8 @@ MIXED = "test_mixing_arrives_in_the_batches_of_training"
 
 # Keys that another test shows to arrive, by its file and name.
 SHOWN_BY = {
+    "seeds": (ENSEMBLES, "test_each_network_has_its_own_runs_in_one_of_its_seed_on_the_same_activations_and_split"),
+    "training.snapshots": (ENSEMBLES, "test_the_networks_that_cycles_ended_with_stay_with_the_stage"),
     "device": (HERE, "test_the_device_of_the_recipe_is_asked_for"),
     "compile": (WIRING, COMPILED),
     "augment.perspective": (HERE, MIXED),

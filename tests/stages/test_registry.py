@@ -8,7 +8,15 @@ from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Precompute, Recipe, TrainHead
 from pipeline.system import disk
 from pipeline.system.errors import UserError
-from stages.registry import STAGES, check_stored_heads, parse_batch_size, parse_device, parse_output, parse_run_ids
+from stages.registry import (
+    STAGES,
+    check_stored_heads,
+    parse_batch_size,
+    parse_device,
+    parse_output,
+    parse_run_ids,
+    parse_tta,
+)
 
 
 def test_run_ids_are_separated_by_commas():
@@ -73,6 +81,13 @@ def test_other_batch_sizes_are_refused(text):
 
 def test_a_device_is_auto_cpu_or_cuda():
     assert [parse_device(text) for text in ("auto", "cpu", "cuda")] == ["auto", "cpu", "cuda"]
+
+
+def test_tta_is_true_or_false():
+    assert [parse_tta(text) for text in ("true", "false")] == [True, False]
+    for text in ("True", "yes", "4", ""):
+        with pytest.raises(UserError, match=f"^tta is {text}; give true or false.$"):
+            parse_tta(text)
 
 
 @pytest.mark.parametrize("text", ["gpu", "CPU", "cuda:0", ""])

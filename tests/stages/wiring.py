@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import Batches
 from pipeline.evaluation import evaluation
+from pipeline.evaluation.ensembles import members
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training_sections import TrainingOptions
@@ -179,7 +180,7 @@ def watched() -> Iterator[Seen]:
         patch.setattr(steps, "train_step", note_step)
         patch.setattr(steps, "CompiledNetwork", note_compiling)
         for name in ("predict", "predict_with_activations"):
-            patch.setattr(evaluation, name, note_predict(getattr(evaluation, name)))
+            patch.setattr(members, name, note_predict(getattr(members, name)))
         yield seen
 
 

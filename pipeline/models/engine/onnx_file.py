@@ -1,4 +1,4 @@
-"""The classifier as one ONNX file, for serving without Python, and how far its answers differ."""
+"""A classifier's network as an ONNX file, for serving without Python, and how far its answers differ."""
 
 import json
 import logging
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.decode import Pixels
-from pipeline.models.classifier import ONNX, Classifier
+from pipeline.models.classifier import ONNX, Classifier, Member
 from pipeline.models.engine.graph import INPUT, LOGITS, PICTURES, open_graph, weights_for, whole
 from pipeline.models.engine.session import pictures_at_once, start_session
 from pipeline.models.facts import Checkpoint
 from pipeline.models.network import Network
 
 MODEL, FACTS, OUTPUT = ONNX, "preprocessing.json", "probabilities"
+ENSEMBLE = "ensemble.json"
 
 
 class _Calibrated(nn.Module):
@@ -32,27 +33,41 @@ class _Calibrated(nn.Module):
         return (logits / self.temperature).softmax(1)
 
 
-def export_onnx(classifier: Classifier, squares: Sequence[Pixels], folder: Path) -> float:
+def export_onnx(member: Member, temperature: float, squares: Sequence[Pixels], folder: Path) -> float:
     """Write `model.onnx` and `preprocessing.json`, which describes its input, into `folder`.
 
-    The model takes any number of pictures at a time. Gives the largest difference between its probabilities and the
-    classifier's, which has a network, on `squares`.
+    The model takes any number of pictures at a time, and gives probabilities at this temperature. Gives the largest
+    difference between them and those of the `member`, which has a network on the CPU, on `squares`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network, path = classifier.network, folder / MODEL
+    network, path = member.network, folder / MODEL
     assert isinstance(network, Network)
     images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
-    at_once = pictures_at_once(classifier.checkpoint.image_px)
-    network.to("cpu").eval()
+    at_once = pictures_at_once(member.checkpoint.image_px)
+    network.eval()
     try:
-        _fill_graph(network, classifier.checkpoint, classifier.temperature, path)
+        _fill_graph(network, member.checkpoint, temperature, path)
         found = start_session(path, at_once).run(images)[0]
     except Exception:  # it cannot be traced; torch's newer exporter knows more, and takes far longer
-        _export(_Calibrated(network, classifier.temperature).eval(), images[:2], path)
+        _export(_Calibrated(network, temperature).eval(), images[:2], path)
         found = start_session(path, at_once).run(images)[0]
-    (folder / FACTS).write_text(json.dumps(_facts(classifier), indent=2, ensure_ascii=False), encoding="utf-8")
-    network.to(classifier.device)
-    return float(np.abs(found.numpy() - classifier.probabilities(squares, len(squares))).max())
+    facts = _facts(member.checkpoint, temperature)
+    (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
+    own = Classifier((member,), temperature, torch.device("cpu")).probabilities(
+        [(one,) for one in squares], len(squares)
+    )
+    return float(np.abs(found.numpy() - own).max())
+
+
+def describe_ensemble(folder: Path, members: Sequence[str], temperature: float) -> None:
+    """Write `ensemble.json`, which says how the files of several `members`, folders in `folder`, make one answer."""
+    facts = {
+        "members": [f"{member}/{MODEL}" for member in members],
+        "temperature": temperature,
+        "answer": "softmax(log(mean of the members' probabilities) / temperature); a picture is given to each member "
+        f"as the {FACTS} beside it says",
+    }
+    (folder / ENSEMBLE).write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _fill_graph(network: Network, checkpoint: Checkpoint, temperature: float, path: Path) -> None:
@@ -90,8 +105,7 @@ def _export(module: nn.Module, images: Tensor, path: Path) -> None:
         noisy.level = level
 
 
-def _facts(classifier: Classifier) -> dict[str, object]:
-    checkpoint = classifier.checkpoint
+def _facts(checkpoint: Checkpoint, temperature: float) -> dict[str, object]:
     return {
         "input": INPUT,
         "shape": [PICTURES, 1 if checkpoint.grey else 3, checkpoint.image_px, checkpoint.image_px],
@@ -102,7 +116,7 @@ def _facts(classifier: Classifier) -> dict[str, object]:
         "resize": "bilinear, antialiased",
         "output": OUTPUT,
         "classes": checkpoint.classes,
-        "temperature": classifier.temperature,
+        "temperature": temperature,
         "note": "Normalisation and temperature are part of the model. Deep pictures (16 or 32 bits, floats) are scaled "
         "to 0 to 255 from `ranges`, and clipped; without one, from what their files can hold.",
     }  # fmt: skip

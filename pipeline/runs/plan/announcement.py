@@ -76,7 +76,14 @@ def describe_plan(
 ) -> str:
     """What main will do, in one line: the network, where it computes, how long it will take, and the stages."""
     parts = []
+    further = [name for name in works if " seed " in name]
     for name, work in works.items():
+        if further and name == "evaluate":
+            seconds = [expected[one] for one in further if one in expected]
+            time = roughly(sum(seconds)) if seconds else "reused" if all(one in done for one in further) else ""
+            parts.append(f"{recipe.seeds - 1} more networks {time}".strip())
+        if name in further:
+            continue
         size = f" ({work.image_px} px)" if name.split()[0] in SIZED else ""
         time = f" {roughly(expected[name])}" if name in expected else " reused" if name in done else ""
         parts.append(f"{name}{size}{time}")

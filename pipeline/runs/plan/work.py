@@ -1,12 +1,12 @@
 """How much each stage of main has to do, by the recipe and the number of pictures; nothing is measured here."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.models.layer_groups import Frozen
 from pipeline.recipe.schema import Recipe, resize_steps, stages_of
 from pipeline.recipe.training_sections import TrainingStage, UnfrozenStage
-from pipeline.runs.stage import step_name
+from pipeline.runs.stage import seed_name, step_name
 from pipeline.training.schedule import cycle_lengths
 
 LR_FIND_UNFROZEN = "lr_find_unfrozen"
@@ -41,7 +41,14 @@ class StageWork:
 def work_of(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, StageWork]:
     """The work of each stage of main, by the name that main has for it, in their order. `counts` are the pictures of
     each split."""
-    return dict(_work(recipe, counts))
+    works = dict(_work(recipe, counts))
+    if recipe.seeds == 1:
+        return works
+    evaluated = works.pop("evaluate", None)
+    of_network = {name: work for name, work in works.items() if name != "precompute"}
+    for seed in range(recipe.seed + 1, recipe.seed + recipe.seeds):
+        works |= {seed_name(name, seed): work for name, work in of_network.items()}
+    return works | ({"evaluate": replace(evaluated, passed=recipe.seeds * evaluated.passed)} if evaluated else {})
 
 
 def _work(recipe: Recipe, counts: Mapping[str, int]) -> Iterator[tuple[str, StageWork]]:

@@ -7,6 +7,7 @@ import torch
 
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.calibration import apply_temperature, choose_temperature
+from pipeline.evaluation.ensembles.members import Member
 from pipeline.evaluation.evaluation import Evaluation, evaluate
 from pipeline.evaluation.metrics import all_metrics, probabilities_of, split_metrics, targets_of
 from pipeline.models.checkpoint import Checkpoint, build_network
@@ -67,7 +68,7 @@ def evaluation_of(
 ) -> Evaluation:
     """The evaluation by RECIPE with the keys `changed`, in which "__" stands for a dot."""
     recipe = override_recipe(RECIPE, {key.replace("__", "."): value for key, value in changed.items()})
-    return evaluate(recipe, network, manifest, PIXELS, stored, epochs, CPU)
+    return evaluate(recipe, [Member("resize", network, PIXELS)], manifest, stored, epochs, CPU)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pipeline.evaluation.folder_predictions import (
     predict_pictures,
 )
 from pipeline.models.checkpoint import Checkpoint, build_network
-from pipeline.models.classifier import Classifier
+from pipeline.models.classifier import Classifier, Member
 from pipeline.system.tables import write_table
 
 
@@ -24,7 +24,7 @@ def classifier():
     facts = Checkpoint("test_resnet", ["cat", "50% dog"], 8, 0.5, 32, "crop", True)
     network = build_network(facts).eval()
     torch.nn.init.normal_(network.head[-1].weight, std=3)
-    return Classifier(network, facts, 1.0, torch.device("cpu"))
+    return Classifier((Member(network, facts),), 1.0, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory):
 
 
 def load(checkpoint, folder, temperature) -> Classifier:
-    save_classifier(checkpoint, temperature, folder / str(temperature))
+    save_classifier([checkpoint], temperature, folder / str(temperature))
     return load_classifier(folder / str(temperature), CPU)
 
 
@@ -35,13 +35,17 @@ def squares():
     return np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
 
 
+def as_decoded(squares):
+    return [(square,) for square in squares]
+
+
 def test_the_temperature_divides_the_logits(checkpoint, tmp_path, squares):
     plain, mild = load(checkpoint, tmp_path, 1.0), load(checkpoint, tmp_path, 4.0)
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        logits = plain.network(images).double()
-    np.testing.assert_allclose(plain.probabilities(squares, 8), logits.softmax(1), atol=1e-5)
-    np.testing.assert_allclose(mild.probabilities(squares, 8), (logits / 4).softmax(1), atol=1e-5)
+        logits = plain.members[0].network(images).double()
+    np.testing.assert_allclose(plain.probabilities(as_decoded(squares), 8), logits.softmax(1), atol=1e-5)
+    np.testing.assert_allclose(mild.probabilities(as_decoded(squares), 8), (logits / 4).softmax(1), atol=1e-5)
     assert np.ptp(logits.numpy(), axis=0).max() > 0.1, "the pictures have to be told apart for this to mean anything"
 
 
@@ -62,8 +66,8 @@ def test_pictures_may_come_one_after_the_other_and_the_batch_size_does_not_matte
     checkpoint, tmp_path, squares, batch_size
 ):
     classifier = load(checkpoint, tmp_path, 1.0)
-    wanted = classifier.probabilities(squares, 2)
-    np.testing.assert_allclose(classifier.probabilities(iter(squares), batch_size), wanted, atol=1e-6)
+    wanted = classifier.probabilities(as_decoded(squares), 2)
+    np.testing.assert_allclose(classifier.probabilities(iter(as_decoded(squares)), batch_size), wanted, atol=1e-6)
 
 
 def test_of_no_picture_there_is_an_empty_answer(checkpoint, tmp_path):
@@ -74,7 +78,7 @@ def test_of_no_picture_there_is_an_empty_answer(checkpoint, tmp_path):
 
 def test_a_loaded_classifier_is_in_eval_mode_and_keeps_its_temperature(checkpoint, tmp_path):
     classifier = load(checkpoint, tmp_path, 1.25)
-    assert not classifier.network.training
+    assert not classifier.members[0].network.training
     assert classifier.temperature == 1.25
     assert classifier.checkpoint.classes == CLASSES
     assert json.loads((tmp_path / "1.25" / CALIBRATION).read_text()) == {"temperature": 1.25}
@@ -92,7 +96,7 @@ def test_the_endings_of_its_recipe_go_with_a_model_and_may_be_unknown(tmp_path):
     torch.manual_seed(0)
     facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", True)
     save_checkpoint(build_network(facts), facts, tmp_path / "checkpoint")
-    save_classifier(tmp_path / "checkpoint", 1.0, tmp_path / "served", [".tga", ".jpg"])
+    save_classifier([tmp_path / "checkpoint"], 1.0, tmp_path / "served", [".tga", ".jpg"])
     assert load_classifier(tmp_path / "served", CPU).extensions == (".tga", ".jpg")
     (tmp_path / "served" / "calibration.json").write_text('{"temperature": 1.0}')
     assert load_classifier(tmp_path / "served", CPU).extensions == ()

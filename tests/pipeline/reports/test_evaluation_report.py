@@ -17,6 +17,7 @@ from pipeline.recipe.recipe_file import read_recipe
 from pipeline.reports.evaluation_report import (
     advice_parts,
     calibration_parts,
+    ensemble_parts,
     failure_parts,
     first_advice,
     first_parts,
@@ -255,3 +256,17 @@ def test_the_summary_holds_the_headline_every_verdict_and_both_tables(evaluation
 def test_without_a_test_split_the_summary_says_on_what_the_model_was_evaluated():
     evaluation, _ = small_evaluation(small_network(CLASSES), CLASSES, ["train"] * 9 + ["valid"] * 9)
     assert "There is no test split: the model is evaluated on validation pictures." in summarize(evaluation)
+
+
+def test_an_ensemble_has_a_section_on_its_networks_and_one_network_has_none(odd):
+    evaluation, _, folder = odd
+    assert "The networks" not in (folder / "report.md").read_text()
+    assert evaluation.ensemble == ""
+    members = pd.DataFrame({"network": ["resize, seed 0", "resize, seed 1"], "accuracy": [0.1, 0.2], "loss": [2, 3.5]})
+    several = replace(evaluation, members=members)
+    words, table = ensemble_parts(several)
+    assert several.ensemble in words.text
+    assert "are of the first" in words.text
+    assert table["network"].tolist() == ["resize, seed 0", "resize, seed 1", "mean of 2"]
+    assert table["accuracy"].tolist() == [0.1, 0.2, evaluation.metrics["valid/accuracy"]]
+    assert several.ensemble in summarize(several)

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -15,11 +16,15 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from pipeline import tracking
 from pipeline.data.manifest import COLUMNS, Manifest
 from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from pipeline.models.classifier import Tta, load_classifier
+from pipeline.recipe.picture_sections import Augment
 from pipeline.recipe.schema import Evaluate, Recipe
 from pipeline.runs import publish as publishing
+from pipeline.runs.ensemble.networks import EvaluatedNetwork
 from pipeline.runs.fingerprint import PROJECT
 from pipeline.runs.publish import SERVED_MODEL, SERVING, evaluated_content, pinned, publish, registered_name
 from stages.__main__ import NOT_GIVEN
+from stages.registry import OPTIONS
 from tests.pipeline.small_evaluations import cats_and_dogs
 
 SPLITS = ["train", "train", "valid", "valid", "test", "test"]
@@ -40,6 +45,10 @@ def manifest_of(**changed) -> Manifest:
         }
     ).assign(**changed)
     return Manifest("farm", Path("/nowhere"), ["cat", "dog"], table[COLUMNS], pd.DataFrame(columns=["path", "reason"]))
+
+
+def networks(folder: Path, pixels: np.ndarray) -> list[EvaluatedNetwork]:
+    return [EvaluatedNetwork("resize, seed 0", folder / "checkpoint", pixels)]
 
 
 @pytest.mark.parametrize(
@@ -74,11 +83,13 @@ def test_what_was_evaluated_is_logged_registered_and_champion(tracking_server, t
         evaluation = cats_and_dogs({"test/accuracy": accuracy, "temperature": 1.25}, temperature=1.25)
         recipe = Recipe(evaluate=Evaluate(register_as=register_as, onnx=False))
         with tracking.open_run("evaluate", {}, {}) as run_id:
-            publish(run_id, tmp_path / "checkpoint", manifest_of(), pixels, evaluation, recipe)
+            publish(run_id, networks(tmp_path, pixels), manifest_of(), evaluation, recipe)
         return run_id
 
     first = MlflowClient().get_run(run(0.5))
     assert first.data.tags[tracking.MODEL] == "models:/thaw-farm/1"
+    served = {name: first.data.metrics.pop(name) for name in ("served_megabytes", "served_milliseconds_per_picture")}
+    assert all(value > 0 for value in served.values())
     assert first.data.metrics == {"test/accuracy": 0.5, "temperature": 1.25}
     assert first.inputs.dataset_inputs[0].dataset.name == "farm"
     assert "is the champion: there was none" in first.data.tags[tracking.CHAMPION]
@@ -99,6 +110,40 @@ def test_what_was_evaluated_is_logged_registered_and_champion(tracking_server, t
     assert len(unregistered.outputs.model_outputs) == 1
 
 
+def test_a_model_of_several_networks_holds_them_all_and_says_so_with_its_size_and_speed(
+    tracking_server, tmp_path, capsys
+):
+    found = []
+    for number, size in enumerate((32, 48)):
+        torch.manual_seed(number)
+        facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, size, "crop", False)
+        save_checkpoint(build_network(facts), facts, tmp_path / str(size))
+        pixels = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), dtype=np.uint8)
+        found.append(EvaluatedNetwork(f"network {number}", tmp_path / str(size), pixels))
+    members = pd.DataFrame({"network": ["network 0", "network 1"], "accuracy": [0.7, 0.75], "loss": [0.6, 0.5]})
+    evaluation = replace(cats_and_dogs({"test/accuracy": 0.5, "valid/accuracy": 0.8}, temperature=1.5), members=members)
+    recipe = Recipe(evaluate=Evaluate(onnx=True, tta_views=2), augment=Augment(flip="sideways", crop=0.7))
+    with tracking.open_run("evaluate", {}, {}) as run_id:
+        publish(run_id, found, manifest_of(), evaluation, recipe)
+    run = MlflowClient().get_run(run_id)
+    assert run.data.metrics["onnx_max_difference"] < 1e-4
+    said = " ".join(capsys.readouterr().out.split())
+    megabytes = run.data.metrics["served_megabytes"]
+    assert f"The model holds 2 networks in {megabytes:.0f} MB, and takes" in said
+    files = tracking.find_model("models:/thaw-farm/1").checkpoint.rglob("*")
+    assert megabytes == pytest.approx(sum(path.stat().st_size for path in files if path.is_file()) / 1e6)
+    card = tracking.artifact(run_id, "model_card.md").read_text()
+    for words in ("- networks: 2", "- image_px: 32 or 48", "better than each of them", "network 1", "served_megabytes"):
+        assert words in card
+    classifier = load_classifier(tracking.find_model("models:/thaw-farm/1").checkpoint, torch.device("cpu"))
+    assert (len(classifier.members), classifier.sizes_px, classifier.temperature) == (2, (32, 48), 1.5)
+    assert classifier.tta == Tta("sideways", 0.7, 2)
+    facts = json.loads(tracking.artifact(run_id, "onnx/ensemble.json").read_text())
+    assert (facts["members"][1], facts["temperature"]) == ("member_002/model.onnx", 1.5)
+    alone = json.loads(tracking.artifact(run_id, "onnx/member_002/preprocessing.json").read_text())
+    assert (alone["temperature"], alone["shape"][2]) == (1.0, 48)
+
+
 @pytest.fixture
 def published(tracking_server, tmp_path):
     """Publishes an evaluation of these pictures, and gives the run."""
@@ -110,7 +155,7 @@ def published(tracking_server, tmp_path):
     def run(manifest: Manifest, register_as: str = "auto"):
         recipe = Recipe(evaluate=Evaluate(register_as=register_as, onnx=False))
         with tracking.open_run("evaluate", {}, {}) as run_id:
-            publish(run_id, tmp_path / "checkpoint", manifest, pixels, cats_and_dogs({"test/accuracy": 0.5}), recipe)
+            publish(run_id, networks(tmp_path, pixels), manifest, cats_and_dogs({"test/accuracy": 0.5}), recipe)
         return MlflowClient().get_run(run_id)
 
     return run
@@ -159,20 +204,21 @@ def test_as_onnx_it_comes_with_the_difference_that_was_measured_and_is_served_if
 ):
     asked = []
 
-    def export(classifier, squares, folder):
+    def export(member, temperature, squares, folder):
         asked.append(len(squares))
         folder.mkdir()
         (folder / "model.onnx").touch()
         return difference
 
     monkeypatch.setattr(publishing, "export_onnx", export)
+    monkeypatch.setattr(publishing, "measure_served", lambda folder, squares: {})
     facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", False)
     save_checkpoint(build_network(facts), facts, tmp_path / "checkpoint")
     pixels = np.zeros((6, 32, 32, 3), dtype=np.uint8)
     monkeypatch.setattr(publishing, "CHECKED_PICTURES", 1)
     recipe = Recipe(evaluate=Evaluate(register_as="", onnx=True))
     with tracking.open_run("evaluate", {}, {}) as run_id:
-        publish(run_id, tmp_path / "checkpoint", manifest_of(), pixels, cats_and_dogs({"test/accuracy": 0.5}), recipe)
+        publish(run_id, networks(tmp_path, pixels), manifest_of(), cats_and_dogs({"test/accuracy": 0.5}), recipe)
     assert asked == [1]
     assert MlflowClient().get_run(run_id).data.metrics["onnx_max_difference"] == difference
     assert tracking.artifact(run_id, "onnx/model.onnx").is_file()
@@ -232,7 +278,8 @@ def test_the_served_models_file_is_there():
 def test_every_stage_is_an_entry_point_that_starts_it(name):
     command = MLPROJECT["entry_points"][name]["command"]
     assert command.startswith(f"python -m stages {name} ")
-    assert (PROJECT / "stages" / f"{name}.py").is_file()
+    folder = PROJECT / "stages" / ("tools" if name in OPTIONS else "")
+    assert (folder / f"{name}.py").is_file()
 
 
 def test_every_entry_point_starts_the_stage_of_its_name_and_uses_the_parameters_it_declares():

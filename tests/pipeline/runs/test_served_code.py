@@ -96,7 +96,7 @@ def two_versions(tracking_server, tmp_path, other_version, monkeypatch, picture)
     """The addresses of a model whose code writes labels in capitals, and of one of this code."""
     facts = Checkpoint("test_resnet", ["cat", "dog"], 0, 0.0, 32, "crop", False)
     save_checkpoint(build_network(facts), facts, tmp_path / "checkpoint")
-    save_classifier(tmp_path / "checkpoint", 1.0, tmp_path / "served")
+    save_classifier([tmp_path / "checkpoint"], 1.0, tmp_path / "served")
     (tmp_path / "card.md").write_text("# Pets")
     uris = []
     with tracking.open_run("evaluate", {}, {}):

@@ -44,15 +44,14 @@ def new_network() -> Network:
     return build_network(CHECKPOINT)
 
 
-def train(folder: Path, after_epoch: AfterEpoch = ignore_epoch, keep: Keep = "last") -> str:
+def train(folder: Path, after_epoch: AfterEpoch = ignore_epoch, keep: Keep = "last", snapshots: bool = False) -> str:
     """Three epochs, in two cycles, in a run of their own; gives its id."""
     network = new_network()
 
     def phase() -> Phase:
         train, valid = pixel_batches(PIXELS, SPLIT, AUGMENTATION, 4, torch.device("cpu"), 0)
-        return Phase(
-            network, thaw(network, "none", RATES, 0.01), train, valid, [1, 2], options=TrainingOptions(keep=keep)
-        )
+        options = TrainingOptions(keep=keep, snapshots=snapshots)
+        return Phase(network, thaw(network, "none", RATES, 0.01), train, valid, [1, 2], options=options)
 
     with tracking.open_run("fine_tune", {tracking.STAGE: "fine_tune"}, {}) as run_id:
         train_and_log(Job(run_id, folder, after_epoch), network, [phase], CHECKPOINT, RATES)
@@ -125,6 +124,18 @@ def test_the_run_says_which_epochs_its_checkpoint_is_of_and_how_it_validates(tmp
     text = MlflowClient().get_run(run_id).data.tags[tracking.DESCRIPTION]
     assert text.startswith(f"Valid accuracy {metrics['kept_valid_accuracy']:.4f}, valid loss")
     assert {"kept_valid_loss", "kept_valid_accuracy", "kept_valid_macro_f1", "best/valid_loss_epoch"} < set(metrics)
+
+
+def test_the_networks_that_its_cycles_ended_with_stay_with_the_run_if_asked_for(tmp_path):
+    run_id = train(tmp_path / "with", snapshots=True)
+    folders = sorted(tracking.artifact(run_id, "snapshots").iterdir())
+    assert [folder.name for folder in folders] == ["cycle_001", "cycle_002"]
+    (first, of_first), (last, of_last) = map(load_checkpoint, folders)
+    assert [of_first, of_last] == [replace(CHECKPOINT, epochs=6, steps=24, kept_epochs=[epoch]) for epoch in (4, 6)]
+    kept, _ = load_checkpoint(tracking.artifact(run_id, "checkpoint"))
+    assert torch.equal(last.head[-1].weight, kept.head[-1].weight)
+    assert not torch.equal(first.head[-1].weight, kept.head[-1].weight)
+    assert not tracking.has_artifact(train(tmp_path / "without"), "snapshots")
 
 
 @pytest.mark.parametrize("epoch", [2, 3])

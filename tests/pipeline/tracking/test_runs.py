@@ -240,8 +240,11 @@ def test_of_several_runs_the_latest_is_taken():
 def test_within_a_run_only_itself_and_its_nested_runs_are_taken():
     with open_run("main", {}, {}) as parent:
         nested = make_run()
+        with open_run("seed 1", {}, {}) as inner:
+            deeper = make_run()
     alone = make_run()
-    assert find_done("f", ARTIFACTS, within=parent).run_id == nested
+    assert find_done("f", ARTIFACTS, within=parent).run_id == deeper
+    assert find_done("f", ARTIFACTS, within=inner).run_id == deeper
     assert find_done("f", ARTIFACTS, within=nested).run_id == nested
     assert find_done("f", ARTIFACTS, within=alone).run_id == alone
     with open_run("other", {}, {}) as other:

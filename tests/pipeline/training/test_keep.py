@@ -127,3 +127,27 @@ def test_of_equally_good_epochs_the_other_figure_decides_and_then_the_first():
     records = [record(1, 0.5, 0.9), record(2, 0.4, 0.9), record(3, 0.4, 0.9), record(4, 0.4, 0.8)]
     assert best_epoch(records, "best_accuracy").epoch == 2
     assert best_epoch(records, "best_loss").epoch == 2
+
+
+@pytest.mark.parametrize("killed_in_epoch", [None, 3, 6, 7, 8])
+def test_the_weights_that_each_cycle_of_the_last_phase_ends_with_are_snapshots_also_after_a_kill(
+    tmp_path, states, killed_in_epoch
+):
+    _, by_epoch = states
+
+    def crash(_: nn.Module, record: EpochRecord) -> None:
+        if record.epoch == killed_in_epoch:
+            raise RuntimeError("out of the blue")
+
+    if killed_in_epoch:
+        with pytest.raises(RuntimeError):
+            train(tmp_path, "last", crash, snapshots=True)
+    trained, _ = train(tmp_path, "last", snapshots=True)
+    found = dict(Backups(tmp_path, "run").cycle_ends(trained.records))
+    assert list(found) == [6, 8]
+    assert all(same(state, by_epoch[epoch]) for epoch, state in found.items())
+
+
+def test_without_the_option_there_are_no_snapshots(tmp_path):
+    trained, _ = train(tmp_path, "last")
+    assert not dict(Backups(tmp_path, "run").cycle_ends(trained.records))

@@ -21,7 +21,7 @@ def model(tmp_path):
 
 def test_probabilities_are_those_of_the_served_model_the_likeliest_first(model):
     picture = pictures()[3]
-    (served,) = model.classifier.probabilities([picture], 1)
+    (served,) = model.classifier.probabilities([(picture,)], 1)
     found = model.answer(png(picture)).probabilities
     assert dict(found) == pytest.approx(dict(zip(CLASSES, served, strict=True)))
     assert [value for _, value in found] == sorted(served, reverse=True)
@@ -89,7 +89,7 @@ def test_a_backbone_without_a_map_has_no_heat():
 
 def test_what_was_logged_is_loaded(model, tmp_path):
     save_checkpoint(model.network, model.classifier.checkpoint, tmp_path / "network")
-    save_classifier(tmp_path / "network", 1.5, tmp_path / "logged")
+    save_classifier([tmp_path / "network"], 1.5, tmp_path / "logged")
     content = png(pictures()[2])
     found, wanted = load_tried_model(tmp_path / "logged", tmp_path, CPU).answer(content), model.answer(content)
     assert dict(found.probabilities) == pytest.approx(dict(wanted.probabilities))

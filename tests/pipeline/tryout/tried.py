@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.data.batches import fetch_pixels
 from pipeline.evaluation.neighbours import load_neighbours, save_neighbours
 from pipeline.models.checkpoint import Checkpoint, build_network
-from pipeline.models.classifier import Classifier
+from pipeline.models.classifier import Classifier, Member
 from pipeline.tryout.answers import TriedModel
 
 CPU = torch.device("cpu")
@@ -44,4 +44,4 @@ def small_model(folder: Path | None = None, backbone: str = "test_resnet") -> Tr
             seen = network.activations(fetch_pixels(pictures(), CPU)(np.arange(8))).half().numpy()
         save_neighbours(table, pictures(), seen, seen[:2], 8, folder)
         kept = load_neighbours(folder)
-    return TriedModel(Classifier(network, facts, 1.5, CPU), network, kept)
+    return TriedModel(Classifier((Member(network, facts),), 1.5, CPU), network, kept)

@@ -146,3 +146,14 @@ def test_what_was_held_back_is_said_where_the_first_stage_fails(speeds, capsys):
 
 def test_every_stage_of_main_has_an_overhead():
     assert {name.split()[0] for name in work_of(Recipe(), {"train": 9, "valid": 9, "test": 9})} == set(OVERHEAD_SECONDS)
+
+
+def test_further_networks_of_an_ensemble_are_one_part_of_the_line():
+    recipe = RECIPE.model_copy(update={"seeds": 3})
+    works = work_of(recipe, {"train": 100, "valid": 20, "test": 30})
+    expected = dict.fromkeys((name for name in works if name != "precompute"), 10.0)
+    line = describe_plan(recipe, works, {"precompute": ref("precompute")}, expected)
+    assert ", resize 2 (300 px) 10 s, 2 more networks 100 s, evaluate 10 s" in line.replace("1.7 min", "100 s")
+    assert " seed " not in line
+    reused = describe_plan(recipe, works, {name: ref(name) for name in works}, {})
+    assert ", 2 more networks reused, evaluate reused" in reused

@@ -81,3 +81,11 @@ def test_stages_that_the_recipe_leaves_out_are_no_work_and_steps_of_resize_are_s
     found = work(fine_tune__cycles=0, resize="[{image_px: 64}, {image_px: 96}, {image_px: 128, cycles: 0}]")
     assert list(found)[-4:] == ["lr_find_unfrozen", "resize", "resize 2", "evaluate"]
     assert [found[name].image_px for name in ("resize", "resize 2", "evaluate")] == [64, 96, 96]
+
+
+def test_each_network_of_an_ensemble_has_its_own_work_and_all_are_evaluated():
+    one, three = work(), work(seeds=3, seed=7)
+    again = [f"{name} seed {seed}" for seed in (8, 9) for name in list(one)[1:-1]]
+    assert list(three) == [*list(one)[:-1], *again, "evaluate"]
+    assert three["fine_tune seed 9"] == one["fine_tune"]
+    assert three["evaluate"].passed == 3 * one["evaluate"].passed

@@ -1,0 +1,50 @@
+"""What an ensemble gains: how its networks validate by themselves, and how their mean does."""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pipeline.evaluation.predict import losses
+
+Probabilities = npt.NDArray[np.float64]
+
+
+def accuracy_and_loss(probabilities: Probabilities, targets: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """The share of pictures that are right, and the mean cross-entropy."""
+    of_target = probabilities[np.arange(len(targets)), targets]
+    return float((probabilities.argmax(1) == targets).mean()), float(losses(of_target).mean())
+
+
+def ensemble_metrics(members: pd.DataFrame, accuracy: float) -> dict[str, float]:
+    """How each of several `members` validates, by its number, and by how much the ensemble, whose validation accuracy
+    this is, is better than they are on average, and than the best of them. Nothing of a single network."""
+    if len(members) < 2:
+        return {}
+    metrics = {
+        f"ensemble_valid_{name}_{number}": float(value)
+        for name in ("accuracy", "loss")
+        for number, value in enumerate(members[name], 1)
+    }
+    accuracies = members["accuracy"]
+    gains = {"ensemble_valid_gain": accuracies.mean(), "ensemble_valid_gain_over_best": accuracies.max()}
+    return {"ensemble_networks": len(members), **metrics} | {name: accuracy - one for name, one in gains.items()}
+
+
+def describe_ensemble(members: pd.DataFrame, accuracy: float) -> str:
+    """Whether the ensemble, whose validation accuracy this is, is better than its members, in a sentence; empty for a
+    single network."""
+    if len(members) < 2:
+        return ""
+    accuracies = members["accuracy"]
+    best = members["network"].iloc[int(accuracies.argmax())]
+    if accuracy > accuracies.max():
+        verdict = "so that the ensemble is better than each of them"
+    elif accuracy > accuracies.mean():
+        verdict = f"so that the ensemble is better than they are on average, though not than {best}"
+    else:
+        verdict = f"so that the ensemble is no better: {best} alone does as well, and answers sooner"
+    return (
+        f"The probabilities of {len(members)} networks are averaged. On the validation pictures their mean is right on "
+        f"{accuracy:.4f}, and by themselves they are on {accuracies.min():.4f} to {accuracies.max():.4f} (on average "
+        f"{accuracies.mean():.4f}), {verdict}."
+    )
