@@ -3,6 +3,7 @@
 No picture is opened here, so a mistake in a folder or a table is reported at once.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pipeline.data.readers.listing import Listing, check_listing, note_look_alik
 from pipeline.data.readers.paths import PACKAGED, as_written, set_name, without_scheme
 from pipeline.data.readers.soft_labels import DIGITS, PREFIX, SoftLabels
 from pipeline.data.readers.table import ENDINGS, ending_of, list_table
+from pipeline.data.remote.addresses import is_address, pictures_folder, places_of
 from pipeline.system.errors import UserError
 
 
@@ -47,20 +49,27 @@ def list_source(
 
 
 def _list_own(source: str, extensions: Sequence[str]) -> Listing:
-    path = _existing_source(source)
+    if is_address(source):
+        # By name, since only this loads what opens addresses, which takes time.
+        path = importlib.import_module("pipeline.data.remote.table_file").fetch_table(source)
+    else:
+        path = _existing_source(source)
     if path.is_dir():
         listing = list_folder(path, {extension.lower() for extension in extensions})
         check_listing(
             listing, source, "class folder with pictures; put the pictures of each class into a folder named after it"
         )
     else:
-        listing = list_table(path)
+        listing = list_table(path, source if is_address(source) else "")
         check_listing(listing, source, "row; give each picture one, with its path and its label")
     return replace(listing, notes=[*listing.notes, *note_look_alikes(listing.labels)])
 
 
 def source_name(source: str) -> str:
     """The name of the pictures of `source`, as their listing has it."""
+    if is_address(source):
+        folder, (name,) = places_of([source])
+        return set_name(pictures_folder() / folder / name)
     return source if source == PACKAGED else set_name(Path(without_scheme(source)))
 
 

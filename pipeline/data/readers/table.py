@@ -14,7 +14,14 @@ from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.paths import picture_below, set_name
 from pipeline.data.readers.soft_labels import SoftLabels, check_likeliest, class_columns, note_ties, read_shares
 from pipeline.data.readers.split_names import split_of
-from pipeline.data.remote.addresses import check_address, is_address, pictures_folder, places_of, without_secrets
+from pipeline.data.remote.addresses import (
+    address_beside,
+    check_address,
+    is_address,
+    pictures_folder,
+    places_of,
+    without_secrets,
+)
 from pipeline.system.errors import UserError
 from pipeline.system.text import plain_name
 
@@ -25,8 +32,9 @@ OPTIONAL = ("split", "group", "weight")
 CLASS = "probability of "
 
 
-def list_table(table: Path) -> Listing:
-    """The pictures in the rows of `table`, in their order.
+def list_table(table: Path, address: str = "") -> Listing:
+    """The pictures in the rows of `table`, in their order; with the `address` that it was fetched from, its paths are
+    relative to that.
 
     The columns `path` (relative to the table's folder, or for all pictures an address) and `label` are required;
     `split`, `group` and `weight` are optional and may have empty cells; others are ignored. Labels and groups are
@@ -42,14 +50,17 @@ def list_table(table: Path) -> Listing:
     # R writes the rows' numbers in front, and no name for them.
     has_row_names = len(first[1]) == len(header) + 1 and _is_shifted(folder, first[1], indices["path"])
     start = first[1][1:] if has_row_names else first[1]
-    below = None if any(map(is_address, start[indices["path"] : indices["path"] + 1])) else folder
+    below = None if address or any(map(is_address, start[indices["path"] : indices["path"] + 1])) else folder
     columns: dict[str, list[str]] = {name: [] for name in indices}
     seen: dict[str, int] = {}
     set_aside = []
     for number, cells in chain([first], filled) if first[1] else ():
-        where = f"{table}, row {number}"
+        where = f"{address or table}, row {number}"
         cells = _trimmed(cells[1:] if has_row_names else cells, len(header), where)
-        row = _checked({name: cells[index].strip() for name, index in indices.items()}, below, where)
+        given = {name: cells[index].strip() for name, index in indices.items()}
+        if address and given["path"]:
+            given["path"] = address_beside(address, given["path"], where)
+        row = _checked(given, below, where)
         shown = without_secrets(row["path"]) if below is None else row["path"]
         if is_junk(row["path"]):
             set_aside.append((shown, "is no picture but a file that a system leaves behind"))

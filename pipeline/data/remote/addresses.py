@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pipeline.cache.location import cache_folder
 from pipeline.cache.maintenance import PICTURES
@@ -65,6 +65,13 @@ def split_address(address: str) -> Parts:
     return Parts(scheme, host, path, query)
 
 
+def has_secrets(address: str) -> bool:
+    """Whether the address holds a name, a password, or a signature."""
+    scheme, _, rest = address.partition("://")
+    asked = rest.partition("#")[0].partition("?")[2].split("&") if scheme.lower() in WEB else []
+    return "@" in rest.partition("/")[0] or any(_SIGNATURE.match(part) for part in asked)
+
+
 def without_secrets(address: str) -> str:
     """The address without name, password and signature, to be shown and kept."""
     parts = split_address(address)
@@ -102,6 +109,19 @@ def places_of(addresses: Sequence[str]) -> tuple[str, list[str]]:
 def pictures_folder() -> Path:
     """The folder of the cache in which fetched pictures are."""
     return Path(os.path.abspath(cache_folder())) / PICTURES
+
+
+def address_beside(table: str, text: str, where: str) -> str:
+    """The address of a picture that the table at the address `table` names: as it is, or relative to the table's
+    folder; UserError if it is elsewhere."""
+    if is_address(text):
+        return text
+    path = posixpath.normpath(text.replace("\\", "/"))
+    if path.startswith(("/", "../")) or path in (".", ".."):
+        raise UserError(f"{where} names {text}, outside the table's folder; give its address.")
+    scheme = split_address(table).scheme
+    folder = table.partition("?")[0] if scheme in WEB else table
+    return f"{folder.rpartition('/')[0]}/{quote(path) if scheme in WEB else path}"
 
 
 def common_address(addresses: Sequence[str]) -> str:

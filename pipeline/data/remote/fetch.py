@@ -46,10 +46,10 @@ def fetch_listing(listing: Listing, max_gib: float, recheck_hours: float) -> Lis
 
 
 def fetch_pictures(
-    root: Path, addresses: Mapping[str, str], max_gib: float, recheck_hours: float = NEVER
+    root: Path, addresses: Mapping[str, str], max_gib: float, recheck_hours: float = NEVER, noun: str = "pictures"
 ) -> dict[str, str]:
     """Bring what is at `addresses` to their paths below `root`, a folder of the cache; gives the reason for each path
-    that is not there at the end. See `fetch_listing`."""
+    that is not there at the end. See `fetch_listing`. They are called by `noun` in what is said."""
     folder, oldest = pictures_folder(), time.time() - recheck_hours * 3600
     below = "" if root == folder else f"{root.relative_to(folder).as_posix()}/"
     wanted = {f"{below}{path}": address for path, address in addresses.items()}
@@ -57,7 +57,7 @@ def fetch_pictures(
     with open_fetched(folder) as fetched:
         if _due(fetched, wanted, oldest)[0]:
             with report_unwritable(), report_full_disk("fetched pictures", folder, MAKE_ROOM), locked(folder, _WAITING):
-                missing = _bring(fetched, wanted, oldest, max_gib)
+                missing = _bring(fetched, wanted, oldest, max_gib, noun)
     with suppress(OSError):  # they can be read in a cache that cannot be written
         beside(folder, USES).touch()
         share(beside(folder, USES))
@@ -86,7 +86,9 @@ def _due(fetched: FetchedFiles, wanted: Mapping[str, str], oldest: float) -> tup
     return due, found
 
 
-def _bring(fetched: FetchedFiles, wanted: Mapping[str, str], oldest: float, max_gib: float) -> dict[str, str]:
+def _bring(
+    fetched: FetchedFiles, wanted: Mapping[str, str], oldest: float, max_gib: float, noun: str
+) -> dict[str, str]:
     """Fetch what is due, while no other process does; gives the reasons for what is missing."""
     due, found = _due(fetched, wanted, oldest)  # another process may have fetched some meanwhile
     for address in {split_address(one).scheme: one for one in due.values()}.values():
@@ -101,7 +103,7 @@ def _bring(fetched: FetchedFiles, wanted: Mapping[str, str], oldest: float, max_
     changed, last_note = 0, started
     try:
         brought = _in_any_order(fetcher, due, found, fetched.absences(list(due)))
-        for one in track(brought, "fetching pictures", len(due), "images"):
+        for one in track(brought, f"fetching {noun}", len(due), "images"):
             if one.missing:
                 missing[one.place] = one.missing
                 noted.append(Fetched(one.place, "", ABSENT, one.missing, time.time()))
@@ -126,12 +128,9 @@ def _bring(fetched: FetchedFiles, wanted: Mapping[str, str], oldest: float, max_
     if came:
         size = decimal(sum(one.bytes for one in came))
         words = f", {changed:,} of which had changed" if changed else ""
-        say(f"fetched {len(came):,} pictures ({size}) in {duration(time.monotonic() - started)}{words}")
+        say(f"fetched {len(came):,} {noun} ({size}) in {duration(time.monotonic() - started)}{words}")
     if unasked:
-        warn(
-            f"{len(unasked):,} pictures could not be asked whether they have changed ({unasked[0]}); they are used as "
-            "they were fetched before."
-        )
+        warn(f"{len(unasked):,} {noun} could not be asked for changes ({unasked[0]}); what was fetched before is used.")
     return missing
 
 

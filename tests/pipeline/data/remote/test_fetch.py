@@ -116,7 +116,7 @@ def test_servers_are_asked_for_changes_now_and_then(server, table, capsys):
     assert (listing.root / "cat/0.png").read_bytes() == (listing.root / "dog/1.png").read_bytes()
     server.shut()
     assert fetched(table, recheck_hours=0.0).missing == {}
-    assert f"{COUNT} pictures could not be asked whether they have changed" in capsys.readouterr().err
+    assert f"{COUNT} pictures could not be asked for changes" in capsys.readouterr().err
 
 
 def test_a_server_that_tells_no_state_is_believed(server, table):
