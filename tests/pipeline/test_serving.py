@@ -24,12 +24,14 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline import tracking
+from pipeline.data.augment import view_matrices
 from pipeline.data.decode import decode_square
 from pipeline.data.picture_input import READ_PATHS
 from pipeline.data.readers.sources import list_source
+from pipeline.evaluation.calibration import apply_temperature
 from pipeline.evaluation.predict import predict
 from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
-from pipeline.models.classifier import save_classifier
+from pipeline.models.classifier import Tta, save_classifier
 from pipeline.runs.publish import SERVED_MODEL, pinned
 from pipeline.runs.served_code import copy_served_code
 from pipeline.system.errors import UserError
@@ -37,6 +39,7 @@ from pipeline.system.errors import UserError
 CLASSES = ["cat", "dog", "hen"]
 STEP = 70
 TEMPERATURE = 1.7
+TTA = Tta("all", 0.8, 10)
 NUMBERS = ["confidence", "probability/cat", "probability/dog", "probability/hen"]
 
 
@@ -89,7 +92,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, pictu
         network = build_network(checkpoint)
         torch.nn.init.normal_(network.head[-1].weight, std=3)
         save_checkpoint(network, checkpoint, folder / "checkpoint")
-        save_classifier([folder / "checkpoint"], TEMPERATURE, folder / "served")
+        save_classifier([folder / "checkpoint"], TEMPERATURE, folder / "served", tta=TTA)
         (folder / "card.md").write_text("# Pets")
         loader = copy_served_code(SERVED_MODEL, folder / "copied")
         with tracking.open_run("evaluate", {}, {}) as run_id:
@@ -169,6 +172,20 @@ def test_the_served_probabilities_are_those_of_predict_after_the_temperature(ser
     np.testing.assert_allclose(found["confidence"], wanted.max(1), atol=1e-4)
 
 
+def test_with_tta_the_answer_is_the_mean_over_the_views_it_was_evaluated_with(served, pictures, ask):
+    network, checkpoint = load_checkpoint(served.folder / "checkpoint")
+    pixels = np.stack([decode_square(one, checkpoint.image_px, checkpoint.fit, checkpoint.grey) for one in pictures])
+    views = view_matrices(TTA.flip, TTA.crop, TTA.views)
+    seen = predict(network, pixels, np.arange(len(pixels)), 4, torch.device("cpu"), views)
+    wanted = apply_temperature(seen, TEMPERATURE)
+    table = pd.DataFrame({"image": pictures})
+    np.testing.assert_allclose(served.model.predict(table, params={"tta": True})[NUMBERS[1:]], wanted, atol=1e-4)
+    assert np.abs(served.model.predict(table)[NUMBERS[1:]] - wanted).max().max() > 1e-3, "the views have to matter"
+    status, found = ask(request_of(*map(text, pictures), tta=True))
+    assert status == 200
+    np.testing.assert_allclose([[row[name] for name in NUMBERS[1:]] for row in found], wanted, atol=1e-4)
+
+
 def test_the_likeliest_classes_are_listed_from_the_top_as_many_as_asked_for(served, pictures):
     table = pd.DataFrame({"image": pictures})
     usual = served.model.predict(table)
@@ -218,7 +235,7 @@ def test_the_model_says_what_it_takes_and_what_it_gives(served):
     signature = served.model.metadata.signature
     assert [(one.name, one.type.name) for one in signature.inputs] == [("image", "string")]
     assert signature.outputs.input_names() == ["label", *NUMBERS, "top_labels", "top_probabilities"]
-    assert [(one.name, one.default) for one in signature.params] == [("top_k", 2)]
+    assert [(one.name, one.default) for one in signature.params] == [("top_k", 2), ("tta", False)]
 
 
 def test_its_example_is_a_real_picture_that_it_answers(served, pictures):
@@ -333,6 +350,7 @@ def test_mlflow_models_serve_tells_what_is_wrong_in_a_sentence_and_goes_on(ask, 
         ({"dataframe_records": [{"picture": good}]}, "missing inputs ['image']"),
         (request_of(good, top_k=0), "top_k is 0"),
         (request_of(good, top_k="many"), "top_k"),
+        (request_of(good, tta="often"), "tta"),
         (request_of(None), "it is of type NoneType; give bytes, base64 text"),
         (request_of([[[1, 2, 3]]]), "it is of type list; give bytes, base64 text"),
         (request_of("/tmp/ab/own"), "it is in no format that is known"),

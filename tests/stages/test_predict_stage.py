@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipeline import tracking
+from pipeline.evaluation.calibration import apply_temperature
 from pipeline.system.errors import UserError
 from stages.tools import predict as predict_stage
 
@@ -35,8 +36,9 @@ def folder(workplace, first):
     return folder, evaluated
 
 
-def predict(workplace, data, output, expect=0, model="models:/thaw-smoke@champion"):
-    return workplace.command("predict", f"model={model}", f"data={data}", f"output={output}", expect=expect)
+def predict(workplace, data, output, *settings, expect=0, model="models:/thaw-smoke@champion"):
+    given = f"model={model}", f"data={data}", f"output={output}", *settings
+    return workplace.command("predict", *given, expect=expect)
 
 
 def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
@@ -63,6 +65,20 @@ def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
     assert "cannot be opened" in printed
 
 
+def test_with_tta_the_answers_are_those_that_evaluate_had_with_it(workplace, first, folder):
+    pictures, evaluated = folder
+    output = workplace.folder / "with tta.csv"
+    predict(workplace, pictures, output, "tta=true", model="models:/thaw-smoke/1")
+    found = pd.read_csv(output).set_index("path")
+    temperature = first.nested[-1].data.metrics["temperature"]
+    names = ["probability/defective", "probability/functional"]
+    wanted = apply_temperature(evaluated[[f"tta_{name}" for name in names]].to_numpy(float), temperature)
+    of = [f"a/b/{index:03}.png" if index % 2 else f"{index:03}.png" for index in range(len(evaluated))]
+    np.testing.assert_allclose(found.loc[of, names], wanted, atol=1e-4)
+    assert found.loc[of, "label"].tolist() == evaluated["tta_predicted"].tolist()
+    assert np.abs(wanted - evaluated[names].to_numpy()).max() > 1e-3, "the views have to matter"
+
+
 @pytest.mark.slow
 def test_a_model_that_is_not_there_is_reported_in_a_sentence(workplace, folder):
     output = workplace.folder / "none.csv"
@@ -82,7 +98,7 @@ def predicted(tracking_server, tmp_path, monkeypatch):
     for name in ("a.TGA", "b.png"):
         (tmp_path / "photos" / name).touch()
 
-    def predict_pictures(classifier, root, pictures, batch_size):
+    def predict_pictures(classifier, root, pictures, batch_size, with_tta):
         assert [path.name for path in pictures] == ["a.TGA"], "the endings are those of the model's own recipe"
         return answers
 
@@ -91,7 +107,7 @@ def predicted(tracking_server, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_stage, "predict_pictures", predict_pictures)
 
     def run(output):
-        predict_stage.run("models:/pets/1", tmp_path / "photos", output, 32, "cpu")
+        predict_stage.run("models:/pets/1", tmp_path / "photos", output, 32, "cpu", tta=False)
         (run,) = MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
         return run, answers
 

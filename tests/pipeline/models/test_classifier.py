@@ -7,8 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.data.augment import view_matrices
+from pipeline.evaluation.calibration import apply_temperature
+from pipeline.evaluation.predict import predict
 from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
-from pipeline.models.classifier import CALIBRATION, Classifier, answer_table, load_classifier, save_classifier
+from pipeline.models.classifier import CALIBRATION, Classifier, Tta, answer_table, load_classifier, save_classifier
+from pipeline.models.engine.onnx_file import MODEL, export_onnx
+from pipeline.system.errors import UserError
 
 CPU = torch.device("cpu")
 CLASSES = ["cat", "dog", "hen"]
@@ -100,3 +105,82 @@ def test_the_endings_of_its_recipe_go_with_a_model_and_may_be_unknown(tmp_path):
     assert load_classifier(tmp_path / "served", CPU).extensions == (".tga", ".jpg")
     (tmp_path / "served" / "calibration.json").write_text('{"temperature": 1.0}')
     assert load_classifier(tmp_path / "served", CPU).extensions == ()
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """Another network for the same classes, which takes pictures of 48 px."""
+    torch.manual_seed(1)
+    facts = Checkpoint("test_efficientnet", CLASSES, 0, 0.0, 48, "crop", False)
+    network = build_network(facts)
+    torch.nn.init.normal_(network.head[-1].weight, std=3)
+    folder = tmp_path_factory.mktemp("larger")
+    save_checkpoint(network, facts, folder)
+    return folder
+
+
+def encoded(count: int) -> list[bytes]:
+    """Pictures as PNG files."""
+    found = []
+    for pixels in np.random.default_rng(2).integers(0, 256, (count, 60, 50, 3), dtype=np.uint8):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        found.append(file.getvalue())
+    return found
+
+
+def predicted(checkpoint, decoded, views=None):
+    """What `evaluate` makes of pictures by this network, before calibration."""
+    network, _ = load_checkpoint(checkpoint)
+    return predict(network, np.stack(decoded), np.arange(len(decoded)), 4, CPU, views)
+
+
+@pytest.mark.parametrize("with_onnx", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_an_ensemble_answers_with_the_mean_of_its_networks_each_at_its_own_size(
+    checkpoint, larger, tmp_path, temperature, with_onnx
+):
+    tta = Tta("all", 0.8, 10)
+    members = save_classifier([checkpoint, larger], temperature, tmp_path / "served", tta=tta)
+    classifier = load_classifier(tmp_path / "served", CPU)
+    decoded = [classifier.decode(one) for one in encoded(5)]
+    if with_onnx:
+        for number, (member, folder) in enumerate(zip(classifier.members, members, strict=True)):
+            assert export_onnx(member, 1.0, [squares[number] for squares in decoded], folder) < 1e-5
+            assert (folder / MODEL).is_file()
+        classifier = load_classifier(tmp_path / "served", CPU)
+        assert not any(isinstance(member.network, torch.nn.Module) for member in classifier.members)
+    assert [square.shape[0] for square in decoded[0]] == [32, 48] == list(classifier.sizes_px)
+    for views in (None, view_matrices("all", 0.8, 10)):
+        of_each = [predicted(checkpoint, [one[0] for one in decoded], views),
+                   predicted(larger, [one[1] for one in decoded], views)]  # fmt: skip
+        found = classifier.probabilities(decoded, 2, with_tta=views is not None)
+        np.testing.assert_allclose(found, apply_temperature(np.mean(of_each, axis=0), temperature), atol=1e-5)
+        assert np.abs(of_each[0] - of_each[1]).max() > 0.01, "the networks have to differ for this to mean anything"
+    assert np.abs(found - classifier.probabilities(decoded, 2)).max() > 1e-4, "the views have to matter"
+
+
+def test_networks_of_one_size_share_a_square(checkpoint, tmp_path):
+    save_classifier([checkpoint, checkpoint], 1.0, tmp_path / "served")
+    classifier = load_classifier(tmp_path / "served", CPU)
+    assert (len(classifier.members), classifier.sizes_px) == (2, (32,))
+    assert len(classifier.decode(encoded(1)[0])) == 1
+
+
+@pytest.mark.parametrize("with_onnx", [False, True])
+def test_the_mean_over_the_views_is_what_evaluate_makes_of_them(checkpoint, tmp_path, squares, with_onnx):
+    tta = Tta("sideways", 0.9, 4)
+    (member,) = save_classifier([checkpoint], 1.7, tmp_path / "served", tta=tta)
+    classifier = load_classifier(tmp_path / "served", CPU)
+    if with_onnx:
+        export_onnx(classifier.members[0], 1.7, list(squares), member)
+        classifier = load_classifier(tmp_path / "served", CPU)
+    assert classifier.tta == tta
+    wanted = apply_temperature(predicted(checkpoint, squares, view_matrices("sideways", 0.9, 4)), 1.7)
+    np.testing.assert_allclose(classifier.probabilities(as_decoded(squares), 3, with_tta=True), wanted, atol=1e-5)
+    assert np.abs(classifier.probabilities(as_decoded(squares), 3) - wanted).max() > 1e-4, "the views have to matter"
+
+
+def test_a_model_that_does_not_know_its_views_says_so(checkpoint, tmp_path, squares):
+    with pytest.raises(UserError, match="does not know its views for TTA"):
+        load(checkpoint, tmp_path, 1.0).probabilities(as_decoded(squares), 4, with_tta=True)
