@@ -3,6 +3,7 @@
 After Mitchell et al. 2019, "Model Cards for Model Reporting".
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -43,7 +44,7 @@ def model_card(
         "## How it was trained",
         "From the head down: a new head on the stored activations of a frozen body, then all layers, earlier ones at "
         "lower rates, then at a larger image size.",
-        _bullets({**built, **{key: settings[key] for key in SHOWN_SETTINGS}}),
+        _bullets({**built, **{key: value for key, value in settings.items() if _is_shown(key)}}),
         *([evaluation.ensemble, _aligned(evaluation.members)] if evaluation.ensemble else []),
         f"The whole recipe is `recipe.yaml` of run `{run_id}`.",
         "## How good it is",
@@ -86,6 +87,11 @@ def _bullets(facts: Mapping[str, object]) -> str:
     return "\n".join(
         f"- {name}: {value:.4g}" if isinstance(value, float) else f"- {name}: {value}" for name, value in facts.items()
     )
+
+
+def _is_shown(key: str) -> bool:
+    """Whether the card shows a key of the recipe; steps of `resize` have numbers in theirs."""
+    return re.sub(r"\.\d+\.", ".", key) in SHOWN_SETTINGS
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -68,16 +68,16 @@ def cats_and_dogs(
     nothing = pd.DataFrame()
     activations = np.zeros((0, 4), np.float16)
     return Evaluation(
-        "pets",
-        predictions,
-        metrics,
-        Verdict("good", verdict),
-        [],
-        nothing,
-        nothing,
-        nothing,
-        activations,
-        activations,
-        np.zeros(0, np.int64),
-        0,
+        name="pets",
+        predictions=predictions,
+        metrics=metrics,
+        verdict=Verdict("good", verdict),
+        verdicts=[],
+        label_errors=nothing,
+        near_duplicates=nothing,
+        epochs=nothing,
+        valid_activations=activations,
+        kept_activations=activations,
+        kept_rows=np.zeros(0, np.int64),
+        seed=0,
     )

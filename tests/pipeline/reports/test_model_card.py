@@ -40,6 +40,13 @@ def test_it_says_how_it_was_trained_and_where_the_whole_recipe_is():
     assert "`recipe.yaml` of run `run1`" in text
 
 
+def test_each_step_of_a_list_of_sizes_is_said():
+    steps = {key: value for key, value in flatten(Recipe()).items() if not key.startswith("resize.")}
+    steps |= {"resize.0.image_px": 224, "resize.1.image_px": 300}
+    text = model_card("thaw-pets", PICTURES, cats_and_dogs(METRICS, "test"), METRICS, BUILT, steps, "run1")
+    assert "- resize.0.image_px: 224\n- resize.1.image_px: 300\n" in text
+
+
 def test_figures_on_validation_pictures_are_said_to_flatter():
     assert "flatter" in card(split="valid")
     assert "flatter" not in card()
