@@ -7,9 +7,9 @@ server does not give, although it gives others, is named with the reason.
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,20 +102,20 @@ def _bring(
     unasked: list[str] = []
     changed, last_note = 0, started
     try:
-        brought = _in_any_order(fetcher, due, found, fetched.absences(list(due)))
-        for one in track(brought, f"fetching {noun}", len(due), "images"):
-            if one.missing:
-                missing[one.place] = one.missing
-                noted.append(Fetched(one.place, "", ABSENT, one.missing, time.time()))
-            elif one.unasked:
-                unasked.append(one.unasked)
-            elif one.file is not None:
-                noted.append(one.file)
-                came += [one.file] if one.came else []
-                changed += one.came and one.place in found
-            if time.monotonic() - last_note > SECONDS_BETWEEN_NOTES:
-                fetched.note(noted)
-                noted, last_note = [], time.monotonic()
+        with closing(_in_any_order(fetcher, due, found, fetched.absences(list(due)))) as brought:
+            for one in track(brought, f"fetching {noun}", len(due), "images"):
+                if one.missing:
+                    missing[one.place] = one.missing
+                    noted.append(Fetched(one.place, "", ABSENT, one.missing, time.time()))
+                elif one.unasked:
+                    unasked.append(one.unasked)
+                elif one.file is not None:
+                    noted.append(one.file)
+                    came += [one.file] if one.came else []
+                    changed += one.came and one.place in found
+                if time.monotonic() - last_note > SECONDS_BETWEEN_NOTES:
+                    fetched.note(noted)
+                    noted, last_note = [], time.monotonic()
     except TooMuch:
         done = len({*found, *(one.place for one in came)})
         raise UserError(
@@ -136,7 +136,7 @@ def _bring(
 
 def _in_any_order(
     fetcher: Fetcher, due: Mapping[str, str], found: Mapping[str, Fetched], absences: Mapping[str, str]
-) -> Iterator[Brought]:
+) -> Generator[Brought]:
     """What became of each picture, as soon as it is known."""
     pool = ThreadPoolExecutor(FETCHED_AT_ONCE, "fetching")
     pending: set[Future[Brought]] = set()

@@ -111,7 +111,7 @@ class Fetcher:
     def _patiently(self, server: _Server, address: str, unfinished: Path) -> str:
         """`fetch`, again and again while the server is away; Absent if it gives other files and not this one."""
         pause, attempt = FIRST_PAUSE_SECONDS, 0
-        while True:
+        while not self._stop.is_set():
             attempt += 1
             came: list[int] = []
             try:
@@ -132,6 +132,7 @@ class Fetcher:
             else:
                 server.answered, server.good, server.is_reported = time.monotonic(), address, False
                 return stamp
+        raise Stopped
 
     def _judge(self, server: _Server, error: Hindered) -> None:
         """After several failures: Absent if the server is there for others, UserError if it is away for too long."""

@@ -107,6 +107,15 @@ def test_a_file_where_another_has_its_folder_is_missing(server, fetcher):
     assert "cannot be kept" in fetcher.bring("b/1.jpg", f"{server.uri}/1.jpg", None).missing
 
 
+def test_a_server_that_is_away_is_waited_for_no_longer_when_all_stops(server, fetcher, monkeypatch):
+    fetcher.bring("1.jpg", f"{server.uri}/1.jpg", None)
+    server.shut()
+    fetcher.patience_seconds = 600.0
+    monkeypatch.setattr(module, "say", lambda words: fetcher.stop())
+    with pytest.raises(Stopped):
+        fetcher.bring("2.jpg", f"{server.uri}/2.jpg", None)
+
+
 def test_what_is_on_its_way_is_given_up_when_all_stops(server, fetcher):
     fetcher.stop()
     with pytest.raises(Stopped):
