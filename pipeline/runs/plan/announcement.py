@@ -7,6 +7,7 @@ import torch
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.splits import SPLITS
+from pipeline.ranks.team import processes
 from pipeline.recipe.presets import advise_on_few
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.plan.probe import Probe
@@ -59,16 +60,17 @@ def announced(recipe: Recipe, manifest: Manifest, done: Mapping[str, RunRef]) ->
 def seconds_of(name: str, work: StageWork, probe: Probe) -> float:
     """How long the stage `name` will take, with this much to do at these speeds."""
     seconds = OVERHEAD_SECONDS[name.split()[0]] * probe.core
-    if work.opened:
-        seconds += work.opened * probe.opening(work.image_px)
-    if work.passed:
-        seconds += work.passed * probe.passing(work.image_px, work.passed)
     if work.head_steps:
         seconds += work.head_steps * probe.head_step(work.head_batch_size)
+    shared = 0.0  # by the processes that work together
+    if work.opened:
+        shared += work.opened * probe.opening(work.image_px)
+    if work.passed:
+        shared += work.passed * probe.passing(work.image_px, work.passed)
     for training in work.trainings:
-        seconds += training.steps * probe.step(training)
-        seconds += training.validated * probe.validating(training) if training.validated else 0.0
-    return seconds
+        shared += training.steps * probe.step(training)
+        shared += training.validated * probe.validating(training) if training.validated else 0.0
+    return seconds + shared / processes()
 
 
 def describe_plan(

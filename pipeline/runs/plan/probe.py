@@ -92,7 +92,8 @@ class Probe:
 
         def measure() -> float:
             head = self._network.head
-            step = steps_of(head, head_optimizer(head, 0.0, 0.0, self._recipe.training))
+            optimizer = head_optimizer(head, 0.0, 0.0, self._recipe.training)
+            step = steps_of(head, optimizer, options=self._recipe.training)
             inputs = torch.rand(batch_size, self._network.width, device=self._device)
             training_mode(head)
             return self._least(lambda: step(inputs, self._targets(batch_size), None))
@@ -166,7 +167,8 @@ class Probe:
         """Seconds of a step on so many pictures, with their augmentation."""
         images, targets = self._images(image_px, count), self._targets(count)
         varied = augmentation(**self._recipe.augment.model_dump())
-        step = steps_of(self._network, thaw(self._network, frozen, _NO_RATES, 0.0, self._recipe.training))
+        optimizer = thaw(self._network, frozen, _NO_RATES, 0.0, self._recipe.training)
+        step = steps_of(self._network, optimizer, options=self._recipe.training)
         training_mode(self._network, "all")
         generator = torch.Generator()
         return self._least(lambda: step(augment(images, varied, generator), targets, None))

@@ -70,6 +70,15 @@ def test_a_stage_takes_what_each_of_its_parts_takes_and_its_overhead(work, secon
     assert seconds_of("resize 2", work, Speeds()) == pytest.approx(2 * OVERHEAD_SECONDS["resize"] + seconds)
 
 
+def test_what_processes_share_takes_each_of_them_its_part(monkeypatch):
+    work = StageWork(
+        64, opened=10, passed=100, head_steps=5, head_batch_size=8, trainings=(Training("none", 64, 8, 2),)
+    )
+    alone = seconds_of("resize", work, Speeds())
+    monkeypatch.setattr(announcement, "processes", lambda: 2)
+    assert alone - seconds_of("resize", work, Speeds()) == pytest.approx((1.0 + 1.0 + 6.0) / 2)
+
+
 def test_the_plan_is_one_line_with_the_network_the_device_the_sizes_the_times_and_what_is_reused():
     expected = {"train_head": 4.2, "lr_find_unfrozen": 130.0, "resize": 700.0, "resize 2": 9000.0, "evaluate": 59.0}
     done = {"precompute": ref("precompute"), "lr_find": ref("lr_find")}
