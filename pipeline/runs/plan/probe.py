@@ -30,13 +30,15 @@ from pipeline.system.machine import usable_cores
 from pipeline.training.optim import head_optimizer, thaw
 from pipeline.training.step import EAGER_STEPS, steps_of
 
-# On a CPU, pictures are tried at this size at most, two at least; what others take is in proportion to their pixels.
-MOST_TRIED_PX, LEAST_PICTURES = 160, 2
+# On a CPU so many pixels are tried, of pictures of this size at most; what others take is in proportion to theirs.
+TRIED_PIXELS, MOST_TRIED_PX = 4 * 160**2, 160
+# Batches between which a GPU is not waited for.
+BATCHES_AT_ONCE = 5
 SECONDS_OF_A_TRY = 0.05
 # What ONNX Runtime takes of PyTorch's time for a frozen network on a CPU (lite0, 128 to 256 px, two cores).
 ENGINE_SHARE = 0.4
 # A loop that tells how fast a core is, and its seconds on the machine that overheads were measured on.
-LOOPS, REFERENCE_SECONDS = 100_000, 0.006
+LOOPS, REFERENCE_SECONDS = 100_000, 0.0033
 _CUTS: dict[Frozen, Cut] = {"early": "late", "body": "head"}
 _NO_RATES = dict.fromkeys(GROUPS, 0.0)
 
@@ -108,7 +110,7 @@ class Probe:
     def _whole(self, image_px: int) -> float:
         """Seconds for a picture to go through the network, by PyTorch."""
         if self._device.type == "cuda":
-            count = pictures_per_pass(LEAST_PICTURES, image_px, self._device)
+            count = pictures_per_pass(1, image_px, self._device)
             return self._once(("whole", image_px), lambda: self._forward(self._network, image_px, count) / count)
         count = self._tried_pictures
         tried = self._once("whole", lambda: self._forward(self._network, self._tried_px, count) / count)
@@ -130,7 +132,7 @@ class Probe:
 
     @property
     def _tried_pictures(self) -> int:
-        return max(LEAST_PICTURES, torch.get_num_threads())
+        return max(TRIED_PIXELS // self._tried_px**2, torch.get_num_threads())
 
     @property
     def _tried_px(self) -> int:
@@ -188,11 +190,12 @@ class Probe:
         for _ in range(EAGER_STEPS + 1):
             work()
 
-        def wait() -> None:
-            work()
+        def work_and_wait() -> None:
+            for _ in range(BATCHES_AT_ONCE):
+                work()
             torch.cuda.synchronize(self._device)
 
-        return _least_seconds(wait)
+        return _least_seconds(work_and_wait) / BATCHES_AT_ONCE
 
     def _once(self, kind: object, measure: Callable[[], float]) -> float:
         if kind not in self._known:

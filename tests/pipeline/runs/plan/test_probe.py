@@ -90,7 +90,9 @@ def test_a_network_that_is_made_for_one_size_is_tried_at_that(probe, monkeypatch
 
 def test_no_size_is_tried_that_is_larger_than_the_first(probe):
     small = Recipe(device="cpu", model=Model(backbone="test_resnet"), precompute=Precompute(image_px=64))
-    assert (Probe(small, probe._manifest)._tried_px, probe._tried_px) == (64, TRIED_PX)
+    small_probe = Probe(small, probe._manifest)
+    assert (small_probe._tried_px, probe._tried_px) == (64, TRIED_PX)
+    assert (small_probe._tried_pictures, probe._tried_pictures) == (25, 4)
 
 
 def test_pictures_are_opened_where_they_lie(tmp_path, monkeypatch):
