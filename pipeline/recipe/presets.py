@@ -3,7 +3,7 @@ and the command that runs a recipe."""
 
 import shlex
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # The set of solar cells that comes as a package.
 PACKAGED = "elpv"
 GOOD = "good"
-# The files of recipes/presets/ whose keys are put over the recipe of the pictures' kind, which is the preset good.
-OVER_GOOD = {"quick": "quick.yaml", "best": "best.yaml"}
+# The recipes of the packaged cells and of a user's own pictures, and those for a GPU, with which `best` begins.
+OF_CELLS, OF_PHOTOS = ("elpv.yaml", "elpv_gpu.yaml"), ("photos.yaml", "photos_gpu.yaml")
 PRESETS = ("quick", GOOD, "best")
 # The recipe for fewer training pictures of a class.
 FOR_FEW, FEW_PER_CLASS = RECIPES / "tiny.yaml", 30
@@ -25,25 +25,35 @@ FOR_FEW, FEW_PER_CLASS = RECIPES / "tiny.yaml", 30
 
 def default_recipe(source: str) -> Path:
     """The recipe of a kind of pictures: of the packaged cells, or of a user's own."""
-    return RECIPES / ("elpv.yaml" if source == PACKAGED else "photos.yaml")
+    return RECIPES / _of_kind(source)[0]
+
+
+def _of_kind(source: str) -> tuple[str, str]:
+    return OF_CELLS if source == PACKAGED else OF_PHOTOS
+
+
+def preset_files(name: str, source: str) -> list[Path]:
+    """The recipe of the kind of pictures, and those that the preset `name` puts over it, one over the other; UserError
+    if there is no such preset."""
+    if name not in PRESETS:
+        raise UserError(f"preset is {name}, which does not exist; give {', '.join(PRESETS[:-1])} or {PRESETS[-1]}.")
+    usual, on_gpu = _of_kind(source)
+    over = {"quick": ["presets/quick.yaml"], GOOD: [], "best": [on_gpu, "presets/best.yaml"]}
+    return [RECIPES / file for file in (usual, *over[name])]
 
 
 def read_preset(name: str, source: str, overrides: Mapping[str, str] | None = None) -> Recipe:
     """The recipe of the preset `name` for the pictures of `source`: that of their kind, with the preset's keys put over
     it, and `overrides` (dotted key → text as typed) over both. UserError if one of them is wrong."""
-    if name not in PRESETS:
-        raise UserError(f"preset is {name}, which does not exist; give {', '.join(PRESETS[:-1])} or {PRESETS[-1]}.")
-    kind = default_recipe(source)
-    if name == GOOD:
-        return build_recipe(read_content(kind), overrides or {}, str(kind))
-    over = RECIPES / "presets" / OVER_GOOD[name]
-    return build_recipe(_merged(read_content(kind), read_content(over)), overrides or {}, str(over))
+    files = preset_files(name, source)
+    content = reduce(_merged, map(read_content, files))
+    return build_recipe(content, overrides or {}, str(files[-1]))
 
 
 def describe_preset(name: str, source: str) -> str:
-    """What a preset is, in a sentence."""
-    kind = f"recipes/{default_recipe(source).name}"
-    return f"preset {name}: {kind}" + (f", and over it recipes/presets/{OVER_GOOD[name]}" if name in OVER_GOOD else "")
+    """What a preset is made of, in a sentence."""
+    usual, *over = (str(file.relative_to(RECIPES.parent)) for file in preset_files(name, source))
+    return f"preset {name}: {usual}" + (f", and over it {' and '.join(over)}" if over else "")
 
 
 def advise_on_few(recipe: Recipe, pictures: int, classes: int) -> str:
@@ -62,7 +72,7 @@ def advise_on_few(recipe: Recipe, pictures: int, classes: int) -> str:
 def command_line(recipe: Recipe, changes: Mapping[str, object]) -> str:
     """The `mlflow run` of `recipe` with these keys changed, by the preset that comes nearest to it; keys that are as in
     the preset are left out."""
-    commands = (_words(recipe, changes, name) for name in (GOOD, *OVER_GOOD))
+    commands = (_words(recipe, changes, name) for name in sorted(PRESETS, key=lambda name: name != GOOD))
     shortest = min((words for words in commands if words is not None), key=len)
     return " ".join(["mlflow run . --env-manager local", *shortest])
 

@@ -1,4 +1,5 @@
 import shlex
+from functools import reduce
 
 import pytest
 
@@ -6,14 +7,14 @@ from pipeline.recipe.presets import (
     FOR_FEW,
     GOOD,
     PRESETS,
-    RECIPES,
     advise_on_few,
     command_line,
     default_recipe,
     describe_preset,
+    preset_files,
     read_preset,
 )
-from pipeline.recipe.recipe_file import override_recipe, read_recipe
+from pipeline.recipe.recipe_file import override_recipe, read_content, read_recipe
 from pipeline.recipe.schema import flatten, stages_of
 from pipeline.sweep.space import check_space
 from pipeline.system.errors import UserError
@@ -25,6 +26,14 @@ def typed(command):
     """The settings in a command that is shown."""
     words = shlex.split(command)
     return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def given_keys(file):
+    """The flat keys that a recipe file itself gives, with their values."""
+    recipe, content = flatten(read_recipe(file)), read_content(file)
+    sections = {name for name, section in content.items() if isinstance(section, dict)}
+    keys = {f"{name}.{key}" for name in sections for key in content[name]} | (set(content) - sections)
+    return {key: value for key, value in recipe.items() if key in keys or key.split(".")[1:2] in (["0"], ["1"])}
 
 
 def read_typed(command, source):
@@ -43,10 +52,11 @@ def test_good_is_the_recipe_of_the_pictures_kind(source):
 @pytest.mark.parametrize("name", ["quick", "best"])
 def test_a_preset_changes_what_its_file_says_and_leaves_the_rest_to_the_pictures_kind(name, source):
     good, preset = flatten(read_preset("good", source)), flatten(read_preset(name, source))
-    own = flatten(read_recipe(RECIPES / "presets" / f"{name}.yaml"))
+    own = reduce(lambda all_keys, file: all_keys | given_keys(file), preset_files(name, source)[1:], {})
     changed = {key for key in preset if preset[key] != good.get(key)}
     assert changed
     assert {key: preset[key] for key in changed} == {key: own[key] for key in changed}
+    assert all(preset[key] == value for key, value in own.items())
     assert preset["augment.flip"] == good["augment.flip"]
     assert preset["data.source"] == good["data.source"]
 
@@ -93,10 +103,11 @@ def test_another_preset_is_refused():
 
 def test_a_preset_is_described_by_the_files_that_it_is_made_of():
     assert describe_preset("good", "elpv") == "preset good: recipes/elpv.yaml"
+    assert describe_preset("quick", "elpv") == "preset quick: recipes/elpv.yaml, and over it recipes/presets/quick.yaml"
     assert describe_preset("best", "photos/") == (
-        "preset best: recipes/photos.yaml, and over it recipes/presets/best.yaml"
+        "preset best: recipes/photos.yaml, and over it recipes/photos_gpu.yaml and recipes/presets/best.yaml"
     )
-    assert all((RECIPES.parent / path).is_file() for path in ("recipes/elpv.yaml", "recipes/presets/best.yaml"))
+    assert all(file.is_file() for name in PRESETS for source in SOURCES for file in preset_files(name, source))
 
 
 @pytest.mark.parametrize("source", SOURCES)
