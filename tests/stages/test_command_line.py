@@ -71,6 +71,7 @@ def folders(tmp_path):
         (tmp_path / picture).parent.mkdir(parents=True)
         (tmp_path / picture).touch()
     (tmp_path / "no picture" / "dog").mkdir()
+    (tmp_path / "steps.yaml").write_text("resize: [{image_px: 64}, {image_px: 96}]")
     return tmp_path
 
 
@@ -99,7 +100,7 @@ def folders(tmp_path):
         ("main --preset fast", ["preset is fast, which does not exist; give quick, good or best."]),
         ("sweep --preset quick --recipe {folder}/mine.yaml", ["preset is quick and recipe is {folder}/mine.yaml, but"]),
         (
-            "main --preset best --data {folder}/alone --resize.image_px 64",
+            "main --recipe {folder}/steps.yaml --resize.image_px 64",
             ["resize is a list of 2 steps; name one, such as resize.0.image_px"],
         ),
         ("fine_tune --preset quick --upstream abc", ["fine_tune takes no preset", "leave preset out"]),

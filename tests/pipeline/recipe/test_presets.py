@@ -3,6 +3,7 @@ from functools import reduce
 
 import pytest
 
+from pipeline.recipe import presets
 from pipeline.recipe.presets import (
     FOR_FEW,
     GOOD,
@@ -15,7 +16,9 @@ from pipeline.recipe.presets import (
     read_preset,
 )
 from pipeline.recipe.recipe_file import override_recipe, read_content, read_recipe
-from pipeline.recipe.schema import flatten, stages_of
+from pipeline.recipe.schema import flatten, resize_steps, stages_of
+from pipeline.recipe.training_sections import Resize
+from pipeline.recipe.yaml_rules import write_yaml
 from pipeline.sweep.space import check_space
 from pipeline.system.errors import UserError
 
@@ -59,6 +62,19 @@ def test_a_preset_changes_what_its_file_says_and_leaves_the_rest_to_the_pictures
     assert all(preset[key] == value for key, value in own.items())
     assert preset["augment.flip"] == good["augment.flip"]
     assert preset["data.source"] == good["data.source"]
+
+
+def test_a_file_over_another_leaves_the_keys_of_a_section_that_it_does_not_give(tmp_path, monkeypatch):
+    one, other = ({key: {"type": "uniform", "low": 0.0, "high": 0.5}} for key in ("head.dropout", "augment.erase"))
+    usual = {"data": {"fit": "pad", "max_bad": 0.5}, "sweep": {"space": one}, "resize": {"image_px": 64}}
+    over = {"data": {"max_bad": 0.2}, "sweep": {"space": other}, "resize": [{"image_px": 96}]}
+    for name, content in {"usual": usual, "over": over}.items():
+        (tmp_path / name).write_text(write_yaml(content))
+    monkeypatch.setattr(presets, "preset_files", lambda *given: [tmp_path / "usual", tmp_path / "over"])
+    recipe = read_preset("quick", "photos/")
+    assert (recipe.data.fit, recipe.data.max_bad) == ("pad", 0.2)
+    assert list(recipe.sweep.space) == ["augment.erase"]
+    assert [step.image_px for step in resize_steps(recipe)] == [96]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -129,8 +145,10 @@ def test_the_command_of_a_step_that_changes_is_read_as_that_recipe():
     assert read_typed(command, "elpv") == override_recipe(recipe, {"resize.1.lr": "1e-3"})
 
 
-def test_one_step_in_the_place_of_a_presets_list_is_not_shown_by_that_preset():
-    best = read_preset("best", "photos/")
-    recipe = best.model_copy(update={"resize": read_preset("good", "photos/").resize})
-    recipe = override_recipe(recipe, {"data.source": "photos/"})
-    assert read_typed(command_line(recipe, {}), "photos/") == recipe
+def test_one_step_in_the_place_of_a_presets_list_is_not_shown_by_that_preset(monkeypatch):
+    recipe = read_preset("best", "photos/", {"data": "photos/"})
+    steps = recipe.model_copy(update={"resize": [Resize(), Resize(image_px=448)]})
+    usual = presets._base
+    monkeypatch.setattr(presets, "_base", lambda name, source: steps if name == "best" else usual(name, source))
+    assert typed(command_line(steps, {})) == {"preset": "best"}
+    assert "preset" not in typed(command_line(recipe, {}))
