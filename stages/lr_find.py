@@ -17,7 +17,7 @@ from pipeline.system.console import say
 from pipeline.system.tables import write_table
 from pipeline.tracking import RunRef
 from pipeline.training.joint.helpers import find_together
-from pipeline.training.lr_finder import Curve, below_rise, curve_table, range_test, require_suggestion, suggestions
+from pipeline.training.lr_finder import Curve, choose_suggestion, curve_table, range_test, require_suggestion, suggest
 from pipeline.training.optim import thaw_above
 from pipeline.training.schedule import group_rates, thawed_rates
 from stages.registry import STAGES
@@ -38,14 +38,10 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
 def work(up: Upstream, job: Job) -> None:
     """Test, suggest, log."""
     is_unfrozen = up.chain[0].stage != "precompute"
-    chosen: str = up.recipe.lr_find.suggestion_unfrozen if is_unfrozen else up.recipe.lr_find.suggestion
+    rule: str = up.recipe.lr_find.suggestion_unfrozen if is_unfrozen else up.recipe.lr_find.suggestion
     curve = _on_pixels(up, job) if is_unfrozen else _on_activations(up)
-    found = suggestions(curve.rates, curve.smoothed)
-    if is_unfrozen:
-        found["below_rise"] = below_rise(curve.rates, curve.losses)
-        if found[chosen] is None and chosen != "below_rise":
-            say(f"  {chosen} suggests nothing on this curve; the rate is taken well below where the loss rises.")
-            chosen = "below_rise"
+    found = suggest(curve, is_unfrozen)
+    chosen, suggested = choose_suggestion(found, rule, curve, up.recipe.training.optimizer)
     with tracking.new_files(job.run_id) as folder:
         write_table(curve_table(curve), folder / "curve.csv")
         (folder / "figures").mkdir()
@@ -53,9 +49,9 @@ def work(up: Upstream, job: Job) -> None:
     points = [("lr_find/loss", float(loss), step) for step, loss in enumerate(curve.smoothed)]
     points += [("lr_find/lr", float(rate), step) for step, rate in enumerate(curve.rates)]
     points += [(f"suggestion/{name}", rate, 0) for name, rate in found.items() if rate is not None]
-    points += [(SUGGESTED, rate, 0) for rate in (found[chosen],) if rate is not None]
+    points += [] if suggested is None else [(SUGGESTED, suggested, 0)]
     tracking.log_points(job.run_id, points)
-    rate = require_suggestion(found[chosen], chosen, f"figures/lr_find.png of run {job.run_id}")
+    rate = require_suggestion(suggested, chosen, f"figures/lr_find.png of run {job.run_id}")
     say(f"  suggested rate: {rate:.2e} ({chosen}), found in {len(curve.rates)} batches")
 
 

@@ -26,7 +26,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.recipe_pictures import list_pictures
 from pipeline.system.device import choose_device
 from pipeline.training.fit import EpochRecord, Phase, fit
-from pipeline.training.lr_finder import below_rise, range_test, suggestions
+from pipeline.training.lr_finder import choose_suggestion, range_test, suggest
 from pipeline.training.optim import head_optimizer, thaw
 from pipeline.training.schedule import cycle_lengths, group_rates
 
@@ -120,7 +120,7 @@ def suggest_for_head(ready: Ready, network: Network, seed: int) -> float | None:
     train, _ = ready.head_batches(seed, settings.batch_size)
     optimizer = head_optimizer(network.head, settings.end_lr, settings.weight_decay, ready.recipe.training)
     curve = range_test(network.head, optimizer, train, settings, "body" if settings.batchnorm == "fixed" else "none")
-    return suggestions(curve.rates, curve.smoothed)[settings.suggestion]
+    return choose_suggestion(suggest(curve, False), settings.suggestion, curve, ready.recipe.training.optimizer)[1]
 
 
 def suggest_for_all(ready: Ready, network: Network, seed: int) -> float | None:
@@ -130,9 +130,8 @@ def suggest_for_all(ready: Ready, network: Network, seed: int) -> float | None:
     rates = group_rates(settings.end_lr, settings.lr_ratio)
     optimizer = thaw(network, "none", rates, settings.weight_decay, ready.recipe.training)
     curve = range_test(network, optimizer, train, settings, "all" if settings.batchnorm == "fixed" else "none")
-    found = suggestions(curve.rates, curve.smoothed) | {"below_rise": below_rise(curve.rates, curve.losses)}
-    chosen = found[settings.suggestion_unfrozen]
-    return found["below_rise"] if chosen is None else chosen
+    found = suggest(curve, True)
+    return choose_suggestion(found, settings.suggestion_unfrozen, curve, ready.recipe.training.optimizer)[1]
 
 
 def _last(phase: Phase, epochs_before: int) -> EpochRecord:

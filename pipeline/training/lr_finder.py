@@ -7,7 +7,7 @@ loss and the stop at four times the best are fastai's.
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -23,7 +23,7 @@ from pipeline.data.batches import Batches, seed_for
 from pipeline.models.layer_groups import FixedStatistics, training_mode
 from pipeline.ranks.exchange import of_leader
 from pipeline.recipe.schema import LrFind
-from pipeline.system.console import track
+from pipeline.system.console import say, track
 from pipeline.system.errors import UserError
 from pipeline.training.optim import set_rates
 from pipeline.training.step import steps_of
@@ -34,6 +34,9 @@ EXPLODED = 4.0  # how many times its lowest the smoothed loss is where a range t
 RISEN = 1.25  # how many times its start the loss is where `below_rise` takes it to have risen
 RISE_SMOOTHING = 0.9  # of the moving average there
 BELOW_RISE_BOUNDS = (1e-4, 1e-3)
+# Of AdamW, where a curve says nothing: head and all layers trained at it within one standard deviation of the best of
+# nine rates, on three sets (docs/accuracy.md).
+KNOWN_RATE = 3e-4
 FEWEST_POINTS = 5  # that a suggestion is made from
 
 
@@ -197,6 +200,29 @@ def suggestions(rates: Floats, losses: Floats) -> dict[str, float | None]:
     found = {name: rule(*(usable if rule is slide else falling)) for name, rule in RULES.items()}
     lowest = falling[0][-1]
     return {name: rate if rate is not None and rate < lowest else None for name, rate in found.items()}
+
+
+def suggest(curve: Curve, is_trained: bool) -> dict[str, float | None]:
+    """The suggestion of every rule for a curve, by its name; where the head `is_trained`, of `below_rise` too."""
+    found = suggestions(curve.rates, curve.smoothed)
+    return found | {"below_rise": below_rise(curve.rates, curve.losses)} if is_trained else found
+
+
+def choose_suggestion(
+    found: Mapping[str, float | None], rule: str, curve: Curve, optimizer: str
+) -> tuple[str, float | None]:
+    """(the rule whose suggestion is taken, the rate): those of `rule`, or, where it suggests nothing, of `below_rise`,
+    if that was asked too, or "known" and KNOWN_RATE for AdamW on a curve that reaches ten times it; a sentence says so.
+    """
+    if found[rule] is not None:
+        return rule, found[rule]
+    if found.get("below_rise") is not None:
+        say(f"  {rule} suggests nothing on this curve; the rate is taken well below where the loss rises.")
+        return "below_rise", found["below_rise"]
+    if optimizer != "adamw" or curve.rates[-1] < 10 * KNOWN_RATE:
+        return rule, None
+    say(f"  {rule} suggests nothing on this curve; the rate is one that trained well on several sets.")
+    return "known", KNOWN_RATE
 
 
 def require_suggestion(rate: float | None, rule: str, figure: str) -> float:

@@ -24,9 +24,11 @@ from pipeline.system.errors import UserError
 from pipeline.training.fit import Phase, fit
 from pipeline.training.lr_finder import (
     FEWEST_POINTS,
+    KNOWN_RATE,
     RULES,
     Curve,
     below_rise,
+    choose_suggestion,
     curve_table,
     debiased_average,
     falling_part,
@@ -591,3 +593,27 @@ def test_a_curve_without_a_suggestion_is_reported_with_its_figure() -> None:
     message = "never falls .*, so valley suggests nothing; look at figures/a.png, and set the next stage's lr yourself"
     with pytest.raises(UserError, match=message):
         require_suggestion(None, "valley", "figures/a.png")
+
+
+REACHING = Curve(np.geomspace(1e-6, 10.0, 20), np.ones(20), np.ones(20))
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen", "said"),
+    [
+        ({"valley": 0.02, "below_rise": 5e-4}, ("valley", 0.02), ""),
+        ({"valley": None, "below_rise": 5e-4}, ("below_rise", 5e-4), "well below where the loss rises"),
+        ({"valley": None, "below_rise": None}, ("known", KNOWN_RATE), "trained well on several sets"),
+        ({"valley": None}, ("known", KNOWN_RATE), "valley suggests nothing on this curve"),
+    ],
+)
+def test_a_curve_that_says_nothing_gets_a_rate_that_is_known_to_help(found, chosen, said, capsys) -> None:
+    assert choose_suggestion(found, "valley", REACHING, "adamw") == chosen
+    printed = capsys.readouterr().out
+    assert said in printed if said else not printed
+
+
+def test_no_rate_is_known_for_another_optimizer_or_on_a_curve_that_ends_early() -> None:
+    early = Curve(np.geomspace(1e-6, 1e-3, 20), np.ones(20), np.ones(20))
+    assert choose_suggestion({"valley": None}, "valley", REACHING, "sgd") == ("valley", None)
+    assert choose_suggestion({"valley": None}, "valley", early, "adamw") == ("valley", None)
