@@ -76,7 +76,8 @@ class Evaluation:
     @property
     def ensemble(self) -> str:
         """How the ensemble compares with its networks, in a sentence; empty where there is one network."""
-        return describe_ensemble(self.members, self.metrics.get("valid/accuracy", math.nan))
+        accuracy, loss = (self.metrics.get(f"valid/{name}", math.nan) for name in ("accuracy", "loss"))
+        return describe_ensemble(self.members, accuracy, loss)
 
     def headline(self) -> str:
         """One sentence with the figures that matter most."""

@@ -154,7 +154,7 @@ def test_the_run_says_how_each_network_validates_and_whether_the_mean_is_better(
     assert metrics["ensemble_networks"] == 2
     assert metrics["ensemble_valid_gain"] == pytest.approx(metrics["valid/accuracy"] - np.mean(own))
     sentence = next(one for one in trained.said if "probabilities of 2 networks are averaged" in one).strip()
-    for place in ("report.md", "model_card.md"):
+    for place in ("report.html", "model_card.md"):
         assert sentence in Path(trained.evaluated.info.artifact_uri, place).read_text()
     assert sentence in trained.evaluated.data.tags["mlflow.note.content"]
 

@@ -7,6 +7,8 @@ import pandas as pd
 from pipeline.evaluation.predict import losses
 
 Probabilities = npt.NDArray[np.float64]
+# Less than one picture in a million, by which two equal shares may differ.
+ROUNDING = 1e-7
 
 
 def accuracy_and_loss(probabilities: Probabilities, targets: npt.NDArray[np.int64]) -> tuple[float, float]:
@@ -30,21 +32,22 @@ def ensemble_metrics(members: pd.DataFrame, accuracy: float) -> dict[str, float]
     return {"ensemble_networks": len(members), **metrics} | {name: accuracy - one for name, one in gains.items()}
 
 
-def describe_ensemble(members: pd.DataFrame, accuracy: float) -> str:
-    """Whether the ensemble, whose validation accuracy this is, is better than its members, in a sentence; empty for a
-    single network."""
+def describe_ensemble(members: pd.DataFrame, accuracy: float, loss: float) -> str:
+    """Whether the ensemble, which validates with this accuracy and log-loss, is better than its members, in a sentence;
+    empty for a single network."""
     if len(members) < 2:
         return ""
-    accuracies = members["accuracy"]
+    accuracies, log_losses = members["accuracy"], members["loss"]
     best = members["network"].iloc[int(accuracies.argmax())]
-    if accuracy > accuracies.max():
-        verdict = "so that the ensemble is better than each of them"
-    elif accuracy > accuracies.mean():
-        verdict = f"so that the ensemble is better than they are on average, though not than {best}"
+    if accuracy > accuracies.max() + ROUNDING:
+        verdict = "the ensemble is better than each of them"
+    elif accuracy > accuracies.mean() + ROUNDING or loss < log_losses.min():
+        verdict = f"the ensemble is better than they are on average, though {best} alone is right at least as often"
     else:
-        verdict = f"so that the ensemble is no better: {best} alone does as well, and answers sooner"
+        verdict = f"the ensemble is no better: {best} alone does as well, and answers sooner"
     return (
-        f"The probabilities of {len(members)} networks are averaged. On the validation pictures their mean is right on "
-        f"{accuracy:.4f}, and by themselves they are on {accuracies.min():.4f} to {accuracies.max():.4f} (on average "
-        f"{accuracies.mean():.4f}), {verdict}."
+        f"The probabilities of {len(members)} networks are averaged. On the validation pictures their mean has an "
+        f"accuracy of {accuracy:.4f} and a log-loss of {loss:.4f}; by themselves they have {accuracies.min():.4f} to "
+        f"{accuracies.max():.4f} (on average {accuracies.mean():.4f}) and {log_losses.min():.4f} to "
+        f"{log_losses.max():.4f}: {verdict}."
     )

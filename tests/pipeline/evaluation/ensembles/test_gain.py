@@ -29,21 +29,23 @@ def test_each_network_is_logged_beside_the_gain_over_their_mean_and_over_the_bes
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "words"),
+    ("accuracy", "loss", "words"),
     [
-        (0.91, "the ensemble is better than each of them."),
-        (0.9, "better than they are on average, though not than second."),
-        (0.85, "the ensemble is no better: second alone does as well"),
-        (0.7, "the ensemble is no better"),
+        (0.91, 0.4, "the ensemble is better than each of them."),
+        (0.9, 0.4, "better than they are on average, though second alone is right at least as often."),
+        (0.84, 0.2, "better than they are on average, though second alone is right at least as often."),
+        (0.85, 0.4, "the ensemble is no better: second alone does as well"),
+        (0.7, 0.3, "the ensemble is no better"),
     ],
 )
-def test_a_sentence_says_whether_the_ensemble_is_better(accuracy, words):
-    sentence = describe_ensemble(MEMBERS, accuracy)
+def test_a_sentence_says_whether_the_ensemble_is_better(accuracy, loss, words):
+    sentence = describe_ensemble(MEMBERS, accuracy, loss)
     assert words in sentence
-    assert f"is right on {accuracy:.4f}, and by themselves they are on 0.8000 to 0.9000 (on average 0.8500)" in sentence
+    assert f"their mean has an accuracy of {accuracy:.4f} and a log-loss of {loss:.4f}; by themselves" in sentence
+    assert "0.8000 to 0.9000 (on average 0.8500) and 0.3000 to 0.5000" in sentence
 
 
 @pytest.mark.parametrize("members", [MEMBERS[:1], pd.DataFrame()])
 def test_nothing_is_said_of_one_network(members):
-    assert describe_ensemble(members, 0.8) == ""
+    assert describe_ensemble(members, 0.8, 0.5) == ""
     assert ensemble_metrics(members, 0.8) == {}
