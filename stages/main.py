@@ -24,7 +24,8 @@ def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """Each stage on the run of the one before it; the parent run ends with the final figures."""
     started = time.perf_counter()
     check_recipe(recipe)
-    with tracking.open_run("main", {tracking.STAGE: "main", **git_tags()}, training_settings(recipe)) as run_id:
+    tags = {tracking.STAGE: "main", **git_tags()}
+    with tracking.open_run("main", tags, training_settings(recipe), is_measured=False) as run_id:
         tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
         given, done = gather_inputs(recipe), dict[str, RunRef]()
         with announced(recipe, given.manifest, done) as expected:

@@ -102,7 +102,7 @@ def _lead(recipe: Recipe, study: optuna.Study, url: str, pictures: Pictures, ste
     if again is not None:
         link_mlflow_run(STAGE, again, f"The study {study.study_name} continues in")
     tags = {tracking.STAGE: STAGE, "thaw.study": study.study_name, "thaw.trials": str(sweep.trials), **git_tags()}
-    with tracking.open_run(STAGE, tags, flatten(recipe), again=again) as run_id:
+    with tracking.open_run(STAGE, tags, flatten(recipe), again=again, is_measured=False) as run_id:
         first = first_values(recipe, sweep.space, _suggestions(recipe, steps))
         terms = terms_of(recipe, pictures.name, pictures.digest)
         describe_study(study, sweep.objectives, sweep.space, searched(sweep.space, first), terms)

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -80,12 +80,14 @@ def open_run(
     params: Mapping[str, object],
     parent: str | None = None,
     again: str | None = None,
+    is_measured: bool = True,
 ) -> Iterator[str]:
     """The id of a run that is open within the block: the one that `mlflow run` created, if it did, else a new one;
     nested if another is open, or in the run `parent`, which another process has open; or `again` one that has ended.
 
     If `mlflow run` created its run in another experiment than the one in use, the run is a new one to which that run
-    points, and both end alike.
+    points, and both end alike. Unless it `is_measured`, it has no metrics of the machine, as where those nested in it
+    have them.
 
     It ends as FINISHED; as KILLED by Ctrl-C, by SIGTERM and by `Pruned`; as FAILED by any other error; the reason is a
     tag. Raises UserError if there is no server; one that goes away later is waited for when it has to answer.
@@ -107,7 +109,7 @@ def open_run(
         set_tags(run_id, tags)
         if outer is None:
             call_server(lambda: close_abandoned(run_id))
-        with system_metrics(run_id, partial(log_metrics, run_id), first_step):
+        with system_metrics(run_id, partial(log_metrics, run_id), first_step) if is_measured else nullcontext():
             yield run_id
 
 

@@ -13,7 +13,7 @@ from pipeline.data.decode import Pixels
 from pipeline.evaluation.grad_cam import Heat, grad_cam
 from pipeline.evaluation.neighbours import Neighbour, Neighbours, load_neighbours
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.models.classifier import Classifier, load_classifier, member_folders
+from pipeline.models.classifier import Classifier, Squares, load_classifier, member_folders
 from pipeline.models.network import Network
 from pipeline.system.device import mixed_precision
 
@@ -51,9 +51,8 @@ class TriedModel:
     network: Network
     neighbours: Neighbours | None
 
-    def answer(self, content: bytes) -> Answer:
-        """What it makes of an encoded picture; errors as in `decode_square` if it is none."""
-        squares = self.classifier.decode(content)
+    def answer(self, squares: Squares) -> Answer:
+        """What it makes of a picture, as the classifier has decoded it."""
         square = squares[0]  # that of the first network
         classes = self.classifier.checkpoint.classes
         (probabilities,) = self.classifier.probabilities([squares], 1)

@@ -62,13 +62,14 @@ def build_app(model: TriedModel, name: str, hosts: Sequence[str] = ()) -> Starle
 
     def compute(content: bytes) -> Response:
         try:
-            with one_at_a_time:
-                return JSONResponse(as_json(model.answer(content)))
+            squares = model.classifier.decode(content)
         except MemoryError:
             return _refusal(413, "It takes more memory than there is.")
         except Exception as error:  # Pillow's decoders raise whatever their format's parser does
             reason = " ".join(str(error).split()) or type(error).__name__
             return _refusal(422, f"It cannot be opened as a picture: {reason.rstrip('.')}.")
+        with one_at_a_time:
+            return JSONResponse(as_json(model.answer(squares)))
 
     async def answer(request: Request) -> Response:
         if request.headers.get("content-type") != PICTURE_TYPE:

@@ -99,6 +99,7 @@ def test_the_parent_run_carries_the_final_figures_and_the_flat_recipe(first):
         assert name in parent.data.metrics
     assert parent.data.metrics["test/accuracy"] == nested[-1].data.metrics["test/accuracy"]
     assert parent.data.params["fine_tune.cycle_len"] == "1"
+    assert not [name for name in parent.data.metrics if name.startswith("system/")], "its nested runs have them"
 
 
 def test_the_parent_runs_files_hold_the_recipe_from_which_it_can_be_run_again(first):

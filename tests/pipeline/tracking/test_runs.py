@@ -1,4 +1,5 @@
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -9,7 +10,7 @@ from mlflow.entities import Run
 from pipeline import tracking
 from pipeline.cache.store import describe
 from pipeline.system.errors import UserError
-from pipeline.tracking import artifacts, copy_curves, find_done, open_run, run_of
+from pipeline.tracking import artifacts, copy_curves, find_done, open_run, run_of, runs
 from pipeline.tracking.values import LONGEST_TAG, METRICS_PER_CALL, PARAMS_PER_CALL
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
@@ -98,6 +99,20 @@ def test_a_run_within_an_open_one_is_nested_in_it():
         assert mlflow.active_run().info.run_id == outer
     assert look_up(inner).data.tags["mlflow.parentRunId"] == outer
     assert "mlflow.parentRunId" not in look_up(outer).data.tags
+
+
+def test_the_machine_is_measured_for_a_run_unless_those_nested_in_it_are(monkeypatch):
+    measured = []
+
+    @contextmanager
+    def note(run_id, log, first_step):
+        measured.append(run_id)
+        yield
+
+    monkeypatch.setattr(runs, "system_metrics", note)
+    with open_run("main", {}, {}, is_measured=False), open_run("resize", {}, {}) as inner:
+        pass
+    assert measured == [inner]
 
 
 def test_the_run_that_mlflow_run_made_is_taken_over_and_its_params_stay_as_they_were_typed(monkeypatch):

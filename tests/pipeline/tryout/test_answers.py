@@ -11,7 +11,7 @@ from pipeline.evaluation.neighbours import Neighbour
 from pipeline.models.checkpoint import save_checkpoint
 from pipeline.models.classifier import save_classifier
 from pipeline.tryout.answers import doubt_confidence, doubt_label, doubt_likeness, load_tried_model
-from tests.pipeline.tryout.tried import CLASSES, CPU, SIZE_PX, pictures, png, small_model
+from tests.pipeline.tryout.tried import CLASSES, CPU, SIZE_PX, pictures, small_model
 
 
 @pytest.fixture
@@ -22,15 +22,15 @@ def model(tmp_path):
 def test_probabilities_are_those_of_the_served_model_the_likeliest_first(model):
     picture = pictures()[3]
     (served,) = model.classifier.probabilities([(picture,)], 1)
-    found = model.answer(png(picture)).probabilities
+    found = model.answer((picture,)).probabilities
     assert dict(found) == pytest.approx(dict(zip(CLASSES, served, strict=True)))
     assert [value for _, value in found] == sorted(served, reverse=True)
-    assert model.answer(png(picture)).label == CLASSES[served.argmax()]
+    assert model.answer((picture,)).label == CLASSES[served.argmax()]
 
 
 def test_the_heat_is_that_of_the_likeliest_class(model):
     picture = pictures()[3]
-    answer = model.answer(png(picture))
+    answer = model.answer((picture,))
     images = torch.from_numpy(picture[None]).permute(0, 3, 1, 2) / 255
     of_class = [grad_cam(model.network, images, torch.tensor([index]))[0] for index in range(3)]
     likeliest = CLASSES.index(answer.label)
@@ -39,7 +39,7 @@ def test_the_heat_is_that_of_the_likeliest_class(model):
 
 
 def test_a_training_picture_is_nearest_to_itself_and_that_is_said(model):
-    answer = model.answer(png(pictures()[6]))
+    answer = model.answer((pictures()[6],))
     assert (answer.neighbours[0].path, answer.neighbours[0].label) == ("6.png", "dog")
     assert answer.neighbours[0].similarity == pytest.approx(1, abs=1e-3)
     assert len(answer.neighbours) == 6
@@ -47,7 +47,7 @@ def test_a_training_picture_is_nearest_to_itself_and_that_is_said(model):
 
 
 def test_without_training_pictures_there_are_none_and_nothing_is_said_of_them():
-    answer = small_model().answer(png(pictures()[6]))
+    answer = small_model().answer((pictures()[6],))
     assert answer.neighbours == []
     assert not any("training" in said for said in answer.doubts)
 
@@ -76,25 +76,39 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_pictures_are_seen_as_in_training(model, kind):
     content = ODD[kind]()
-    answer = model.answer(content)
+    answer = model.answer(model.classifier.decode(content))
     wanted = decode_square(content, SIZE_PX, "crop", False, {"16": [0, 4095]})
     np.testing.assert_array_equal(answer.square, wanted)
     assert len(answer.probabilities) == 3
 
 
 def test_a_backbone_without_a_map_has_no_heat():
-    answer = small_model(backbone="test_vit2").answer(png(pictures()[0]))
+    answer = small_model(backbone="test_vit2").answer((pictures()[0],))
     assert answer.heat is None
 
 
 def test_what_was_logged_is_loaded(model, tmp_path):
     save_checkpoint(model.network, model.classifier.checkpoint, tmp_path / "network")
     save_classifier([tmp_path / "network"], 1.5, tmp_path / "logged")
-    content = png(pictures()[2])
-    found, wanted = load_tried_model(tmp_path / "logged", tmp_path, CPU).answer(content), model.answer(content)
+    squares = (pictures()[2],)
+    found, wanted = load_tried_model(tmp_path / "logged", tmp_path, CPU).answer(squares), model.answer(squares)
     assert dict(found.probabilities) == pytest.approx(dict(wanted.probabilities))
     assert [one.path for one in found.neighbours] == [one.path for one in wanted.neighbours]
-    assert load_tried_model(tmp_path / "logged", None, CPU).answer(content).neighbours == []
+    assert load_tried_model(tmp_path / "logged", None, CPU).answer(squares).neighbours == []
+
+
+def test_of_an_ensemble_all_networks_answer_and_the_first_is_looked_into(model, tmp_path):
+    other = small_model()
+    torch.nn.init.normal_(other.network.head[-1].weight, std=9)
+    for name, one in (("first", model), ("second", other)):
+        save_checkpoint(one.network, one.classifier.checkpoint, tmp_path / name)
+    save_classifier([tmp_path / "first", tmp_path / "second"], 1.5, tmp_path / "logged")
+    tried, squares = load_tried_model(tmp_path / "logged", tmp_path, CPU), (pictures()[2],)
+    (mean,) = tried.classifier.probabilities([squares], 1)
+    answer, alone = tried.answer(squares), model.answer(squares)
+    assert dict(answer.probabilities) == pytest.approx(dict(zip(CLASSES, mean, strict=True)))
+    assert dict(answer.probabilities) != pytest.approx(dict(alone.probabilities), abs=1e-3)
+    assert answer.neighbours == alone.neighbours
 
 
 def near(*labelled) -> list[Neighbour]:

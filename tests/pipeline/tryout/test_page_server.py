@@ -79,7 +79,7 @@ def pixels_at(address: str) -> np.ndarray:
 
 def test_a_picture_is_answered_with_all_that_the_page_shows(app, model):
     answered = post(app, png(pictures()[6]))
-    wanted = model.answer(png(pictures()[6]))
+    wanted = model.answer((pictures()[6],))
     found = answered.content
     assert answered.status == 200
     assert (found["label"], found["doubts"]) == (wanted.label, wanted.doubts)
@@ -114,11 +114,22 @@ def test_more_than_it_takes_is_refused_before_it_is_all_read(app, monkeypatch):
 def test_a_picture_that_takes_too_much_memory_is_told(monkeypatch, tmp_path):
     model = small_model(tmp_path)
 
-    def fail(content):
+    def fail(self, content):
         raise MemoryError
 
-    monkeypatch.setattr(type(model), "answer", lambda self, content: fail(content))
+    monkeypatch.setattr(type(model.classifier), "decode", fail)
     assert post(build_app(model, "pets"), b"x").status == 413
+
+
+def test_an_error_of_the_networks_is_not_said_to_be_one_of_the_picture(monkeypatch, tmp_path):
+    model = small_model(tmp_path)
+
+    def fail(self, squares):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(type(model), "answer", fail)
+    with pytest.raises(RuntimeError, match="out of order"):
+        post(build_app(model, "pets"), png(pictures()[0]))
 
 
 def test_pages_of_other_sites_can_neither_send_pictures_nor_reach_the_page_by_a_name_of_theirs(app):
