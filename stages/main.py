@@ -22,9 +22,8 @@ from stages import evaluate, fine_tune, lr_find, precompute, resize, train_head
 
 def run(recipe: Recipe, upstream: str | None = None) -> RunRef:
     """Each stage on the run of the one before it; the parent run ends with the final figures."""
-    started = time.perf_counter()
+    started, tags = time.perf_counter(), {tracking.STAGE: "main", **git_tags()}
     check_recipe(recipe)
-    tags = {tracking.STAGE: "main", **git_tags()}
     with tracking.open_run("main", tags, training_settings(recipe), is_measured=False) as run_id:
         tracking.log_text(run_id, write_recipe(recipe), RECIPE_FILE)
         given, done = gather_inputs(recipe), dict[str, RunRef]()

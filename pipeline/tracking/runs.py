@@ -86,8 +86,7 @@ def open_run(
     nested if another is open, or in the run `parent`, which another process has open; or `again` one that has ended.
 
     If `mlflow run` created its run in another experiment than the one in use, the run is a new one to which that run
-    points, and both end alike. Unless it `is_measured`, it has no metrics of the machine, as where those nested in it
-    have them.
+    points, and both end alike. It gets metrics of the machine if it `is_measured`, and is no mere frame of others.
 
     It ends as FINISHED; as KILLED by Ctrl-C, by SIGTERM and by `Pruned`; as FAILED by any other error; the reason is a
     tag. Raises UserError if there is no server; one that goes away later is waited for when it has to answer.
