@@ -76,12 +76,16 @@ class TriedModel:
 
 def load_tried_model(checkpoint: Path, neighbours: Path | None, device: torch.device) -> TriedModel:
     """The model in the folder `checkpoint` of a logged model, on `device`, with the training pictures that
-    `save_neighbours` wrote into the folder `neighbours`, if there is one."""
+    `save_neighbours` wrote into the folder `neighbours`, if there is one. It has answered once, so that the first
+    picture does not wait for what a GPU loads then."""
     classifier = load_classifier(checkpoint, device)
     own = classifier.members[0].network
     first = member_folders(checkpoint)[0]
     network = own if isinstance(own, Network) else load_checkpoint(first)[0].to(device).eval()
-    return TriedModel(classifier, network, None if neighbours is None else load_neighbours(neighbours))
+    model = TriedModel(classifier, network, None if neighbours is None else load_neighbours(neighbours))
+    channels = 1 if classifier.checkpoint.grey else 3
+    model.answer(tuple(np.zeros((size, size, channels), dtype=np.uint8) for size in classifier.sizes_px))
+    return model
 
 
 def doubt_confidence(ranked: Sequence[tuple[str, float]]) -> str:

@@ -10,7 +10,7 @@ from pipeline.evaluation.grad_cam import grad_cam
 from pipeline.evaluation.neighbours import Neighbour
 from pipeline.models.checkpoint import save_checkpoint
 from pipeline.models.classifier import save_classifier
-from pipeline.tryout.answers import doubt_confidence, doubt_label, doubt_likeness, load_tried_model
+from pipeline.tryout.answers import TriedModel, doubt_confidence, doubt_label, doubt_likeness, load_tried_model
 from tests.pipeline.tryout.tried import CLASSES, CPU, SIZE_PX, pictures, small_model
 
 
@@ -95,6 +95,15 @@ def test_what_was_logged_is_loaded(model, tmp_path):
     assert dict(found.probabilities) == pytest.approx(dict(wanted.probabilities))
     assert [one.path for one in found.neighbours] == [one.path for one in wanted.neighbours]
     assert load_tried_model(tmp_path / "logged", None, CPU).answer(squares).neighbours == []
+
+
+def test_what_is_loaded_has_answered_once_so_that_the_first_picture_need_not_wait(model, tmp_path, monkeypatch):
+    save_checkpoint(model.network, model.classifier.checkpoint, tmp_path / "network")
+    save_classifier([tmp_path / "network"], 1.5, tmp_path / "logged")
+    answered = []
+    monkeypatch.setattr(TriedModel, "answer", lambda self, squares: answered.append(squares[0].shape))
+    load_tried_model(tmp_path / "logged", tmp_path, CPU)
+    assert answered == [(SIZE_PX, SIZE_PX, 3)]
 
 
 def test_of_an_ensemble_all_networks_answer_and_the_first_is_looked_into(model, tmp_path):
