@@ -88,11 +88,14 @@ def test_a_network_that_is_made_for_one_size_is_tried_at_that(probe, monkeypatch
     assert probe._tried_px == 320
 
 
-def test_no_size_is_tried_that_is_larger_than_the_first(probe):
+def test_no_size_is_tried_that_is_larger_than_the_first_and_enough_pictures_for_all_threads(probe, monkeypatch):
     small = Recipe(device="cpu", model=Model(backbone="test_resnet"), precompute=Precompute(image_px=64))
     small_probe = Probe(small, probe._manifest)
     assert (small_probe._tried_px, probe._tried_px) == (64, TRIED_PX)
+    monkeypatch.setattr(probes.torch, "get_num_threads", lambda: 2)
     assert (small_probe._tried_pictures, probe._tried_pictures) == (25, 4)
+    monkeypatch.setattr(probes.torch, "get_num_threads", lambda: 64)
+    assert (small_probe._tried_pictures, probe._tried_pictures) == (64, 64)
 
 
 def test_pictures_are_opened_where_they_lie(tmp_path, monkeypatch):
