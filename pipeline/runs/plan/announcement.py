@@ -15,6 +15,7 @@ from pipeline.runs.plan.work import StageWork, work_of
 from pipeline.runs.runner import before_first_work
 from pipeline.system.console import held, roughly, say
 from pipeline.system.device import choose_device
+from pipeline.system.memory import return_freed_memory
 from pipeline.tracking import RunRef
 
 # Seconds that a stage takes whatever it has to do (figures, files, the tracking server, exports), as measured on two
@@ -39,22 +40,35 @@ def announced(recipe: Recipe, manifest: Manifest, done: Mapping[str, RunRef]) ->
     if advice := advise_on_few(recipe, len(manifest.rows("train")), len(manifest.classes)):
         say(advice)
     works = work_of(recipe, {split: len(manifest.rows(split)) for split in SPLITS})
-    gpus = [torch.cuda.current_device()] if choose_device(recipe.device).type == "cuda" else []
     with held() as release:
 
         def announce() -> None:
             open_stages = {name: work for name, work in works.items() if name not in done}
-            try:
-                with torch.random.fork_rng(gpus):
-                    probe = Probe(recipe, manifest)
-                    expected.update({name: seconds_of(name, work, probe) for name, work in open_stages.items()})
-            except Exception:  # no estimate is worth a run: whatever fails here fails in its stage, with its reason
-                expected.clear()
+            expected.update(_try(recipe, manifest, open_stages))
             release(describe_plan(recipe, works, done, expected))
 
         with before_first_work(announce):
             yield expected
         release(describe_plan(recipe, works, done, expected))
+
+
+def _try(recipe: Recipe, manifest: Manifest, works: Mapping[str, StageWork]) -> dict[str, float]:
+    """How long stages with these `works` will take; empty if that cannot be tried. Random state and memory are as they
+    were."""
+    gpus = [torch.cuda.current_device()] if choose_device(recipe.device).type == "cuda" else []
+    try:
+        with torch.random.fork_rng(gpus):
+            return _seconds_of_all(works, Probe(recipe, manifest))
+    except Exception:  # no estimate is worth a run: whatever fails here fails in its stage, with its reason
+        return {}
+    finally:
+        return_freed_memory()
+        if gpus:  # how much is free decides how much stages take at a time
+            torch.cuda.empty_cache()
+
+
+def _seconds_of_all(works: Mapping[str, StageWork], probe: Probe) -> dict[str, float]:
+    return {name: seconds_of(name, work, probe) for name, work in works.items()}
 
 
 def seconds_of(name: str, work: StageWork, probe: Probe) -> float:

@@ -83,11 +83,12 @@ class Probe:
     def step(self, training: Training) -> float:
         """Seconds of a step of `training`."""
         if self._device.type == "cuda":
-            return self._once(training, lambda: self._step(training.frozen, training.image_px, training.batch_size))
+            tried = training.frozen, training.image_px, training.batch_size
+            return self._once(tried, lambda: self._step(*tried))
         count, area = self._tried_pictures, self._area(training.image_px)
         whole = self._once(("step", training.frozen), lambda: self._step(training.frozen, self._tried_px, count))
         saved = (1 - ENGINE_SHARE) * self._below(training) if self._is_split(training) else 0.0
-        return training.batch_size * (whole / count * area - saved)
+        return training.batch_size * max(whole / count * area - saved, 0.0)
 
     def head_step(self, batch_size: int) -> float:
         """Seconds of a step of the head on stored activations."""

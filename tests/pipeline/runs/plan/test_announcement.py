@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from pipeline.recipe.presets import read_preset
 from pipeline.recipe.schema import Recipe
@@ -115,6 +116,19 @@ def test_where_there_are_few_pictures_of_a_class_the_recipe_for_them_is_named_fi
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert "20 training pictures a class; for fewer than 30 there is -P recipe=recipes/tiny.yaml." in lines[0]
+
+
+def test_trying_leaves_the_random_state_as_it_was(monkeypatch):
+    class Drawing(Speeds):
+        def __init__(self, *given):
+            torch.rand(3)
+
+    monkeypatch.setattr(announcement, "Probe", Drawing)
+    state = torch.get_rng_state()
+    with announced(RECIPE, manifest(), {}) as expected:
+        _announce.get()()
+        assert expected
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_where_all_is_reused_nothing_is_tried_and_the_line_says_so(monkeypatch, capsys):
