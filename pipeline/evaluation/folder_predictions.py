@@ -1,13 +1,19 @@
 """Predicts all pictures of a folder: one table, in which a picture that cannot be opened is a row too."""
 
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.models.classifier import Classifier, Squares, answer_table
+from pipeline.models.classifier import Classifier, Squares, answer_table, load_classifier
+from pipeline.ranks.exchange import gather
+from pipeline.ranks.folders import provide
+from pipeline.ranks.team import deal, processes, together
 from pipeline.system.console import track
+from pipeline.system.device import choose_device
+from pipeline.system.errors import UserError
 from pipeline.system.metric_names import metric_names
 from pipeline.system.parallel import in_parallel
 
@@ -45,6 +51,31 @@ def predict_pictures(
     table = answers.reindex(range(len(pictures)))
     table.insert(0, "path", [_below(root, path) for path in pictures])
     return table.assign(error=errors)
+
+
+def predict_together(
+    folder: Path, classifier: Classifier, root: Path, pictures: Sequence[Path], batch_size: int, with_tta: bool = False
+) -> pd.DataFrame:
+    """The result of `predict_pictures` by the classifier in `folder`, of which helpers do their part, if there are
+    any; UserError if the pictures are not on the machine of one."""
+    how = batch_size, with_tta
+    if processes() == 1 or len(pictures) < processes():
+        return predict_pictures(classifier, root, pictures, *how)
+    with together(predict_share, folder, classifier.device.type, root, pictures, how):
+        provide(folder)
+        own = predict_pictures(classifier, root, pictures[deal().stretch(len(pictures))], *how)
+        return pd.concat(gather(own), ignore_index=True)
+
+
+def predict_share(folder: Path, device: str, root: Path, pictures: Sequence[Path], how: tuple[int, bool]) -> None:
+    """A helper's part of the pictures, sent to the leader."""
+    classifier = load_classifier(provide(folder), choose_device(device), one_by_one=False)
+    if not root.is_dir():
+        raise UserError(
+            f"The pictures are in {root}, which is not on {socket.gethostname()}; have them at the same place on every "
+            "machine."
+        )
+    gather(predict_pictures(classifier, root, pictures[deal().stretch(len(pictures))], *how))
 
 
 def label_counts(table: pd.DataFrame) -> pd.DataFrame:

@@ -98,6 +98,13 @@ def ask_all(answer: Any) -> list[Any]:
     return answers
 
 
+def gather(answer: Any) -> list[Any]:
+    """In the leader the answers of all processes, by number; nothing in the helpers."""
+    answers: list[Any] | None = None if dist.get_rank() else [None] * dist.get_world_size()
+    dist.gather_object(answer, answers, dst=0)
+    return answers or []
+
+
 class Sender:
     """Sends arrays from a helper to the leader one after the other, while the next one is being computed."""
 

@@ -8,10 +8,12 @@
 An error in one of the processes ends all: the leader raises it, in whatever it does together with the others.
 """
 
+import faulthandler
 import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -39,6 +41,7 @@ DEADLINE_SECONDS = "600"
 # An exchange fails before it is known what became of the other process.
 SECONDS_TO_HEAR = 3.0
 SECONDS_TO_NOTICE = 0.5
+SECONDS_TO_CLOSE, SECONDS_TO_END = 5.0, 15.0
 SECONDS_BETWEEN_LOOKS = 0.01
 CALL, CALLED, END = "call", "called", "end"
 
@@ -99,6 +102,12 @@ def deal(parts: int = 1) -> Deal:
     return ALONE if _session is None else Deal(_session.rank.number, _session.rank.processes, parts)
 
 
+def check_all() -> None:
+    """Raises what another process has met, if it is known: from then on an exchange on a GPU may give anything."""
+    if _session is not None and _session.watch.failure is not None:
+        raise _session.explained(RuntimeError(_session.watch.failure.sentence))
+
+
 @contextmanager
 def led(rank: Rank) -> Iterator[None]:
     """Within the block this process leads the others; at its end they leave."""
@@ -134,8 +143,7 @@ def together(function: Callable[..., None], *arguments: Any) -> Iterator[None]:
         if cause is error:
             raise
         raise cause from error
-    if session.watch.failure is not None:
-        raise session.explained(RuntimeError(session.watch.failure.sentence))
+    check_all()
 
 
 def help_leader(rank: Rank) -> int:
@@ -152,8 +160,7 @@ def help_leader(rank: Rank) -> int:
     except Exception as error:
         return _give_up(session, error)
     finally:
-        with suppress(Exception):
-            dist.destroy_process_group()
+        _close_groups(session)
         session.watch.stop()
     return 0
 
@@ -193,9 +200,24 @@ def _leave(session: Session) -> None:
     with suppress(RuntimeError):  # the store is gone, and all with it
         session.announce(END)
         session.store.set(ENDED, "")
-    session.abort_gpus()
-    with suppress(Exception):
-        dist.destroy_process_group()
+    _close_groups(session)
+
+
+def _close_groups(session: Session) -> None:
+    """Let go of the others. Where one of them is gone, NCCL may wait for it for ever, and so may the end of this process;
+    then it ends by force."""
+    if session.watch.failure is not None and torch.cuda.is_available():
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 — read at the very end
+        faulthandler.dump_traceback_later(SECONDS_TO_END, exit=True, file=nowhere)
+
+    def close() -> None:
+        session.abort_gpus()
+        with suppress(Exception):
+            dist.destroy_process_group()
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(SECONDS_TO_CLOSE)
 
 
 def _next_call(session: Session) -> str:
@@ -223,9 +245,7 @@ def _give_up(session: Session, error: Exception) -> int:
             warn("".join(traceback.format_exception(error)))
         sentence = str(error) if is_mistake else f"In {name}: {type(error).__name__}: {_first_line(error)}"
         tell_failure(session.store, Failure(session.rank.number, sentence, is_mistake))
-    session.abort_gpus()
-    with suppress(Exception):
-        dist.destroy_process_group()  # which wakes those that wait for this process
+    _close_groups(session)  # which wakes those that wait for this process
     while not watch.has_ended:  # the watch ends this process if the leader is gone
         time.sleep(SECONDS_BETWEEN_LOOKS)
     return 1 if watch.failure is None or watch.failure.number == session.rank.number else 0

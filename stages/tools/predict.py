@@ -6,7 +6,7 @@ import pandas as pd
 
 from pipeline import tracking
 from pipeline.data.readers.folder import list_pictures
-from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_pictures
+from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_together
 from pipeline.models.classifier import load_classifier
 from pipeline.recipe.fields import PICTURE_ENDINGS
 from pipeline.reports.page import markdown_table
@@ -27,9 +27,10 @@ def run(model: str, data: Path, output: Path, batch_size: int, device: str, tta:
     params: dict[str, object] = {"model": model, "data": str(data), "output": str(output)}
     params |= {"batch_size": batch_size, "device": device, "tta": tta}
     with tracking.open_run("predict", {tracking.STAGE: "predict", tracking.MODEL: model}, params) as run_id:
-        classifier = load_classifier(tracking.find_model(model).checkpoint, choose_device(device), one_by_one=False)
+        folder_of_model = tracking.find_model(model).checkpoint
+        classifier = load_classifier(folder_of_model, choose_device(device), one_by_one=False)
         root, pictures = list_pictures(str(data), classifier.extensions or PICTURE_ENDINGS)
-        predictions = predict_pictures(classifier, root, pictures, batch_size, tta)
+        predictions = predict_together(folder_of_model, classifier, root, pictures, batch_size, tta)
         failed = write_output(predictions, output)
         counts = label_counts(predictions)
         metrics = count_metrics(counts, classifier.checkpoint.classes)

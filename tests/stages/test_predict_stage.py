@@ -98,13 +98,13 @@ def predicted(tracking_server, tmp_path, monkeypatch):
     for name in ("a.TGA", "b.png"):
         (tmp_path / "photos" / name).touch()
 
-    def predict_pictures(classifier, root, pictures, batch_size, with_tta):
+    def predict_together(folder, classifier, root, pictures, batch_size, with_tta):
         assert [path.name for path in pictures] == ["a.TGA"], "the endings are those of the model's own recipe"
         return answers
 
     monkeypatch.setattr(predict_stage, "load_classifier", lambda *_, **__: model)
     monkeypatch.setattr(tracking, "find_model", lambda given: tracking.LoggedModel(given, tmp_path, None))
-    monkeypatch.setattr(predict_stage, "predict_pictures", predict_pictures)
+    monkeypatch.setattr(predict_stage, "predict_together", predict_together)
 
     def run(output):
         predict_stage.run("models:/pets/1", tmp_path / "photos", output, 32, "cpu", tta=False)

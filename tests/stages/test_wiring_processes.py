@@ -146,9 +146,8 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=[pytest.mark.slow] * (how != "helper killed")) for how in REASONS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", REASONS)
 def test_whatever_ends_one_process_ends_both_and_the_same_command_goes_on(chain, empty_database, tmp_path, how):
     place = new_place(tmp_path / "place", chain, empty_database)
     whole = new_place(tmp_path / "whole", chain, empty_database)
@@ -177,5 +176,5 @@ def test_a_mistake_is_told_by_the_leader_alone_and_ends_both(place):
     leader, helper = place.start(*place.main_words, "--seed", "one")
     printed, _ = leader.communicate(60)
     assert leader.returncode == 2
-    assert "seed is one" in printed
+    assert "seed is 'one'; it takes a whole number" in printed
     helper.kill()  # as torchrun does, once the other has failed

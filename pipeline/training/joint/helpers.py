@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.models.engine.helpers import forget
 from pipeline.models.network import Network
 from pipeline.ranks.exchange import of_leader, receive_tensors, send_tensors
-from pipeline.ranks.team import deal, together
+from pipeline.ranks.team import check_all, deal, together
 from pipeline.recipe.schema import LrFind
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
 from pipeline.training.joint.pictures import Origin
@@ -90,6 +90,7 @@ def _in_step(moments: Moments) -> Moments:
     moment: EpochRecord | TrainingProgress | None = None
     try:
         for moment in moments:
+            check_all()  # before anything is saved
             yield moment
             if isinstance(moment, EpochRecord):
                 of_leader(1)

@@ -1,5 +1,6 @@
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,14 @@ from pipeline.evaluation.folder_predictions import (
     count_metrics,
     label_counts,
     predict_pictures,
+    predict_together,
 )
-from pipeline.models.checkpoint import Checkpoint, build_network
-from pipeline.models.classifier import Classifier, Member
+from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from pipeline.models.classifier import Classifier, Member, load_classifier, save_classifier
+from pipeline.ranks.team import together
+from pipeline.system.errors import UserError
 from pipeline.system.tables import write_table
+from tests.several_processes import environments, run_led, start_led
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +108,54 @@ def test_a_folder_that_cannot_be_read_is_a_row_with_the_reason(classifier, tmp_p
     table = predict_pictures(classifier, tmp_path, [tmp_path / "locked"], 4)
     assert table["path"].tolist() == ["locked"]
     assert "Permission denied" in table["error"][0]
+
+
+def lead(folder: Path, pictures: list[Path]) -> None:
+    classifier = load_classifier(folder / "model", torch.device("cpu"))
+    predict_together(folder / "model", classifier, folder / "pictures", pictures, 2).to_pickle(folder / "found.pkl")
+
+
+@pytest.fixture
+def saved(classifier, pictures, tmp_path):
+    """(A folder with the model and the pictures, the pictures' new paths)."""
+    save_checkpoint(classifier.members[0].network, classifier.checkpoint, tmp_path / "checkpoint")
+    save_classifier([tmp_path / "checkpoint"], 1.0, tmp_path / "model")
+    (tmp_path / "pictures").mkdir()
+    moved = [tmp_path / "pictures" / path.name for path in pictures]
+    for old, new in zip(pictures, moved, strict=True):
+        if old.exists():
+            old.rename(new)
+    return tmp_path, moved
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_make_the_table_of_one(classifier, saved, processes):
+    folder, pictures = saved
+    run_led(lead, folder, pictures, processes=processes, cache=folder / "cache")
+    found, expected = (
+        pd.read_pickle(folder / "found.pkl"),
+        predict_pictures(classifier, folder / "pictures", pictures, 2),
+    )
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, atol=1e-6)
+
+
+def hide(folder: Path) -> None:
+    if os.environ["RANK"] == "1":
+        is_dir = Path.is_dir
+        Path.is_dir = lambda self: self != folder and is_dir(self)
+
+
+def lead_without_pictures(folder: Path, pictures: list[Path]) -> None:
+    with together(hide, folder / "pictures"):
+        pass
+    try:
+        lead(folder, pictures)
+    except UserError as error:
+        (folder / "error").write_text(str(error))
+
+
+def test_pictures_that_are_not_on_every_machine_are_not_taken_for_broken_ones(saved):
+    folder, _ = saved
+    given = environments({"THAW_CACHE": str(folder / "cache")}, 2)
+    assert start_led(lead_without_pictures, saved, given)[0].wait(60) == 0
+    assert "which is not on " in (folder / "error").read_text()

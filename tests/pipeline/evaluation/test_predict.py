@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,16 +9,19 @@ import torch
 from pipeline.data.augment import view_matrices
 from pipeline.evaluation.predict import SMALLEST, losses, predict, predict_with_activations, predictions_table
 from pipeline.models.checkpoint import Checkpoint, build_network
+from pipeline.models.engine.passes import SharedPass, frozen_network
 from pipeline.models.network import Network
+from tests.several_processes import run_led
 
 CPU = torch.device("cpu")
 CLASSES = ["cat", "dog", "hen"]
+FACTS = Checkpoint("test_resnet", CLASSES, 8, 0.5, 32, "crop", False)
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
     torch.manual_seed(0)
-    network = build_network(Checkpoint("test_resnet", CLASSES, 8, 0.5, 32, "crop", False))
+    network = build_network(FACTS)
     torch.nn.init.normal_(network.head[-1].weight, std=3)
     return network
 
@@ -174,3 +178,31 @@ def test_the_order_of_the_classes_is_the_order_of_the_networks_outputs():
     table = predictions_table(ROWS, ["hen", "dog", "cat"], PLAIN, TTA)
     assert table["predicted"].tolist() == ["dog", "hen", "hen"]
     np.testing.assert_allclose(table["loss"], [-np.log(0.7), -np.log(SMALLEST), -np.log(0.6)])
+
+
+def found_by(network: Network, pixels: np.ndarray, processes: int) -> list[np.ndarray]:
+    """Predictions of all kinds, of as many rows as there are processes, more, and fewer."""
+    frozen = frozen_network(network, FACTS, pixels, len(pixels))
+    assert isinstance(frozen, SharedPass) == (processes > 1)
+    rows, views = np.array([6, 2, 0, 5, 3], dtype=np.int64), view_matrices("sideways", 0.9, 3)
+    probabilities, activations = predict_with_activations(frozen, pixels, rows, 2, CPU)
+    some, kept = predict_with_activations(frozen, pixels, rows, 2, CPU, kept=np.array([3, 6], dtype=np.int64))
+    return [
+        predict(frozen, pixels, rows, 2, CPU),
+        predict(frozen, pixels, rows[:1], 2, CPU),
+        predict(frozen, pixels, rows, 2, CPU, views),
+        *(probabilities, activations, some, kept),
+    ]
+
+
+def lead(folder: Path, network: Network, pixels: np.ndarray) -> None:
+    np.savez(folder / "found.npz", *found_by(network, pixels, 3))
+
+
+def test_several_processes_predict_what_one_does(network, pixels, tmp_path):
+    run_led(lead, tmp_path, network, pixels, processes=3, cache=tmp_path / "cache")
+    expected = found_by(network, pixels, 1)
+    with np.load(tmp_path / "found.npz") as found:
+        for name, wanted in zip(found.files, expected, strict=True):
+            assert found[name].dtype == wanted.dtype
+            np.testing.assert_allclose(found[name], wanted, atol=1e-3 if wanted.dtype == np.float16 else 1e-6)
