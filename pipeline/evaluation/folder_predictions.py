@@ -64,7 +64,8 @@ def predict_together(
     with together(predict_share, folder, classifier.device.type, root, pictures, how):
         provide(folder)
         own = predict_pictures(classifier, root, pictures[deal().stretch(len(pictures))], *how)
-        return pd.concat(gather(own), ignore_index=True)
+        table: pd.DataFrame = pd.concat(gather(own), ignore_index=True)
+        return table
 
 
 def predict_share(folder: Path, device: str, root: Path, pictures: Sequence[Path], how: tuple[int, bool]) -> None:

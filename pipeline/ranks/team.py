@@ -204,8 +204,8 @@ def _leave(session: Session) -> None:
 
 
 def _close_groups(session: Session) -> None:
-    """Let go of the others. Where one of them is gone, NCCL may wait for it for ever, and so may the end of this process;
-    then it ends by force."""
+    """Let go of the others. Where one of them is gone, NCCL may wait for it for ever, and so may the end of this
+    process; then it ends by force."""
     if session.watch.failure is not None and torch.cuda.is_available():
         nowhere = open(os.devnull, "w")  # noqa: SIM115 — read at the very end
         faulthandler.dump_traceback_later(SECONDS_TO_END, exit=True, file=nowhere)
