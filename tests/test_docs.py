@@ -43,7 +43,8 @@ def links(page: Path) -> list[str]:
 def commands(page: Path) -> list[str]:
     """All `mlflow run .` and `python -m stages|pipeline` of a page, without comments and prompts."""
     pattern = r"(?:mlflow run \.|python -m (?:stages|pipeline)\b)[^`\n#|]*"
-    return [match.strip() for match in re.findall(pattern, text_of(page)) if match.strip()]
+    text = re.sub(r"\\\n +", "", text_of(page))  # a command that goes on in the next line
+    return [match.strip() for match in re.findall(pattern, text) if match.strip()]
 
 
 def parse(command: str) -> tuple[str, dict[str, str]]:

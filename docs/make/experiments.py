@@ -24,7 +24,7 @@ SIZES_PX = (64, 128, 224, 320)
 RATIOS = (1, 3, 10)
 SEEDS = (0, 1, 2)
 BASE = {
-    "precompute.image_px": "128", "data.split_seed": "0", "evaluate.onnx": "false", "evaluate.register_as": '""',
+    "precompute.image_px": "128", "data.split_seed": "0", "evaluate.onnx": "false", "evaluate.register_as": "",
 }  # fmt: skip
 ONE_HEAD = {f"sweep_head.{key}": f"{{type: choice, of: [{value}]}}" for key, value in (
     ("weight_decay", 0.01), ("dropout", 0.5), ("label_smoothing", 0.1), ("stored_epochs", 5),

@@ -15,7 +15,7 @@ from pipeline.system.tables import read_table
 from pipeline.tracking import RunRef
 
 DPI = 90
-BLOCKS = ("finder", "restarts", "overfitting", "frozen", "ratios", "sizes", "tta", "pictures")
+BLOCKS = ("restarts", "overfitting", "frozen", "ratios", "sizes", "tta", "pictures")
 
 
 def make_method(copy: Copy, folder: Path) -> dict[str, str]:
@@ -23,16 +23,17 @@ def make_method(copy: Copy, folder: Path) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     runs = Experiments(copy)
     makers = (
-        draw_finder, copy_restarts, draw_overfitting, compare_speeds, draw_ratios, draw_sizes, compare_views,
+        copy_restarts, draw_overfitting, compare_speeds, draw_ratios, draw_sizes, compare_views,
         describe_pictures,
     )  # fmt: skip
+    draw_finder(runs, folder)
     shutil.copy(runs.file(runs.head, "figures/augmented.png"), folder / "augmented.png")
     shutil.copy(runs.file(runs.finder, "figures/lr_find.png"), folder / "lr_find.png")
     return {name: make(runs, folder) for name, make in zip(BLOCKS, makers, strict=True)}
 
 
-def draw_finder(runs: Experiments, folder: Path) -> str:
-    """The finder's curve above what heads come to that are trained at each rate; a table of three rates."""
+def draw_finder(runs: Experiments, folder: Path) -> None:
+    """The finder's curve, above what heads come to that are trained at each rate."""
     curve, rates = read_table(runs.file(runs.finder, "curve.csv")), runs.rates
     suggested = runs.finder.metrics["suggestion/lr"]
     lowest = float(curve["lr"][curve["smoothed_loss"].idxmin()])
@@ -57,16 +58,6 @@ def draw_finder(runs: Experiments, folder: Path) -> str:
         axes.legend(fontsize=8, frameon=False)
         plain(axes)
     figure.savefig(folder / "finder.png", dpi=DPI)
-    best = float(sound["lr"][sound["valid_loss_mean"].idxmin()])
-    rows = [
-        _rate_row(sound, name, rate)
-        for name, rate in (
-            ("suggested", suggested),
-            ("best of those tried", best),
-            ("lowest point of the curve", lowest),
-        )
-    ]
-    return markdown_table(("", "rate", "validation loss of heads near it", "accuracy"), rows)
 
 
 def copy_restarts(runs: Experiments, folder: Path) -> str:
@@ -139,9 +130,8 @@ def draw_ratios(runs: Experiments, folder: Path) -> str:
     rows = []
     for ratio, ref in runs.ratios.items():
         last = _last_epoch(runs, ref)
-        shares = [f"{100 * moved[ratio][group]:.2g} %" for group in GROUP_COLOURS]
-        rows.append((str(ratio), *shares, f"{last['train_loss']:.3f}", f"{last['valid_loss']:.3f}"))
-    return markdown_table(("`lr_ratio`", *GROUP_COLOURS, "train loss", "valid loss"), rows)
+        rows.append((str(ratio), f"{last['train_loss']:.3f}", f"{last['valid_loss']:.3f}"))
+    return markdown_table(("`lr_ratio`", "train loss", "valid loss"), rows)
 
 
 def draw_sizes(runs: Experiments, folder: Path) -> str:
@@ -179,15 +169,9 @@ def describe_pictures(runs: Experiments, folder: Path) -> str:
     """What the figures were made with, as a sentence."""
     counts = read_table(runs.file(runs.start, "manifest/classes.csv"))
     table = counts.set_index(counts.columns[0])
-    splits = ", ".join(f"{name} {int(table[name].sum()):,}" for name in ("train", "valid", "test") if table[name].sum())
+    splits = ", ".join(f"{name} {int(table[name].sum()):,}" for name in table)
     return f"Pictures: {' and '.join(map(str, table.index))}; {splits}."
 
 
 def _last_epoch(runs: Experiments, ref: RunRef) -> "pd.Series[float]":
     return read_table(runs.file(ref, "epochs.csv")).iloc[-1]
-
-
-def _rate_row(heads: pd.DataFrame, name: str, rate: float) -> tuple[str, str, str, str]:
-    """The three heads nearest to a rate, averaged."""
-    near = heads.iloc[np.abs(np.log(heads["lr"] / rate)).argsort()[:3]]
-    return name, f"{rate:.1e}", f"{near['valid_loss_mean'].mean():.3f}", f"{near['valid_accuracy_mean'].mean():.3f}"

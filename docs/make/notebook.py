@@ -12,6 +12,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from docs.make.project import LOG_LINE
+
 MOST_LINES = 24
 DPI = 80
 
@@ -61,10 +63,10 @@ def _drawn(figure: Any) -> dict[str, Any]:
 
 
 def _shorten(text: str) -> str:
-    """The first and last lines of what was printed."""
-    lines = text.splitlines(keepends=True)
+    """The first and last lines of what was printed, without what libraries log."""
+    lines = [line for line in text.splitlines(keepends=True) if not LOG_LINE.match(line)]
     half = MOST_LINES // 2
-    return text if len(lines) <= MOST_LINES else "".join([*lines[:half], "…\n", *lines[-half:]])
+    return "".join(lines if len(lines) <= MOST_LINES else [*lines[:half], "…\n", *lines[-half:]])
 
 
 if __name__ == "__main__":

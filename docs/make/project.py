@@ -15,7 +15,10 @@ from pathlib import Path
 
 from docs.make.pages import PROJECT
 
-LOG_LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d |Registered model '|Created version '|Successfully registered")
+LOG_LINE = re.compile(
+    r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d |Registered model '|Created version '|Successfully registered"
+    r"| - \S+ \(current: |To fix the mismatches"
+)
 EPOCH_LINE = re.compile(r"  epoch \d+: ")
 COLUMNS = "110"
 PATIENCE_SECONDS = 120

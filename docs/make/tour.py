@@ -28,8 +28,9 @@ SPACE = "{train_head.lr: {type: log_uniform, low: 1e-4, high: 1e-1}, head.hidden
 SWEEP = f"""{RUN} -e sweep -P data=photos/ -P preset=quick -P trials=8 \\
     -P sweep.space='{SPACE}'"""
 TRAINING_LINES = (
-    r" on (cpu|cuda): ", r"pictures of \d+ class", r"^  +(train|\w+ +\d+ +\d+)", r"suggested rate", r"  epoch ",
-    r": reused run", r"champion", r"[┃│┏┡└]", r"accuracy .* interval", r"this is run", r"correct", r"^Beside ",
+    r"^preset ", r" on (cpu|cuda)", r"pictures of \d+ class", r"^  +(train|\w+ +\d+ +\d+)", r"suggested rate",
+    r"  epoch ", r": reused run", r"champion", r"[┃│┏┡└]", r"accuracy .* interval", r"this is run", r"correct",
+    r"^Beside ",
 )  # fmt: skip
 SWEEP_LINES = (*TRAINING_LINES, r"^trial ", r"[Bb]est ", r"sweep.html of")
 SERVE = "mlflow models serve -m models:/thaw-photos@champion --env-manager local --port {port}"
@@ -86,7 +87,9 @@ class Tour:
     def compare(self) -> None:
         """Both runs in one report."""
         printed = self.show("compare", f"{RUN} -e compare -P runs={self.run_ids['head']},{self.run_ids['main']}")
-        self.run_ids["compare"] = re.findall(r"\b\w{32}\b", printed)[-1]
+        found = re.search(r"comparison.html of run (\w{32})", printed)
+        assert found
+        self.run_ids["compare"] = found[1]
 
     def sweep(self) -> None:
         """A sweep over heads, which takes seconds a trial."""
@@ -98,7 +101,7 @@ class Tour:
     def look(self, screens: Screens) -> None:
         """Reports of all commands, and their runs and model on the tracking page."""
         for name, of, file, words in (
-            ("report", "head", "report.html", "What to do next"), ("sweep", "sweep", "sweep.html", "trial"),
+            ("report", "head", "report.html", "What to do next"),
             ("comparison", "compare", "comparison.html", "McNemar"),
         ):  # fmt: skip
             screens.look(name, self.file(self.run_ids[of], file), REPORT_PX, words)

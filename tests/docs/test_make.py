@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from docs.make import tour
+from docs.make import method, tour
 from docs.make.notebook import run_cell, run_notebook
-from docs.make.pages import PROJECT, blocks, fenced, fill_pages, filled, markdown_table
+from docs.make.pages import PROJECT, blocks, fenced, fill_pages, filled, markdown_table, pages
 from docs.make.photos import some_cells
 from docs.make.project import Copy, copy_project, transcript
 
@@ -37,6 +37,24 @@ def test_blocks_are_filled_by_name_and_all_else_is_kept(tmp_path):
     assert fill_pages({"two": "2"}, [page]) == [page]
     assert fill_pages({"two": "2"}, [page]) == [], "nothing changes the second time"
     assert blocks(page.read_text())["two"] == "2\n"
+
+
+def shown() -> list[tuple[str, str]]:
+    """(name, content) of all made parts of all pages."""
+    return [found for page in pages() for found in blocks(page.read_text(encoding="utf-8")).items()]
+
+
+def test_every_made_part_of_a_page_has_a_maker_and_content_and_every_maker_a_page():
+    assert {name for name, _ in shown()} == {*tour.BLOCKS, *method.BLOCKS}
+    assert not [name for name, content in shown() if not content.strip()]
+
+
+def test_a_page_shows_the_commands_that_the_tour_runs():
+    commands = {"head": tour.HEAD, "main": tour.ALL, "sweep": tour.SWEEP}
+    for name, content in shown():
+        command = commands.get(name.removesuffix("-short"))
+        assert command is None or f"$ {command}\n" in content, "make docs renews it"
+    assert tour.RECIPE in dict(shown())["recipe"]
 
 
 def test_a_transcript_has_the_last_epoch_of_each_stage_and_a_mark_for_what_is_left_out():
@@ -118,6 +136,13 @@ def test_all_that_the_notebook_imports_exists():
             hasattr(module, one.name) or importlib.util.find_spec(f"{node.module}.{one.name}") for one in node.names
         )
     assert len(statements) > 4
+
+
+def test_the_notebook_was_run_in_order_and_ended():
+    notebook = json.loads((PROJECT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "make docs renews it"
+    assert sum("image/png" in output.get("data", {}) for cell in code for output in cell["outputs"]) == 2
 
 
 def test_what_the_makefile_calls_exists():
