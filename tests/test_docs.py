@@ -62,7 +62,7 @@ def problem(command: str) -> str:
     name, given = parse(command)
     if command.startswith("python -m pipeline"):
         return "" if name in ("", *HOUSEKEEPING) else f"no command {name}"
-    if name in ("", "NAME"):
+    if name in ("", "NAME", "--help"):
         return ""
     if name not in PROJECT_FILE["entry_points"] or name not in (*STAGES, *OPTIONS):
         return f"no command {name}"
