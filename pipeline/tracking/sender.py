@@ -185,7 +185,9 @@ def call_server(call: Callable[[], Answer]) -> Answer:
                 raise
             if trouble is not None and trouble.refusal is not None:
                 raise trouble.refusal from None
-            problem = _problem(uri) or (trouble and f"{trouble.what}.")
+            problem, what = _problem(uri), _what_is_away(uri, error)
+            if problem is None and trouble is not None:
+                problem, what = f"{trouble.what}.", trouble.what
             if problem is None and was_there:
                 raise
             was_there = problem is None
@@ -195,7 +197,7 @@ def call_server(call: Callable[[], Answer]) -> Answer:
                     raise Unreachable(f"{problem} Run the same command again when it is back.") from None
                 if not is_reported and away >= SECONDS_BEFORE_REPORTING:
                     is_reported = True
-                    say(_waiting(_what_is_away(uri, error), patience))
+                    say(_waiting(what, patience))
                 time.sleep(1.0)
 
 
@@ -209,7 +211,9 @@ def _problem(uri: str) -> str | None:
 
 def _what_is_away(uri: str, error: Exception) -> str:
     trouble = store_trouble(error)
-    return trouble.what if trouble is not None else f"The tracking server at {shown(uri)} is away ({cause(error)})"
+    if trouble is not None and not trouble.is_behind:
+        return trouble.what
+    return f"The tracking server at {shown(uri)} is away ({cause(error)})"
 
 
 def _waiting(what: str, patience: float) -> str:

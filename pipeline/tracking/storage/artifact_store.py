@@ -5,6 +5,7 @@ Its libraries are an extra, so that their errors are known here by name.
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -30,19 +31,20 @@ KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or fill in ~/.aws/crede
 @dataclass(frozen=True)
 class StoreTrouble:
     """What is wrong with the store of artifacts: `what` names it and says why, for a sentence; `refusal` is the error
-    to raise if it does not pass by itself."""
+    to raise if it does not pass by itself. It `is_behind` the tracking server if that has said so, which may itself be
+    what is out of order."""
 
     what: str
     refusal: UserError | OSError | None = None
+    is_behind: bool = False
 
 
 def store_trouble(error: BaseException) -> StoreTrouble | None:
     """What an error says about the store of artifacts; None if it comes from elsewhere."""
     if not _is_of_library(error):
-        status = getattr(getattr(error, "response", None), "status_code", 500)
-        if HANDED_ON in str(error) and status >= 500:
-            return StoreTrouble(f"The store behind the tracking server is out of order ({_status(error)})")
-        return None
+        status = _status(error) if HANDED_ON in str(error) else 0
+        what = f"The store behind the tracking server is out of order (status {status})"
+        return StoreTrouble(what, is_behind=True) if status >= 500 else None
     inner = error.__context__ if error.__context__ is not None and _is_of_library(error.__context__) else error
     if type(inner).__name__ in NO_KEYS:
         what = f"The artifact store lets nobody in without keys ({first_line(_as_exception(inner))})"
@@ -99,9 +101,13 @@ def _why(error: BaseException) -> str:
     return first_line(_as_exception(error)).partition(": ")[0].partition(" for ")[0].partition(" to the endpoint")[0]
 
 
-def _status(error: BaseException) -> str:
+def _status(error: BaseException) -> int:
+    """The status that a server answered with; 0 if it did not answer."""
     answer = getattr(error, "response", None)
-    return f"status {answer.status_code}" if answer is not None else "it answers with errors"
+    if answer is not None:
+        return int(answer.status_code)
+    found = re.search(r"too many (\d+) error responses", str(error))
+    return int(found[1]) if found else 0
 
 
 def _without_query(address: str) -> str:

@@ -16,6 +16,9 @@ AWAY = botocore.exceptions.EndpointConnectionError(endpoint_url=ADDRESS, error=O
 HANDED_ON = "https://mlflow.example.org/api/2.0/mlflow-artifacts/artifacts/1/abc/artifacts/big.npy"
 
 
+REFUSED = f"API request to {HANDED_ON} failed with exception HTTPConnectionPool: Connection refused"
+
+
 def answered(code, status, words="No."):
     facts = {"Error": {"Code": code, "Message": words}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return botocore.exceptions.ClientError(facts, "GetObject")
@@ -97,7 +100,8 @@ def test_a_file_that_is_gone_is_no_matter_of_the_store():
 
 
 @pytest.mark.parametrize(
-    "error", [handed_on(404), MlflowException("No such run"), ValueError("wrong"), OSError("full")]
+    "error",
+    [handed_on(404), MlflowException(REFUSED), MlflowException("No such run"), ValueError("wrong"), OSError("full")],
 )
 def test_other_errors_are_not_taken_for_the_stores(error):
     assert store_trouble(error) is None
