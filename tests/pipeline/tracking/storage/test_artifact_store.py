@@ -101,7 +101,7 @@ def test_a_file_that_is_gone_is_no_matter_of_the_store():
 
 @pytest.mark.parametrize(
     "error",
-    [handed_on(404), MlflowException(REFUSED), MlflowException("No such run"), ValueError("wrong"), OSError("full")],
+    [handed_on(404), MlflowException(REFUSED), MlflowException("No run"), ValueError("wrong"), OSError("full")],
 )
 def test_other_errors_are_not_taken_for_the_stores(error):
     assert store_trouble(error) is None
