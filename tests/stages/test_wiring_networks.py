@@ -18,7 +18,7 @@ from pipeline.models.engine import passes
 from pipeline.models.engine.session import Session
 from pipeline.models.network import build_head
 from pipeline.recipe.schema import Recipe, flatten
-from pipeline.runs import runner
+from pipeline.runs import recipe_pictures, runner
 from pipeline.tracking import RunRef
 from pipeline.training import step
 from stages import evaluate, fine_tune, lr_find, main, precompute, resize, train_head
@@ -267,7 +267,7 @@ def test_a_run_is_not_reused_for_another_value_of_a_key_that_it_depends_on(
 
     monkeypatch.setattr(runner, "stage_fingerprint", stop)
     monkeypatch.setattr(runner, "source_digest", lambda module: "code")
-    monkeypatch.setattr(precompute, "fetch_weights", lambda backbone, weights: weights)
+    monkeypatch.setattr(recipe_pictures, "fetch_weights", lambda backbone, weights: weights)
     keys = [key for key in flatten(Recipe()) if key.startswith(tuple(f"{one}." for one in depends_on)) or
             key in depends_on]  # fmt: skip
     for key in ("", "seed", *keys):
