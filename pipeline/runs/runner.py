@@ -138,8 +138,8 @@ def _run(
         tags[f"{tracking.RESOLVED}{name}"] = value
     if up.chain:
         tags[tracking.UPSTREAM] = up.chain[0].run_id
-    own = ("seed", *(f"{name}." for name in stage.sections))
-    params = {key: value for key, value in settings.items() if key.startswith(own)}
+    own = tuple(f"{name}." for name in stage.sections)
+    params = {key: value for key, value in settings.items() if key == "seed" or key.startswith(own)}
     with tracking.open_run(title, tags, params) as run_id:
         tracking.name_run(run_id, title)
         tracking.log_text(run_id, write_recipe(up.recipe), RECIPE_FILE)

@@ -22,6 +22,7 @@ from pipeline.models.classifier import load_classifier
 from pipeline.runs.evaluated_runs import read_evaluated_run
 from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef
+from pipeline.training.history import kept_name
 from stages import evaluate, fine_tune, main, precompute, train_head
 from stages.__main__ import _read
 from stages.registry import STAGES
@@ -130,8 +131,8 @@ def test_the_networks_that_are_averaged_are_each_of_the_stage_that_validates_bes
     for seed, member in zip(("", " seed 4"), member_runs(trained), strict=True):
         runs = [trained.stage(f"{name}{seed}") for name in ("train_head", "fine_tune", "resize")]
         assert member.info.run_id in [run.info.run_id for run in runs]
-        assert member.data.metrics["kept/valid_accuracy"] == max(
-            run.data.metrics["kept/valid_accuracy"] for run in runs
+        assert member.data.metrics[kept_name("valid/accuracy")] == max(
+            run.data.metrics[kept_name("valid/accuracy")] for run in runs
         )
     assert trained.said[0].startswith("The networks of 2 seeds are averaged, each as the stage left it that validates")
     assert trained.two.data.tags["thaw.evaluated_stage"] == trained.said[0]
@@ -150,7 +151,7 @@ def test_predictions_are_the_mean_of_the_networks_probabilities_plain_and_with_t
 def test_the_run_says_how_each_network_validates_and_whether_the_mean_is_better(trained):
     metrics, runs = trained.evaluated.data.metrics, member_runs(trained)
     own = [metrics["ensemble_valid_accuracy_1"], metrics["ensemble_valid_accuracy_2"]]
-    assert own == pytest.approx([run.data.metrics["kept/valid_accuracy"] for run in runs])
+    assert own == pytest.approx([run.data.metrics[kept_name("valid/accuracy")] for run in runs])
     assert metrics["ensemble_networks"] == 2
     assert metrics["ensemble_valid_gain"] == pytest.approx(metrics["valid/accuracy"] - np.mean(own))
     sentence = next(one for one in trained.said if "probabilities of 2 networks are averaged" in one).strip()

@@ -203,7 +203,7 @@ def test_the_views_of_the_test_pictures_are_the_flips_and_corners_of_the_recipe(
         given.extend(one for one in arguments if isinstance(one, torch.Tensor))
         raise Stopped
 
-    monkeypatch.setattr(evaluation, "_predict_all", stop)
+    monkeypatch.setattr(evaluation, "predict_members", stop)
     recipe = recipe_of(chain, augment__flip=flip, evaluate__tta_views=views, reuse="never")
     with pytest.raises(Stopped):
         evaluate.run(recipe, id_of(chain.resize))

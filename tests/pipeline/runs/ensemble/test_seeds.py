@@ -6,10 +6,11 @@ from pipeline.recipe.picture_sections import Data
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.ensemble.seeds import TrainedNetwork, choose_stages, train_networks, with_seed
 from pipeline.tracking import RunRef
+from pipeline.training.history import kept_name
 
 
 def stage(run_id: str, accuracy: float) -> RunRef:
-    return RunRef(run_id, "stage", "", None, {"kept/valid_accuracy": accuracy, "kept/valid_loss": 0.5})
+    return RunRef(run_id, "stage", "", None, {kept_name("valid/accuracy"): accuracy, kept_name("valid/loss"): 0.5})
 
 
 NETWORKS = [
