@@ -124,7 +124,7 @@ def draw_ratios(runs: Experiments, folder: Path) -> str:
     axes.set_xticks(range(len(moved)), [f"ratio {ratio}" for ratio in moved])
     axes.set_yscale("log")
     axes.set_ylabel("change of the weights, % of their norm")
-    axes.legend(fontsize=8, frameon=False, title="layer group")
+    axes.legend(fontsize=8, frameon=False, title="layer group", loc="upper left", bbox_to_anchor=(1, 1))
     plain(axes)
     figure.savefig(folder / "ratios.png", dpi=DPI)
     rows = []

@@ -23,13 +23,14 @@ class Screens:
     page: Page
     folder: Path
 
-    def look(self, name: str, where: Path | str, size_px: tuple[int, int], words: str) -> None:
-        """Open a file or an address, wait until it shows `words`, and keep a picture of this width and height as
-        `NAME.png`."""
+    def look(self, name: str, where: Path | str, size_px: tuple[int, int], words: str, drawn: int = 0) -> None:
+        """Open a file or an address, wait until it shows `words` and has this many charts `drawn`, and keep a picture
+        of this width and height as `NAME.png`."""
         self.page.open("about:blank")
         self.page.resize(*size_px)
         self.page.open(where)
         self.page.wait(f"document.body.innerText.includes({words!r})")
+        self.page.wait(f"document.querySelectorAll('.main-svg').length >= {drawn}")
         self.keep(name)
 
     def keep(self, name: str) -> None:

@@ -110,12 +110,13 @@ class Tour:
         query = urllib.parse.urlencode({"runs": json.dumps(ids), "experiments": json.dumps([experiment])})
         runs = f"#/experiments/{experiment}/runs"
         with self.opened_page() as address:
-            for name, path, words in (
-                ("runs", runs, "accuracy"), ("run", f"{runs}/{ids[1]}", "Description"),
-                ("curves", f"{runs}/{ids[1]}/model-metrics", "valid"),
-                ("compared", f"#/compare-runs?{query}", "Parameters"), ("champion", "#/models/thaw-photos", "champion"),
+            for name, path, words, drawn in (
+                ("runs", runs, "accuracy", 0), ("run", f"{runs}/{ids[1]}", "Description", 0),
+                ("curves", f"{runs}/{ids[1]}/model-metrics", "valid", 4),
+                ("compared", f"#/compare-runs?{query}", "Parameters", 1),
+                ("champion", "#/models/thaw-photos", "champion", 0),
             ):  # fmt: skip
-                screens.look(name, f"{address}/{path}", PAGE_PX, words)
+                screens.look(name, f"{address}/{path}", PAGE_PX, words, drawn)
 
     def mend(self, screens: Screens) -> None:
         """Two labels are changed in the report, as one does with the mouse, and the next run takes the corrections."""
