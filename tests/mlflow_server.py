@@ -46,7 +46,7 @@ class MlflowServer:
                 [*command, *stores], cwd=self.folder, env={**os.environ, **self._variables}, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not self._answers():
             assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
             time.sleep(0.2)
