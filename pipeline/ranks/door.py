@@ -15,6 +15,8 @@ from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_with_parent
 
 OPTION = "processes"
+# torch prints what its own code was doing where another process goes away, which is told in a sentence.
+NO_TRACES = ("TORCH_CPP_LOG_LEVEL", "ERROR")
 DEFAULT = "1"
 # Commands for one process, and why.
 ALONE = {
@@ -57,6 +59,7 @@ def leading(rank: Rank) -> AbstractContextManager[None]:
     if rank.processes == 1:
         return nullcontext()
     end_with_parent()  # the launcher, when it is killed, leaves its processes running
+    os.environ.setdefault(*NO_TRACES)
     led: Any = importlib.import_module("pipeline.ranks.team").led
     block: AbstractContextManager[None] = led(rank)
     return block
@@ -69,6 +72,7 @@ def help_leader(rank: Rank, words: Sequence[str]) -> NoReturn:
     keep_freed_memory()
     end_with_parent()
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault(*NO_TRACES)
     try:
         status: int = importlib.import_module("pipeline.ranks.team").help_leader(rank)
     except UserError as error:
