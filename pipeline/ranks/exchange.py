@@ -49,13 +49,6 @@ def gather_rows(rows: Tensor, sizes: Sequence[int], number: int) -> Tensor:
     return gathered
 
 
-def sum_over_all(tensor: Tensor) -> Tensor:
-    """The sum of the tensors of all processes."""
-    summed = tensor.clone()
-    dist.all_reduce(summed)
-    return summed
-
-
 def sum_gradients(gradients: Sequence[Tensor]) -> None:
     """Replace each by the sum over all processes, in one exchange."""
     with torch.no_grad():
