@@ -234,7 +234,7 @@ def _read_options(name: str, options: Sequence[Option], arguments: Sequence[str]
     given: dict[str, str] = vars(known)
     for option in options:
         if option.default is None and not given[option.name]:
-            raise UserError(f"{name} needs {option.name}, {option.help}: -P {option.name}=<{option.name}>.")
+            raise UserError(f"{name} needs {option.name}; give {option.help}: -P {option.name}=<{option.name}>.")
     return {option.name: option.parse(given[option.name]) for option in options}
 
 

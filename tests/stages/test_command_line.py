@@ -89,7 +89,7 @@ def folders(tmp_path):
         ("fine_tune", ["fine_tune needs an upstream run", "train_head", "-P upstream="]),
         ("resize --upstream abc --precompute.image_px 64", ["precompute.image_px is fixed by the upstream run abc"]),
         ("fine_tune --upstream abc --recipe {folder}/nowhere.yaml", ["nowhere.yaml does not exist"]),
-        ("predict --data {folder}", ["predict needs model, the address of a model", "-P model=<model>"]),
+        ("predict --data {folder}", ["predict needs model; give models:/thaw-elpv@champion, a run's id, or the folder", "-P model=<model>"]),
         ("predict --model m --data {folder}/empty", ["data is {folder}/empty, where no file, at any depth"]),
         ("predict --model m --data {folder}/alone --output a.xlsx", ["output is a.xlsx", ".parquet"]),
         ("predict --model m --data {folder}/alone --batch_size 0", ["batch_size is 0"]),
@@ -104,7 +104,7 @@ def folders(tmp_path):
             ["resize is a list of 2 steps; name one, such as resize.0.image_px"],
         ),
         ("fine_tune --preset quick --upstream abc", ["fine_tune takes no preset", "leave preset out"]),
-        ("compare", ["compare needs runs, the ids of two or more runs"]),
+        ("compare", ["compare needs runs; give the ids of two or more runs"]),
         ("compare --runs abc", ["names 1 run; give two or more"]),
     ],
 )
