@@ -89,7 +89,7 @@ def folders(tmp_path):
         ("fine_tune", ["fine_tune needs an upstream run", "train_head", "-P upstream="]),
         ("resize --upstream abc --precompute.image_px 64", ["precompute.image_px is fixed by the upstream run abc"]),
         ("fine_tune --upstream abc --recipe {folder}/nowhere.yaml", ["nowhere.yaml does not exist"]),
-        ("predict --data {folder}", ["predict needs model; give models:/thaw-elpv@champion, a run's id, or the folder", "-P model=<model>"]),
+        ("predict --data {folder}", ["predict needs model; give models:/thaw-elpv@champion, ", "-P model=<model>"]),
         ("predict --model m --data {folder}/empty", ["data is {folder}/empty, where no file, at any depth"]),
         ("predict --model m --data {folder}/alone --output a.xlsx", ["output is a.xlsx", ".parquet"]),
         ("predict --model m --data {folder}/alone --batch_size 0", ["batch_size is 0"]),
@@ -279,7 +279,7 @@ def test_its_mistakes_end_in_a_sentence_as_those_of_a_stage_do(capsys):
     assert start(name="use")[0] == 2
     assert start("--model=m", "stray", name="use")[0] == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[:2] == ["There is no such model.", "use needs model, a model: -P model=<model>."]
+    assert said[:2] == ["There is no such model.", "use needs model; give a model: -P model=<model>."]
     assert said[2].startswith("'stray' stands alone")
 
 
