@@ -43,7 +43,7 @@ SECONDS_TO_HEAR = 3.0
 SECONDS_TO_NOTICE = 0.5
 SECONDS_TO_CLOSE, SECONDS_TO_END = 5.0, 15.0
 SECONDS_BETWEEN_LOOKS = 0.01
-CALL, CALLED, END = "call", "called", "end"
+CALL, CALLED, END, LEFT = "call", "called", "end", "left"
 
 
 class Session:
@@ -162,6 +162,8 @@ def help_leader(rank: Rank) -> int:
     finally:
         _close_groups(session)
         session.watch.stop()
+    with suppress(RuntimeError):
+        session.store.set(f"{LEFT}/{rank.number}", "")
     return 0
 
 
@@ -193,7 +195,7 @@ def _backend(rank: Rank, store: Any) -> str:
 
 
 def _leave(session: Session) -> None:
-    """Let the helpers go."""
+    """Let the helpers go. The store may be this process's own, so that it waits until they have left."""
     global _session
     _session = None
     session.watch.stop()
@@ -201,6 +203,10 @@ def _leave(session: Session) -> None:
         session.announce(END)
         session.store.set(ENDED, "")
     _close_groups(session)
+    if session.watch.failure is None:
+        helpers = [f"{LEFT}/{number}" for number in range(1, session.rank.processes)]
+        with suppress(RuntimeError):
+            session.store.wait(helpers, timedelta(seconds=SECONDS_TO_CLOSE))
 
 
 def _close_groups(session: Session) -> None:

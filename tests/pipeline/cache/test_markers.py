@@ -125,10 +125,8 @@ import os, sys, time
 from pathlib import Path
 from pipeline.cache.markers import note_open
 note_open(Path({str(cache)!r}), "kind/1")
-child = os.fork()
-if not child:
-    time.sleep(60)
-print(child, flush=True)
+if not os.fork():
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
     process = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)

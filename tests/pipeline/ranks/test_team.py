@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pipeline.ranks import team, watch
 from pipeline.ranks.environment import Rank
 from pipeline.ranks.exchange import ask_all
 from pipeline.ranks.team import HelperError, deal, led, processes, together
@@ -37,6 +38,20 @@ def test_a_call_reaches_every_process_and_the_next_one_does_too(tmp_path):
         assert {path.name: path.read_text() for path in (tmp_path / name).iterdir()} == {
             str(number): f"{number} of 3" for number in range(3)
         }
+
+
+def look_seldom() -> None:
+    """A helper's call after which it is late to hear of the end, as on a busy machine."""
+    team.SECONDS_BETWEEN_LOOKS, watch.SECONDS_BETWEEN_LOOKS = 1.5, 3.0
+
+
+def lead_one_that_looks_seldom() -> None:
+    with together(look_seldom):
+        time.sleep(0.7)
+
+
+def test_the_leader_and_its_store_stay_until_the_helpers_have_left(tmp_path):
+    run_led(lead_one_that_looks_seldom, cache=tmp_path)
 
 
 def test_a_process_alone_calls_nobody(tmp_path):
