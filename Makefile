@@ -32,7 +32,9 @@ recipe: .venv/installed
 	python -m pipeline recipe > docs/recipe.md.new
 	mv docs/recipe.md.new docs/recipe.md
 
+# MLflow's page opens with what language models want; this address has the experiments of training.
 ui: .venv/installed
+	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	mlflow ui
 
 # FORM=full has more pictures and rounds.

@@ -22,8 +22,12 @@ def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
     *trained, evaluated = done.values()
     run_ids = [ref.run_id for ref in trained]
     step = int(tracking.call_server(lambda: tracking.read_curve(run_ids, "train/loss"))["step"].max())
-    found = {name: value for name, value in evaluated.metrics.items() if name.partition("/")[2] in RESULTS}
-    tracking.log_metrics(run_id, found, step=step)
+    tracking.log_metrics(run_id, results_of(evaluated), step=step)
+
+
+def results_of(evaluated: RunRef) -> dict[str, float]:
+    """The figures of a run of evaluate that matter most, as they are named there."""
+    return {name: value for name, value in evaluated.metrics.items() if name.partition("/")[2] in RESULTS}
 
 
 def log_summary(

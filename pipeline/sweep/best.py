@@ -13,7 +13,7 @@ from pipeline.recipe.schema import Recipe, training_settings, write_recipe
 from pipeline.runs.best_stage import best_stage
 from pipeline.runs.ensemble.seeds import with_seed
 from pipeline.runs.runner import ignore_epoch
-from pipeline.runs.summary import CURVES
+from pipeline.runs.summary import CURVES, results_of
 from pipeline.sweep.sweep_report import NOT_EVALUATED, BestRecipe, write_sweep_report
 from pipeline.sweep.trial_run import Train, recipe_of
 from pipeline.sweep.trials import best_trial
@@ -95,8 +95,7 @@ def _log_evaluated(run_id: str, data: str, seeds: pd.DataFrame, evaluated: RunRe
         f"The best recipe's valid accuracy is {_format_accuracy(seeds)}.",
         f"Its model of the recipe's own seed has {split} accuracy {accuracy:.4f}, evaluated once.",
     ]
-    tracking.log_metrics(run_id, _seeds_metrics(seeds), step=0)
-    tracking.copy_curves(evaluated.run_id, run_id, CURVES)
+    tracking.log_metrics(run_id, _seeds_metrics(seeds) | results_of(evaluated), step=0)
     tracking.show_result(evaluated.run_id, run_id, ["report.html"])
     tracking.add_to_description(run_id, " ".join(sentences))
     tracking.rename_run(run_id, f"{data}, sweep, {split} accuracy {accuracy:.3f}")

@@ -24,9 +24,6 @@ from pipeline.tracking.outbox import Outbox, outbox_folder
 from pipeline.tracking.server import absolute, cause, check_server, is_absent, shown
 from pipeline.tracking.storage.artifact_store import check_store
 
-# MLflow's page asks what kind an experiment is, or guesses it, and shows no runs for the other kind.
-OPENS_AS_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-
 
 def connect() -> None:
     """Make sure, once for each server, that it can be reached, with its tables and the experiment that runs go into,
@@ -67,7 +64,7 @@ def _make_ready(client: MlflowClient, experiment: str | None) -> None:
     try:
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            found = client.get_experiment(client.create_experiment(experiment, tags=OPENS_AS_TRAINING))
+            found = client.get_experiment(client.create_experiment(experiment))
     except MlflowException:  # another machine may have created it at the same time
         found = client.get_experiment_by_name(experiment)
         if found is None:

@@ -83,6 +83,7 @@ def test_it_is_trained_over_seeds_on_one_split_and_evaluated_once(tracking_serve
     run = mlflow.get_run(run_id)
     assert run.data.metrics["seeds/valid_accuracy_mean"] == pytest.approx(0.84)
     assert run.data.metrics["seeds/valid_accuracy_std"] == pytest.approx(0.01)
+    assert run.data.metrics["test/accuracy"] == 0.79
     assert "0.8400 ± 0.0100 over 3 seeds" in run.data.tags["mlflow.note.content"]
     assert run.info.run_name == "cells, sweep, test accuracy 0.790"
 

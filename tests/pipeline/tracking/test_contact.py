@@ -83,14 +83,6 @@ def test_an_experiment_that_was_deleted_or_is_not_there_is_reported_by_its_id_to
         tracking.connect()
 
 
-def test_the_page_of_an_experiment_opens_with_its_runs(tracking_server, monkeypatch):
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "farm")
-    tracking.connect()
-    experiment = MlflowClient().get_experiment_by_name("farm")
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-
-
 def test_a_run_of_an_experiment_that_was_deleted_is_reported_before_it_is_followed(tracking_server, monkeypatch):
     client = MlflowClient()
     later = client.create_experiment("later")
