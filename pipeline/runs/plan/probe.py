@@ -1,4 +1,4 @@
-"""How fast this machine does what stages do: each kind of work is tried for about a tenth of a second.
+"""How fast this machine does what stages do: each kind of work is tried for half a second at most on two cores.
 
 Networks have random weights and images are noise there, since neither changes how long a step takes.
 """
@@ -30,8 +30,9 @@ from pipeline.system.machine import usable_cores
 from pipeline.training.optim import head_optimizer, thaw
 from pipeline.training.step import EAGER_STEPS, steps_of
 
-# On a CPU so many pixels are tried, of pictures of this size at most; what others take is in proportion to theirs.
-TRIED_PIXELS, MOST_TRIED_PX = 4 * 160**2, 160
+# On a CPU so many pixels are tried, of pictures of this size at most; what others take is in proportion to theirs. A step
+# on fewer pictures takes longer for each of them.
+TRIED_PIXELS, MOST_TRIED_PX = 16 * 128**2, 160
 # Batches between which a GPU is not waited for.
 BATCHES_AT_ONCE = 5
 SECONDS_OF_A_TRY = 0.05
