@@ -86,9 +86,9 @@ def test_no_size_is_tried_that_is_larger_than_the_first_and_enough_pictures_for_
     small_probe = Probe(small, probe._manifest)
     assert (small_probe._tried_px, probe._tried_px) == (64, TRIED_PX)
     monkeypatch.setattr(probes.torch, "get_num_threads", lambda: 2)
-    assert (small_probe._tried_pictures, probe._tried_pictures) == (25, 4)
-    monkeypatch.setattr(probes.torch, "get_num_threads", lambda: 64)
-    assert (small_probe._tried_pictures, probe._tried_pictures) == (64, 64)
+    assert (small_probe._tried_pictures, probe._tried_pictures) == (64, 10)
+    monkeypatch.setattr(probes.torch, "get_num_threads", lambda: 96)
+    assert (small_probe._tried_pictures, probe._tried_pictures) == (96, 96)
 
 
 def test_pictures_are_opened_where_they_lie(tmp_path, monkeypatch):
