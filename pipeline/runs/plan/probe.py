@@ -30,8 +30,8 @@ from pipeline.system.machine import usable_cores
 from pipeline.training.optim import head_optimizer, thaw
 from pipeline.training.step import EAGER_STEPS, steps_of
 
-# On a CPU so many pixels are tried, of pictures of this size at most; what others take is in proportion to theirs. A step
-# on fewer pictures takes longer for each of them.
+# On a CPU so many pixels are tried, of pictures of this size at most; what others take is in proportion to theirs.
+# Steps on fewer pictures take longer for each of them.
 TRIED_PIXELS, MOST_TRIED_PX = 16 * 128**2, 160
 # Batches between which a GPU is not waited for.
 BATCHES_AT_ONCE = 5
