@@ -71,5 +71,5 @@ def _on_pixels(up: Upstream, job: Job) -> Curve:
     settings = up.recipe.lr_find
     network, checkpoint = up.network(up.chain[0].stage)
     told = {"fixed_statistics": "all" if settings.batchnorm == "fixed" else "none"}
-    phase = picture_phase(up, settings, "none", group_rates(settings.end_lr, settings.lr_ratio), ([], told))
+    phase = picture_phase(up, settings, "none", group_rates(settings.end_lr, settings.lr_ratio), [], told)
     return find_together(network, phase.build(network, checkpoint, up.pixels(job.run_id, checkpoint)), settings)

@@ -62,7 +62,7 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
             "warm_up": settings.warm_up,
             "is_compiled": recipe.compile,
         }
-        return picture_phase(up, settings, settings.freeze, rates, (cycles, told)).build(network, checkpoint, pixels)
+        return picture_phase(up, settings, settings.freeze, rates, cycles, told).build(network, checkpoint, pixels)
 
     phases = ([on_activations] if settings.stored_epochs else []) + ([on_pixels] if settings.cycles else [])
     train_and_log(job, network, phases, checkpoint, rates)

@@ -16,8 +16,7 @@ class Data(Section):
         description="elpv (the packaged solar cells), a folder of class folders, a folder with train/, "
         "valid/ or val/, and maybe test/, or a table (.csv, .tsv, .parquet) with the columns path and label, or a "
         "probability for each class instead, and maybe split, group and weight; its pictures may be at addresses "
-        "(https://, s3://, …), "
-        "and so may the table",
+        "(https://, s3://, …), and so may the table",
     )
     soft_labels: bool = Field(
         False,

@@ -51,7 +51,7 @@ def train_unfrozen(
             "warm_up": settings.warm_up,
             "is_compiled": up.recipe.compile,
         }
-        phase = picture_phase(up, settings, frozen, rates, (cycle_epochs, told))
+        phase = picture_phase(up, settings, frozen, rates, cycle_epochs, told)
         phase = replace(phase, drop_path=settings.drop_path)
         return phase.build(network, checkpoint, up.pixels(job.run_id, checkpoint))
 
@@ -66,10 +66,11 @@ def picture_phase(
     settings: UnfrozenStage | TrainHead | LrFind,
     frozen: Frozen,
     rates: Mapping[str, float],
-    told: tuple[list[int], Mapping[str, Any]],
+    cycle_epochs: list[int],
+    told: Mapping[str, Any],
 ) -> PicturePhase:
-    """A phase on pictures by a stage's section of the recipe; it is `told` the epochs of its cycles, and of itself what
-    a Phase holds. The finder, whose batches are fewer, reads from all training pictures."""
+    """A phase on pictures by a stage's section of the recipe, with cycles of `cycle_epochs`; `told` is what else a
+    Phase holds, by name. The finder, whose batches are fewer, reads from all training pictures."""
     return PicturePhase(
         up.split(1.0 if isinstance(settings, LrFind) else settings.fraction),
         up.augmentation,
@@ -80,7 +81,8 @@ def picture_phase(
         settings.weight_decay,
         up.recipe.training,
         up.device.type,
-        *told,
+        cycle_epochs,
+        told,
     )
 
 

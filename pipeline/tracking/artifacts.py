@@ -17,7 +17,7 @@ from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
 from pipeline.tracking.names import first_line
 from pipeline.tracking.sender import call_server, enqueue, flush
-from pipeline.tracking.storage.download import download
+from pipeline.tracking.storage.download import download, files_of
 
 LARGEST_CHECKED_BYTES = 2**28
 
@@ -84,29 +84,17 @@ def local_artifacts(run_id: str) -> Path | None:
 
 def list_files(run_id: str, names: Sequence[str]) -> str:
     """All files of these artifacts, with their sizes, as JSON."""
-    return json.dumps(dict(_files(run_id, names)))
+    return json.dumps(dict(files_of(run_id, names)))
 
 
 def is_whole(run_id: str, names: Sequence[str], listed: str | None) -> bool:
     """Whether a run still has these artifacts, undamaged, and all files that `list_files` has listed."""
     expected = json.loads(listed) if listed else {}
     names = sorted({*names, *(path.partition("/")[0] for path in expected)})
-    there = dict(_files(run_id, names))
+    there = dict(files_of(run_id, names))
     is_complete = all(path in there and there[path] in (None, size) for path, size in expected.items())
     is_there = {path.partition("/")[0] for path in there}.issuperset(names)
     return is_complete and is_there and not _is_damaged(run_id, names)
-
-
-def _files(run_id: str, names: Sequence[str]) -> Iterator[tuple[str, int | None]]:
-    """The path and size of each file of these artifacts; some servers do not know sizes."""
-    client = MlflowClient()
-    waiting = [item for item in client.list_artifacts(run_id) if item.path in names]
-    while waiting:
-        item = waiting.pop()
-        if item.is_dir:
-            waiting += client.list_artifacts(run_id, item.path)
-        else:
-            yield item.path, item.file_size
 
 
 def _is_damaged(run_id: str, names: Sequence[str]) -> bool:

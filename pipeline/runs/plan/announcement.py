@@ -58,17 +58,14 @@ def _try(recipe: Recipe, manifest: Manifest, works: Mapping[str, StageWork]) -> 
     gpus = [torch.cuda.current_device()] if choose_device(recipe.device).type == "cuda" else []
     try:
         with torch.random.fork_rng(gpus):
-            return _seconds_of_all(works, Probe(recipe, manifest))
+            probe = Probe(recipe, manifest)
+            return {name: seconds_of(name, work, probe) for name, work in works.items()}
     except Exception:  # no estimate is worth a run: whatever fails here fails in its stage, with its reason
         return {}
     finally:
         return_freed_memory()
         if gpus:  # how much is free decides how much stages take at a time
             torch.cuda.empty_cache()
-
-
-def _seconds_of_all(works: Mapping[str, StageWork], probe: Probe) -> dict[str, float]:
-    return {name: seconds_of(name, work, probe) for name, work in works.items()}
 
 
 def seconds_of(name: str, work: StageWork, probe: Probe) -> float:

@@ -3,7 +3,7 @@
 MLflow's own download of a folder starts anew at the first file that breaks off, and does not say why it broke off.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def download(run_id: str, name: str, folder: Path) -> None:
     """Bring the run's artifact file or folder `name` into `folder`, with the folders that it lies in. What breaks off
     is tried again, file by file, as long as `call_server` waits. OSError or MlflowException if it cannot be had."""
     client = MlflowClient()
-    files = call_server(lambda: list(_files_of(client, run_id, name)))
+    files = call_server(lambda: list(files_of(run_id, [name], name.rpartition("/")[0] or None)))
     if not files:
         raise FileNotFoundError("there is no such file any more")
     repository = get_artifact_repository(call_server(lambda: client.get_run(run_id)).info.artifact_uri)
@@ -37,10 +37,11 @@ def download(run_id: str, name: str, folder: Path) -> None:
         pass
 
 
-def _files_of(client: MlflowClient, run_id: str, name: str) -> Iterator[tuple[str, int | None]]:
-    """The path and size of each file; some servers do not know sizes."""
-    parent = name.rpartition("/")[0] or None
-    waiting = [item for item in client.list_artifacts(run_id, parent) if item.path == name]
+def files_of(run_id: str, names: Collection[str], parent: str | None = None) -> Iterator[tuple[str, int | None]]:
+    """The path and size of each file of these artifacts, which lie in the artifact folder `parent`; some servers do not
+    know sizes."""
+    client = MlflowClient()
+    waiting = [item for item in client.list_artifacts(run_id, parent) if item.path in names]
     while waiting:
         item = waiting.pop()
         if item.is_dir:

@@ -30,10 +30,11 @@ class SharedForward:
             self._activations = compiled.activations
         self._deal = deal
         self._of_head = {id(parameter) for parameter in self._head.parameters()}
+        of_head = set(self._head.modules())
         self._looks_at_batch = any(
             isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training
-            for name, part in module.named_modules()
-            if part not in set(self._head.modules())
+            for part in module.modules()
+            if part not in of_head
         )
 
     def parts(self, inputs: Tensor, count: int) -> list[Callable[[], Tensor]]:

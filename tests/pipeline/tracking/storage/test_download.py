@@ -1,6 +1,5 @@
 import pytest
 from mlflow.entities import FileInfo
-from mlflow.tracking import MlflowClient
 
 from pipeline import tracking
 from pipeline.tracking.storage import download as module
@@ -45,7 +44,7 @@ def test_what_is_not_there_is_an_error(run, tmp_path, name):
 def test_no_file_comes_outside_the_folder(run, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     listed = [FileInfo("pixels/../../escaped.npy", False, 6)]
-    monkeypatch.setattr(module, "_files_of", lambda *_: ((item.path, item.file_size) for item in listed))
+    monkeypatch.setattr(module, "files_of", lambda *_: ((item.path, item.file_size) for item in listed))
     with pytest.raises(FileNotFoundError, match="outside its folder"):
         download(run, "pixels", tmp_path / "here")
     assert not (tmp_path / "escaped.npy").exists()
@@ -53,7 +52,7 @@ def test_no_file_comes_outside_the_folder(run, tmp_path, monkeypatch):
 
 def test_a_file_that_comes_short_is_asked_for_again(run, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
-    found = list(module._files_of(MlflowClient(), run, "pixels/128"))
+    found = list(module.files_of(run, ["pixels/128"], "pixels"))
     whole, tries = module._bring_whole, []
 
     def short_at_first(repository, path, target, size_bytes):
