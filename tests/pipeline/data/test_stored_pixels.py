@@ -444,14 +444,15 @@ def test_a_store_has_the_checksum_of_its_file_without_reading_it_again(manifest,
 
 
 BUILDER = r"""
-import os, sys, time
+import os, sys, threading, time
 from pathlib import Path
 from pipeline.data import decoded_pixels, stored_pixels
 from pipeline.data.manifest import load_manifest
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # else all are decoded before any is written
-decode, done, slow = decoded_pixels.decode_square, [], float(sys.argv[2])
+decode, slow, pictures = decoded_pixels.decode_square, float(sys.argv[2]), threading.Semaphore(int(sys.argv[3]))
 stored_pixels.STRETCH_SECONDS = 0
 def decode_slowly(*arguments):
+    pictures.acquire()  # after the last of these it waits for ever
     time.sleep(slow)
     os.write(1, b"decoded\n")  # whole, whichever thread it is
     return decode(*arguments)
@@ -461,26 +462,29 @@ print(pixels[:].mean(axis=(1, 2, 3)).tolist(), flush=True)
 """
 
 
-def builder(folder, seconds):
-    return fork_program(BUILDER, folder, seconds)
+def builder(folder, seconds=0.0, pictures=2 * COUNT):
+    return fork_program(BUILDER, folder, seconds, pictures)
 
 
 def test_a_build_is_resumed_after_a_kill(manifest, tmp_path, cache):
     save_manifest(manifest, tmp_path / "saved")
-    killed = builder(tmp_path / "saved", 0.2)
+    killed = builder(tmp_path / "saved", pictures=9)
     for _ in range(9):
         killed.stdout.readline()
+    while not (journals := list(cache.rglob(JOURNAL))) or not journals[0].read_text().endswith("\n"):
+        time.sleep(0.01)
     killed.kill()
     killed.wait()
     assert not list(cache.glob("pixels/*/store.json"))
-    printed = builder(tmp_path / "saved", 0).communicate(timeout=60)[0].splitlines()
+    done = int(journals[0].read_text().splitlines()[-1].split()[0])
+    printed = builder(tmp_path / "saved").communicate(timeout=60)[0].splitlines()
     assert printed[-1] == str([10.0 * row for row in range(2 * COUNT)])
-    assert 4 <= printed.count("decoded") < 2 * COUNT
+    assert printed.count("decoded") == 2 * COUNT - done
 
 
 def test_of_two_processes_that_want_a_store_one_builds_it(manifest, tmp_path, cache):
     save_manifest(manifest, tmp_path / "saved")
-    both = [builder(tmp_path / "saved", 0.05) for _ in range(2)]
+    both = [builder(tmp_path / "saved", seconds=0.05) for _ in range(2)]
     printed = [one.communicate(timeout=60)[0].splitlines() for one in both]
     assert [lines[-1] for lines in printed] == [str([10.0 * row for row in range(2 * COUNT)])] * 2
     assert sorted(lines.count("decoded") for lines in printed) == [0, 2 * COUNT]
