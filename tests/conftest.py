@@ -20,19 +20,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of whole commands first, which take longest."""
-    items.sort(key=lambda item: item.path.parent.name != "stages")
+    """Run the tests of stages first, which take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/stages/"))
 
 
 # Whole commands, which share a trained recipe; and tests that look at every `mlflow run` on the machine, and must not
 # find those of other tests.
 ONE_AFTER_THE_OTHER = (
-    "tests/stages/", "tests/pipeline/system/test_processes.py", "tests/pipeline/tracking/test_abandoned.py",
+    "tests/stages/commands/", "tests/pipeline/system/test_processes.py", "tests/pipeline/tracking/test_abandoned.py",
 )  # fmt: skip
-
-
-# Of the folder of whole commands, those that start no `mlflow run`; the first two share a trained chain of stages.
-IN_PROCESS = ("tests/stages/test_wiring", "tests/stages/test_recipe_keys.py")
+# Stages in the test's own process, which share a chain of runs; but for tests that run no stage.
+SHARE_A_CHAIN = "tests/stages/"
 BY_THEMSELVES = ("tests/stages/test_command_line.py", "tests/stages/test_registry.py")
 
 
@@ -41,10 +39,9 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        if file.startswith(IN_PROCESS):
-            return "in process"
-        is_alone = file.startswith(ONE_AFTER_THE_OTHER) and not file.startswith(BY_THEMSELVES)
-        return "one after the other" if is_alone else file
+        if file.startswith(ONE_AFTER_THE_OTHER):
+            return "one after the other"
+        return "a chain" if file.startswith(SHARE_A_CHAIN) and not file.startswith(BY_THEMSELVES) else file
 
 
 @pytest.hookimpl(optionalhook=True)

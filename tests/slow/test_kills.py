@@ -17,7 +17,7 @@ import mlflow
 import psutil
 import pytest
 
-from tests.stages.conftest import PROJECT, Workplace, copy_cells
+from tests.workplace import PROJECT, Workplace, copy_cells
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.conftest import PROJECT, Workplace, copy_cells
+from tests.workplace import PROJECT, Workplace, copy_cells
 
 NOTEBOOK = PROJECT / "docs" / "notebook.ipynb"
 

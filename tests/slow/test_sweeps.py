@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from tests.postgres_server import postgres_server
-from tests.stages.conftest import PROJECT, Workplace, copy_cells
+from tests.workplace import PROJECT, Workplace, copy_cells
 
 pytestmark = pytest.mark.slow
 

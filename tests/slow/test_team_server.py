@@ -13,7 +13,7 @@ from mlflow_server import MlflowServer
 
 from tests.postgres_server import postgres_server
 from tests.s3_server import S3Server, s3_server
-from tests.stages.conftest import PROJECT, copy_cells
+from tests.workplace import PROJECT, copy_cells
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import mlflow
 import pytest
 from mlflow_server import MlflowServer
 
-from tests.stages.conftest import PROJECT, Workplace, copy_cells
+from tests.workplace import PROJECT, Workplace, copy_cells
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from pipeline.data.readers.sources import list_source
 from pipeline.data.stored_pixels import FILE, StoredPixels, open_pixels
 from pipeline.ranks.exchange import ask_all
 from pipeline.ranks.team import deal, together
+from tests.drawn_pictures import draw_pictures
 from tests.several_processes import run_led
-from tests.stages.wiring import draw_pictures
 
 PX = 16
 

@@ -7,7 +7,7 @@ from pipeline.data.manifest import build_manifest
 from pipeline.data.readers.sources import list_source
 from pipeline.data.stored_pixels import StoredPixels, open_pixels
 from pipeline.system.errors import UserError
-from tests.stages.wiring import draw_pictures
+from tests.drawn_pictures import draw_pictures
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import optuna
 import pandas as pd
 import pytest
@@ -17,7 +18,8 @@ from pipeline.sweep import study_run, workers
 from pipeline.sweep.trials import values_of
 from pipeline.tracking import RunRef
 from stages import precompute, sweep, sweep_head
-from tests.stages.wiring import draw_pictures, recipe_on, run_watched
+from tests.drawn_pictures import draw_pictures
+from tests.stages.chains import recipe_on
 
 VALUES = {"trials": 4, "workers": 3, "name": "mine", "objective": ["valid/loss", "valid/macro_f1"],
           "sampler": "gp", "pruner": "median", "seeds": 2, "heartbeat_seconds": 7}  # fmt: skip
@@ -82,7 +84,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def swept(own_server) -> tuple[Bench, Path]:
+def swept(fresh_workplace) -> tuple[Bench, Path]:
     """A sweep whose trials take no time, and the folder with its storage."""
     bench = Bench()
     run_trials, leadership = workers.run_trials, study_run.Leadership
@@ -95,7 +97,7 @@ def swept(own_server) -> tuple[Bench, Path]:
         bench.lapses.append(seconds)
         return leadership(study, seconds)
 
-    with own_server() as folder, pytest.MonkeyPatch.context() as patch:
+    with fresh_workplace().entered() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "train", bench.train)
         patch.setattr(sweep.evaluate, "run", bench.evaluate)
         patch.setattr(workers, "Workers", bench)
@@ -138,7 +140,7 @@ def test_a_key_of_a_sweep_arrives_in_its_study(key, swept):
 
 
 @pytest.fixture(scope="module")
-def heads(own_server) -> dict[str, Any]:
+def heads(fresh_workplace) -> dict[str, Any]:
     """Heads that were compared on stored activations: what was trained, by which batches, and the files of the run."""
     seen: dict[str, Any] = {}
     train_settings, range_tests = sweep_head.train_settings, sweep_head.range_tests
@@ -151,14 +153,13 @@ def heads(own_server) -> dict[str, Any]:
         seen.update(finder_seeds=list(seeds), finder_dropout=dropout, finder_batch_size=batches.batch_size)
         return range_tests(seeds, shape, dropout, batches, settings)
 
-    with own_server() as folder, pytest.MonkeyPatch.context() as patch:
+    with fresh_workplace().entered() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_head, "train_settings", note_settings)
         patch.setattr(sweep_head, "range_tests", note_finder)
         recipe = recipe_on(draw_pictures(folder / "pictures"), sweep_head=HEADS)
-        first = run_watched(precompute.run, recipe)
-        last = run_watched(sweep_head.run, recipe, first)
-        table = pd.read_csv(last.files / "heads.csv")
-        curve = pd.read_csv(last.files / "lr_band.csv")
+        done = sweep_head.run(recipe, precompute.run(recipe).run_id)
+        files = Path(mlflow.get_run(done.run_id).info.artifact_uri)
+        table, curve = pd.read_csv(files / "heads.csv"), pd.read_csv(files / "lr_band.csv")
         return seen | {"table": table, "drawn": table[table["setting"] > 0], "curve": curve}
 
 

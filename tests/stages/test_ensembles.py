@@ -26,10 +26,11 @@ from pipeline.training.history import kept_name
 from stages import evaluate, fine_tune, main, precompute, train_head
 from stages.__main__ import _read
 from stages.registry import STAGES
-from tests.stages.wiring import draw_pictures, recipe_on, watched
+from tests.drawn_pictures import CLASSES, draw_pictures
+from tests.stages.chains import recipe_on
+from tests.stages.watching import watched
 
 CPU = torch.device("cpu")
-CLASSES = ["circle", "cross", "dot"]
 SHORT = {
     "train_head__cycles": 0, "train_head__stored_epochs": 2, "fine_tune__cycles": 1, "fine_tune__cycle_len": 1,
     "fine_tune__cycle_mult": 1, "fine_tune__lr": 0.01, "resize__cycles": 1, "resize__image_px": 40,
@@ -66,8 +67,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(own_server) -> Iterator[Trained]:
-    with own_server() as folder, watched(), pytest.MonkeyPatch.context() as patch:
+def trained(fresh_workplace) -> Iterator[Trained]:
+    with fresh_workplace().entered() as folder, watched(), pytest.MonkeyPatch.context() as patch:
         pictures = draw_pictures(folder / "pictures")
         stages: list[dict[str, RunRef]] = []
         log_summary = main.log_summary
@@ -219,8 +220,8 @@ class Cycles:
 
 
 @pytest.fixture(scope="module")
-def cycles(own_server) -> Iterator[Cycles]:
-    with own_server() as folder, watched(), pytest.MonkeyPatch.context() as patch:
+def cycles(fresh_workplace) -> Iterator[Cycles]:
+    with fresh_workplace().entered() as folder, watched(), pytest.MonkeyPatch.context() as patch:
         settings = SHORT | {"training__snapshots": True, "fine_tune__cycles": 3, "fine_tune__fraction": 0.5}
         recipe = recipe_on(draw_pictures(folder / "pictures"), **settings)
         tuned = fine_tune.run(recipe, train_head.run(recipe, precompute.run(recipe).run_id).run_id)

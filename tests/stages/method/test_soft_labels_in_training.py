@@ -7,9 +7,10 @@ import pytest
 
 from pipeline.runs.recipe_pictures import list_pictures
 from pipeline.system.errors import UserError
-from stages import evaluate, fine_tune, lr_find, precompute, sweep_head, train_head
+from stages import precompute, sweep_head
 from stages.__main__ import check_inputs
-from tests.stages.wiring import CLASSES, Seen, draw_pictures, recipe_on, run_watched
+from tests.drawn_pictures import CLASSES, draw_pictures
+from tests.stages.chains import Chain, recipe_on, run_chain
 
 SURE, UNSURE = (1.0, 0.0, 0.0), (0.75, 0.25, 0.0)
 
@@ -28,53 +29,49 @@ def soft_table(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def soft(own_server):
-    with own_server() as folder:
-        recipe = recipe_on(
-            soft_table(folder), data__uncertain_weight=0.5, precompute__views=1, train_head__cycles=1,
-            train_head__cycle_len=1, fine_tune__cycles=1, fine_tune__cycle_len=1, augment__mixup=0.0,
-        )  # fmt: skip
-        seen = {"precompute": run_watched(precompute.run, recipe)}
-        for name, run, upstream in (
-            ("lr_find", lr_find.run, "precompute"), ("train_head", train_head.run, "precompute"),
-            ("lr_find_unfrozen", lr_find.run, "train_head"), ("fine_tune", fine_tune.run, "train_head"),
-            ("evaluate", evaluate.run, "fine_tune"),
-        ):  # fmt: skip
-            seen[name] = run_watched(run, recipe, seen[upstream])
-        return seen
+def soft_chain(fresh_workplace) -> Chain:
+    """By labels of which every third is unsure; pictures of which it is weigh half as much."""
+    workplace = fresh_workplace()
+    recipe = recipe_on(
+        soft_table(workplace.folder), data__uncertain_weight=0.5, precompute__views=1, train_head__cycles=1,
+        train_head__cycle_len=1, fine_tune__cycles=1, fine_tune__cycle_len=1, augment__mixup=0.0,
+    )  # fmt: skip
+    follows = {
+        "precompute": "", "lr_find": "precompute", "train_head": "precompute", "lr_find_unfrozen": "train_head",
+        "fine_tune": "train_head", "evaluate": "fine_tune",
+    }  # fmt: skip
+    return run_chain(workplace, recipe, follows)
 
 
 TRAINED = ("lr_find", "train_head", "lr_find_unfrozen", "fine_tune")
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_training_step_is_towards_the_shares(soft: dict[str, Seen], name: str):
-    for step in soft[name].steps:
+def test_every_training_step_is_towards_the_shares(soft_chain, name):
+    for step in soft_chain[name].did.steps:
         assert step.targets.shape == (step.shape[0], 3)
         assert {tuple(sorted(shares, reverse=True)) for shares in step.targets.tolist()} <= {SURE, UNSURE}
-    assert any((step.targets == 0.75).any() for step in soft[name].steps)
+    assert any((step.targets == 0.75).any() for step in soft_chain[name].did.steps)
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_uncertain_pictures_weigh_less_in_each_training_step(soft: dict[str, Seen], name: str):
-    for step in soft[name].steps:
+def test_uncertain_pictures_weigh_less_in_each_training_step(soft_chain, name):
+    for step in soft_chain[name].did.steps:
         assert step.weights == [0.5 if max(shares) == 0.75 else 1.0 for shares in step.targets.tolist()]
 
 
-def test_predictions_are_judged_by_the_likeliest_class(soft: dict[str, Seen]):
-    table = pd.read_csv(soft["evaluate"].files / "predictions.csv")
+def test_predictions_are_judged_by_the_likeliest_class(soft_chain):
+    table = pd.read_csv(soft_chain["evaluate"].files / "predictions.csv")
     assert (table["label"] == [Path(path).parts[0] for path in table["path"]]).all()
-    assert soft["evaluate"].metrics["test/accuracy"] == pytest.approx(
+    assert soft_chain["evaluate"].metrics["test/accuracy"] == pytest.approx(
         (table["label"] == table["predicted"])[table["split"] == "test"].mean()
     )
 
 
-def test_many_heads_at_once_learn_soft_labels_too(own_server, capsys):
-    with own_server() as folder:
-        recipe = recipe_on(soft_table(folder), training={}, sweep_head__settings=2, sweep_head__seeds=1,
-                           sweep_head__finder_seeds=2)  # fmt: skip
-        first = precompute.run(recipe)
-        sweep_head.run(recipe, first.run_id)
+def test_many_heads_at_once_learn_soft_labels_too(tracking_server, tmp_path, capsys):
+    recipe = recipe_on(soft_table(tmp_path), training={}, sweep_head__settings=2, sweep_head__seeds=1,
+                       sweep_head__finder_seeds=2)  # fmt: skip
+    sweep_head.run(recipe, precompute.run(recipe).run_id)
     assert "heads in" in capsys.readouterr().out
 
 

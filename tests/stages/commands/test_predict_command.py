@@ -18,9 +18,9 @@ from stages.tools import predict as predict_stage
 
 
 @pytest.fixture(scope="module")
-def folder(workplace, first):
+def folder(workplace, main):
     """Nested pictures, two of them broken, beside what is none; and the predictions that evaluate made of them."""
-    known = pd.read_csv(f"{first.nested[-1].info.artifact_uri}/predictions.csv")
+    known = pd.read_csv(main.files("evaluate") / "predictions.csv")
     evaluated = known[known["split"] == "test"].reset_index(drop=True)
     folder = workplace.folder / "new pictures"
     for index, path in enumerate(evaluated["path"]):
@@ -65,12 +65,12 @@ def test_every_picture_is_a_row_and_broken_ones_say_why(workplace, folder):
     assert "cannot be opened" in printed
 
 
-def test_with_tta_the_answers_are_those_that_evaluate_had_with_it(workplace, first, folder):
+def test_with_tta_the_answers_are_those_that_evaluate_had_with_it(workplace, main, folder):
     pictures, evaluated = folder
     output = workplace.folder / "with tta.csv"
     predict(workplace, pictures, output, "tta=true", model="models:/thaw-smoke/1")
     found = pd.read_csv(output).set_index("path")
-    temperature = first.nested[-1].data.metrics["temperature"]
+    temperature = main.stage("evaluate").data.metrics["temperature"]
     names = ["probability/defective", "probability/functional"]
     wanted = apply_temperature(evaluated[[f"tta_{name}" for name in names]].to_numpy(float), temperature)
     of = [f"a/b/{index:03}.png" if index % 2 else f"{index:03}.png" for index in range(len(evaluated))]

@@ -47,19 +47,19 @@ def ask(address: str, picture: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def evaluated(first):
+def evaluated(main):
     """What evaluate predicted for the test split."""
-    table = pd.read_csv(f"{first.nested[-1].info.artifact_uri}/predictions.csv")
+    table = pd.read_csv(main.files("evaluate") / "predictions.csv")
     return table[table["split"] == "test"].reset_index(drop=True)
 
 
-def test_it_says_what_evaluate_said_and_ends_quietly_at_ctrl_c(workplace, first, evaluated):
+def test_it_says_what_evaluate_said_and_ends_quietly_at_ctrl_c(workplace, main, evaluated):
     with tried(workplace, "thaw-smoke") as (address, process):
         for row in evaluated.head(5).itertuples():
             found = ask(address, workplace.pictures / row.path)
             assert found["label"] == row.predicted
             assert found["probabilities"][0]["probability"] == pytest.approx(row.calibrated_confidence, abs=1e-4)
-            trained = set(pd.read_csv(f"{first.nested[-1].info.artifact_uri}/neighbours/pictures.csv")["path"])
+            trained = set(pd.read_csv(main.files("evaluate") / "neighbours/pictures.csv")["path"])
             assert {one["path"] for one in found["neighbours"]} <= trained
             assert len(found["neighbours"]) == 6
         os.kill(process.pid, signal.SIGINT)
@@ -68,19 +68,19 @@ def test_it_says_what_evaluate_said_and_ends_quietly_at_ctrl_c(workplace, first,
     assert not workplace.runs(stage="try"), "to look at pictures is no run"
 
 
-def test_a_model_is_also_meant_by_a_run_or_a_folder(workplace, first, evaluated, tmp_path):
+def test_a_model_is_also_meant_by_a_run_or_a_folder(workplace, main, evaluated, tmp_path):
     picture = workplace.pictures / evaluated["path"][0]
-    (output,) = workplace.client.get_run(first.nested[-1].info.run_id).outputs.model_outputs
+    (output,) = workplace.client.get_run(main.stage("evaluate").info.run_id).outputs.model_outputs
     folder = workplace.client.get_logged_model(output.model_id).artifact_location.removeprefix("file://")
     answers = []
-    for model in (first.parent.info.run_id, folder):
+    for model in (main.parent.info.run_id, folder):
         with tried(workplace, model) as (address, _):
             answers.append(ask(address, picture))
     assert answers[0] == answers[1]
     assert answers[0]["neighbours"]
 
 
-def test_a_mistake_is_told_in_a_sentence(workplace, first):
+def test_a_mistake_is_told_in_a_sentence(workplace, main):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -96,9 +96,9 @@ def texts(page: Page, selector: str) -> list[str]:
 
 
 @in_chromium
-def test_from_a_dropped_picture_to_its_label(workplace, first, evaluated, tmp_path):
+def test_from_a_dropped_picture_to_its_label(workplace, main, evaluated, tmp_path):
     pictures = [workplace.pictures / path for path in evaluated["path"][:2]]
-    trained = pd.read_csv(f"{first.nested[-1].info.artifact_uri}/neighbours/pictures.csv")["path"][0]
+    trained = pd.read_csv(main.files("evaluate") / "neighbours/pictures.csv")["path"][0]
     (tmp_path / "notes.png").write_text("no picture")
     Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 255).save(tmp_path / "deep.tif")
     with tried(workplace, "thaw-smoke") as (address, process), opened_page(tmp_path / "chromium") as page:
@@ -145,7 +145,7 @@ def test_from_a_dropped_picture_to_its_label(workplace, first, evaluated, tmp_pa
 
 
 @in_chromium
-def test_the_page_works_by_keyboard_and_says_to_a_screen_reader_what_it_shows(workplace, first, evaluated, tmp_path):
+def test_the_page_works_by_keyboard_and_says_to_a_screen_reader_what_it_shows(workplace, main, evaluated, tmp_path):
     with tried(workplace, "thaw-smoke") as (address, _), opened_page(tmp_path / "chromium") as page:
         page.open(address)
         page.press("Tab")

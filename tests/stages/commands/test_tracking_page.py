@@ -55,7 +55,7 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser(workplace, first, tmp_path_factory) -> Iterator[Browser]:
+def browser(workplace, main, tmp_path_factory) -> Iterator[Browser]:
     folder = Path(os.environ.get("THAW_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -81,13 +81,13 @@ def browser(workplace, first, tmp_path_factory) -> Iterator[Browser]:
             server.wait()
 
 
-def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser, first):
-    info = first.parent.info
+def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser, main):
+    info = main.parent.info
     page = browser.look("run", f"#/experiments/{info.experiment_id}/runs/{info.run_id}", "1280,2400")
     for words in ("Finished", "precompute", "fine_tune", "evaluate", "test/accuracy", "best/valid_accuracy"):
         assert words in page
     assert "thaw.verdict" in page
-    assert first.nested[-1].data.tags["thaw.verdict"] in page
+    assert main.stage("evaluate").data.tags["thaw.verdict"] in page
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser
         ("evaluate", ["overfit", "test", "train", "valid", "Model metrics"]),
     ],
 )
-def test_results_and_curves_come_before_single_figures_and_the_machines_are_apart(browser, first, stage, sections):
-    (run,) = [one for one in (first.parent, *first.nested) if one.data.tags["thaw.stage"] == stage]
+def test_results_and_curves_come_before_single_figures_and_the_machines_are_apart(browser, main, stage, sections):
+    (run,) = [one for one in (main.parent, *main.nested) if one.data.tags["thaw.stage"] == stage]
     info = run.info
     path = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
     page = browser.look(f"charts_{stage}", path, "1600,6000")
@@ -107,24 +107,24 @@ def test_results_and_curves_come_before_single_figures_and_the_machines_are_apar
     assert re.findall(header, page, flags=re.DOTALL) == sections
 
 
-def test_the_description_begins_with_the_verdict(browser, first):
-    for run in (first.parent, first.nested[-1]):
+def test_the_description_begins_with_the_verdict(browser, main):
+    for run in (main.parent, main.stage("evaluate")):
         page = browser.look("described", f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}", "1280,2400")
         begins = re.search(r"<p><strong>([^<]+)</strong>: ", page[page.index("Description") :])
         assert begins is not None
         assert begins.group(1) == run.data.tags["thaw.verdict"]
 
 
-def test_two_runs_stand_side_by_side_in_the_compare_view(browser, first, again):
-    ids = [run.parent.info.run_id for run in (first, again)]
-    experiment = first.parent.info.experiment_id
+def test_two_runs_stand_side_by_side_in_the_compare_view(browser, main, main_again):
+    ids = [run.parent.info.run_id for run in (main, main_again)]
+    experiment = main.parent.info.experiment_id
     query = urllib.parse.urlencode({"runs": json.dumps(ids), "experiments": json.dumps([experiment])})
     page = browser.look("compare", f"#/compare-runs?{query}", "1280,2400")
     for words in (*ids, "fine_tune.weight_decay", "best/valid_accuracy", "overfit/gap"):
         assert words in page
 
 
-def test_the_models_page_shows_the_champion_and_its_card(browser, first):
+def test_the_models_page_shows_the_champion_and_its_card(browser, main):
     page = browser.look("model", "#/models/thaw-smoke")
     assert "champion" in page
     page = browser.look("version", "#/models/thaw-smoke/versions/1", "1280,1600")
@@ -133,24 +133,24 @@ def test_the_models_page_shows_the_champion_and_its_card(browser, first):
 
 
 @pytest.mark.slow
-def test_the_page_of_a_sweep_shows_its_trials_and_the_best_so_far(browser, swept):
-    info = swept.parent.info
+def test_the_page_of_a_sweep_shows_its_trials_and_the_best_so_far(browser, sweep):
+    info = sweep.parent.info
     page = browser.look("sweep", f"#/experiments/{info.experiment_id}/runs/{info.run_id}", "1280,2400")
     for words in ("Finished", "best/valid_accuracy", "seeds/valid_accuracy_mean", "test/accuracy", "over 2 seeds"):
         assert words in page
-    trial = swept.trials()[-1]
+    trial = sweep.trials()[-1]
     page = browser.look("trial", f"#/experiments/{info.experiment_id}/runs/{trial.info.run_id}", "1280,2400")
     for words in (trial.info.run_name, "fine_tune.lr", "setting/fine_tune.lr", "valid/accuracy"):
         assert words in page
     report = browser.folder / "sweep.html"
-    shutil.copy(swept.artifact("sweep.html"), report)
+    shutil.copy(sweep.artifact("sweep.html"), report)
     page = Browser("file://", browser.folder).look("sweep_report", f"{report}", "1280,2400")
     assert "fine_tune.cycle_len" in page
     assert page.count('class="main-svg"') >= 4, "the figures are drawn without a network"
 
 
-def test_the_reports_read_by_themselves(browser, first, workplace):
+def test_the_reports_read_by_themselves(browser, main, workplace):
     report = browser.folder / "report.html"
-    shutil.copy(f"{first.nested[-1].info.artifact_uri}/report.html", report)
+    shutil.copy(main.files("evaluate") / "report.html", report)
     page = Browser("file://", browser.folder).look("report", f"{report}", "1280,2400")
     assert "accuracy" in page

@@ -13,9 +13,9 @@ FEW = ["sweep_head.settings=5", "sweep_head.seeds=2", "sweep_head.finder_seeds=3
 
 
 @pytest.fixture(scope="module")
-def swept(workplace, first):
+def swept(workplace, main):
     """What the command printed, and its run."""
-    printed = workplace.command("sweep_head", f"upstream={first.nested[0].info.run_id}", *FEW)
+    printed = workplace.command("sweep_head", f"upstream={main.stage('precompute').info.run_id}", *FEW)
     return printed, workplace.runs(stage="sweep_head")
 
 
