@@ -31,7 +31,7 @@ ONE_AFTER_THE_OTHER = (
 )  # fmt: skip
 # Stages in the test's own process, which share a chain of runs; but for tests that run no stage.
 SHARE_A_CHAIN = "tests/stages/"
-BY_THEMSELVES = ("tests/stages/test_command_line.py", "tests/stages/test_registry.py")
+BY_THEMSELVES = tuple(f"tests/stages/test_{name}.py" for name in ("command_line", "mistakes_at_once", "registry"))
 
 
 class ByFile(LoadScopeScheduling):
