@@ -8,7 +8,6 @@ from typing import Any
 from pipeline.data.readers.folder import find_folder
 from pipeline.models.weights import check_backbone, find_weights
 from pipeline.recipe.schema import Recipe
-from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.sweep.space import SPACE_KEY, check_space, varied_models
 from pipeline.system.disk import check_writable
@@ -42,8 +41,15 @@ def check_stored_heads(recipe: Recipe) -> None:
             f"The activations of the upstream run are stored below the {recipe.precompute.cut} layer group, after "
             "which comes more than a head; run precompute with precompute.cut=head."
         )
-    if recipe.training != TrainingOptions():
-        raise UserError("sweep_head trains its heads by the defaults of the section training alone; leave that out.")
+    if recipe.training.keep == "moving_average":
+        raise UserError(
+            "training.keep is moving_average, which sweep_head does not take of its many heads; set it to another."
+        )
+    if recipe.training.max_minutes:
+        raise UserError(
+            f"training.max_minutes is {recipe.training.max_minutes:g}, which sweep_head cannot share out among heads "
+            "that it trains at once; set it to 0."
+        )
 
 
 def check_models(recipe: Recipe) -> None:
@@ -149,7 +155,7 @@ STAGES: Mapping[str, Stage] = {
         ),
         Stage(
             "sweep_head",
-            ("sweep_head", "train_head", "head", "lr_find"),
+            ("sweep_head", "training", "train_head", "head", "lr_find"),
             ("precompute",),
             artifacts=("heads.csv", "settings.csv", "best_recipe.yaml", RECIPE_FILE),
             checks=(check_stored_heads,),

@@ -47,7 +47,7 @@ def work(up: Upstream, job: Job) -> None:
     views = up.folder("views", "precompute") if recipe.precompute.views else None
     batches = activation_batches(stored, up.split(own.fraction), own.batch_size, up.device, recipe.seed, views)
     started = time.perf_counter()
-    heads = train_settings(settings, seeds, shape, *batches)
+    heads = train_settings(settings, seeds, shape, *batches, recipe)
     seconds = time.perf_counter() - started
     compared = compare_settings(heads, own=0)
     sentence = describe_lead(compared, len(seeds))
@@ -69,7 +69,7 @@ def find_rate(up: Upstream, stored: Activations, shape: HeadShape, job: Job) -> 
     recipe, find = up.recipe, up.recipe.lr_find
     train, _ = activation_batches(stored, up.split(1.0), find.batch_size, up.device, recipe.seed)
     seeds = range(recipe.seed, recipe.seed + recipe.sweep_head.finder_seeds)
-    curves = range_tests(seeds, shape, recipe.head.dropout, train, find)
+    curves = range_tests(seeds, shape, recipe.head.dropout, train, find, recipe.training)
     with tracking.new_files(job.run_id) as folder:
         points = write_band(folder, curves, find.suggestion)
     tracking.log_metrics(job.run_id, points, step=0)

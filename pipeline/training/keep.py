@@ -75,9 +75,21 @@ def keep_snapshot(snapshot: Snapshot, phase: Phase, network: nn.Module, records:
 def best_epoch(records: Sequence[EpochRecord], keep: Keep) -> EpochRecord:
     """The record of the lowest validation loss, or of the highest accuracy; of equal ones the better in the other, then
     the first."""
-    if keep == "best_loss":
-        return min(records, key=lambda record: (record.valid_loss, -record.valid_accuracy))
-    return min(records, key=lambda record: (-record.valid_accuracy, record.valid_loss))
+    return records[best_index([(record.valid_loss, record.valid_accuracy) for record in records], keep)]
+
+
+def best_index(results: Sequence[tuple[float, float]], keep: Keep) -> int:
+    """The same for (validation loss, accuracy) by epoch: its index."""
+    by_loss = [(loss, -accuracy) for loss, accuracy in results]
+    by_accuracy = [(-accuracy, loss) for loss, accuracy in results]
+    ranked = by_loss if keep == "best_loss" else by_accuracy
+    return ranked.index(min(ranked))
+
+
+def stops_early(results: Sequence[tuple[float, float]], patience_epochs: int) -> bool:
+    """Whether a phase with these results ends here, since its validation loss has not fallen for so many epochs; 0 is
+    never."""
+    return bool(patience_epochs and results) and len(results) - best_index(results, "best_loss") > patience_epochs
 
 
 def _mean_with(before: Snapshot, network: nn.Module, epoch: int) -> Snapshot:

@@ -73,13 +73,18 @@ def set_rates(optimizer: Optimizer, factor: float) -> dict[str, float]:
         else:
             group["lr"] = rate
         if group.get("is_cycled"):
-            _set_momentum(group, HIGH_MOMENTUM - (HIGH_MOMENTUM - LOW_MOMENTUM) * factor)
+            _set_momentum(group, cycled_momentum(factor))
     return rates_at(optimizer, factor)
 
 
 def rates_at(optimizer: Optimizer, factor: float) -> dict[str, float]:
     """The rates by layer group that `set_rates` gives for `factor`."""
     return {group["layer_group"]: group["initial_lr"] * factor for group in optimizer.param_groups}
+
+
+def cycled_momentum(factor: float) -> float:
+    """Momentum that is cycled, where rates are the top ones times `factor`."""
+    return HIGH_MOMENTUM - (HIGH_MOMENTUM - LOW_MOMENTUM) * factor
 
 
 def _set_momentum(group: dict[str, Any], momentum: float) -> None:

@@ -11,7 +11,7 @@ from pipeline.training.average import MovingAverage
 from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
 from pipeline.training.history import describe_epoch, describe_kept
 from pipeline.training.joint.helpers import helped
-from pipeline.training.keep import Snapshot, Trained, best_epoch, ends_cycle, keep_snapshot, snapshot_after
+from pipeline.training.keep import Snapshot, Trained, ends_cycle, keep_snapshot, snapshot_after, stops_early
 from pipeline.training.resume import Backup, Backups, TrainingState
 
 
@@ -104,8 +104,8 @@ def _train_phase(
 def _is_over(records: list[EpochRecord], first: int, options: TrainingOptions) -> bool:
     """Whether a phase whose epochs are the records from number `first` on ends here, before its last epoch, since its
     validation loss no longer falls or the stage's time is used up; a sentence says so."""
-    of_phase, patience = records[first:], options.early_stop_epochs
-    if patience and of_phase and len(of_phase) - of_phase.index(best_epoch(of_phase, "best_loss")) > patience:
+    patience = options.early_stop_epochs
+    if stops_early([(record.valid_loss, record.valid_accuracy) for record in records[first:]], patience):
         say(f"  the validation loss has not fallen for {patience} epochs (training.early_stop_epochs)")
         return True
     seconds = [record.seconds for record in records]

@@ -8,10 +8,11 @@ from torch import nn
 
 from pipeline.data.batches import Batches, fetch_activations
 from pipeline.models.network import build_head
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.training.fit import EpochRecord, Phase, fit
-from pipeline.training.heads.many_heads import HeadSetting
+from pipeline.training.heads.many_heads import AS_ALONE, HeadSetting, SharedSettings
 from pipeline.training.heads.stacked_heads import HeadShape
-from pipeline.training.optim import build_optimizer
+from pipeline.training.optim import AS_EVER, build_optimizer
 
 CPU = torch.device("cpu")
 WIDTH, CLASSES = 20, 3
@@ -35,19 +36,23 @@ def shape(hidden: int) -> HeadShape:
     return HeadShape(WIDTH, CLASSES, hidden)
 
 
-def new_head(one: HeadSetting, hidden: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def new_head(
+    one: HeadSetting, hidden: int, options: TrainingOptions = AS_EVER
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A head and its optimizer, as train_head makes them."""
     torch.manual_seed(one.seed)
     head = build_head(WIDTH, CLASSES, hidden, one.dropout)
     names = {"head": [name for name, _ in head.named_parameters()]}
-    return head, build_optimizer(head, names, {"head": one.lr}, one.weight_decay)
+    return head, build_optimizer(head, names, {"head": one.lr}, one.weight_decay, options)
 
 
 def trained_alone(
-    one: HeadSetting, hidden: int, batches: tuple[Batches, Batches]
+    one: HeadSetting, hidden: int, batches: tuple[Batches, Batches], shared: SharedSettings = AS_ALONE
 ) -> tuple[nn.Module, list[EpochRecord]]:
     """The head and its epochs, by the training loop of all stages."""
     train, valid = batches
-    head, optimizer = new_head(one, hidden)
-    phase = Phase(head, optimizer, replace(train, seed=one.seed), valid, [one.stored_epochs], one.label_smoothing)
+    head, optimizer = new_head(one, hidden, shared.options)
+    train = replace(train, seed=one.seed)
+    told = {"warm_up": shared.warm_up, "options": shared.options}
+    phase = Phase(head, optimizer, train, valid, [one.stored_epochs], one.label_smoothing, **told)
     return head, [moment for moment in fit(phase) if isinstance(moment, EpochRecord)]

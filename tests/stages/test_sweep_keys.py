@@ -145,13 +145,13 @@ def heads(fresh_workplace) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     train_settings, range_tests = sweep_head.train_settings, sweep_head.range_tests
 
-    def note_settings(settings: Any, seeds: Any, shape: Any, train: Any, valid: Any) -> pd.DataFrame:
+    def note_settings(settings: Any, seeds: Any, shape: Any, train: Any, valid: Any, recipe: Any) -> pd.DataFrame:
         seen.update(settings=settings, seeds=list(seeds), shape=shape, train=train, valid=valid)
-        return train_settings(settings, seeds, shape, train, valid)
+        return train_settings(settings, seeds, shape, train, valid, recipe)
 
-    def note_finder(seeds: Any, shape: Any, dropout: float, batches: Any, settings: Any) -> Any:
+    def note_finder(seeds: Any, shape: Any, dropout: float, batches: Any, settings: Any, options: Any) -> Any:
         seen.update(finder_seeds=list(seeds), finder_dropout=dropout, finder_batch_size=batches.batch_size)
-        return range_tests(seeds, shape, dropout, batches, settings)
+        return range_tests(seeds, shape, dropout, batches, settings, options)
 
     with fresh_workplace().entered() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_head, "train_settings", note_settings)

@@ -14,8 +14,9 @@ from pipeline.data.batches import Batches
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.sweep_sections import HEAD_KEYS, Choice, IntRange, LogUniformRange, Range
+from pipeline.system.console import say
 from pipeline.system.errors import UserError
-from pipeline.training.heads.many_heads import HeadSetting, train_heads
+from pipeline.training.heads.many_heads import HeadSetting, SharedSettings, train_heads
 from pipeline.training.heads.stacked_heads import HeadShape
 
 Value: TypeAlias = bool | int | float | str
@@ -70,21 +71,27 @@ def with_setting(recipe: Recipe, setting: HeadSetting) -> Recipe:
 
 
 def train_settings(
-    settings: Sequence[HeadSetting], seeds: Sequence[int], shape: HeadShape, train: Batches, valid: Batches
+    settings: Sequence[HeadSetting],
+    seeds: Sequence[int],
+    shape: HeadShape,
+    train: Batches,
+    valid: Batches,
+    recipe: Recipe,
 ) -> pd.DataFrame:
     """A row for each of `settings` with each of `seeds`: `setting` (its number), `seed`, the setting's fields,
-    `train_loss`, `valid_loss`, `valid_accuracy` and `valid_macro_f1` of the last epoch (NaN if it has `diverged`).
+    `train_loss`, `valid_loss`, `valid_accuracy` and `valid_macro_f1` of the epoch whose weights train_head would keep
+    (NaN if it has `diverged`).
 
-    Nothing but `valid` evaluates them. UserError if pictures have weights.
+    What they have in common they take from the recipe. Nothing but `valid` evaluates them.
     """
-    if train.weights is not None:
-        raise UserError("The table of pictures has weights, which sweep_head does not count; leave that column out.")
+    if recipe.train_head.cycles:
+        say("  heads are compared as their epochs on stored activations leave them: train_head.cycles come after those")
     pairs = [(number, replace(one, seed=seed)) for number, one in enumerate(settings) for seed in seeds]
     rows = []
-    trained = train_heads([one for _, one in pairs], shape, train, valid)
+    trained = train_heads([one for _, one in pairs], shape, train, valid, SharedSettings.of(recipe))
     for (number, one), head in zip(pairs, trained, strict=True):
-        last = head.valid[-1]
-        results = (head.train_losses[-1], last.loss, last.accuracy, last.macro_f1)
+        kept = head.valid[head.kept]
+        results = (head.train_losses[head.kept], kept.loss, kept.accuracy, kept.macro_f1)
         known = dict(zip(RESULTS, [math.nan] * 4 if head.diverged else results, strict=True))
         rows.append({"setting": number, "seed": one.seed, **asdict(one), **known, "diverged": head.diverged})
     return pd.DataFrame(rows).sort_values(["setting", "seed"], kind="stable", ignore_index=True)

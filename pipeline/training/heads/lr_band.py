@@ -12,11 +12,14 @@ from torch import Tensor
 
 from pipeline.data.batches import Batches, seed_for
 from pipeline.recipe.schema import LrFind
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.errors import UserError
-from pipeline.training.heads.many_heads import StackedAdamW, count_at_once, epoch_of, losses_of
+from pipeline.training.heads.many_heads import count_at_once, epoch_of, losses_of
 from pipeline.training.heads.stacked_heads import HeadShape, StackedHeads
+from pipeline.training.heads.stacked_optimizers import StackedOptimizer, build_stacked_optimizer
 from pipeline.training.lr_finder import EXPLODED, SMOOTHING, Curve, debiased_average, suggestions
+from pipeline.training.optim import AS_EVER
 
 LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9
 # Reading losses waits for the device, which on a GPU takes too long to do at every step.
@@ -43,21 +46,24 @@ def range_tests(
     dropout: float,
     batches: Batches,
     settings: LrFind,
+    options: TrainingOptions = AS_EVER,
     *,
     heads_at_once: int | None = None,
 ) -> list[Curve]:
-    """For each seed the curve that `lr_finder.range_test` gives for a new head with that seed and batches in its order:
-    on a CPU the same up to rounding. UserError if a loss is no number from the first."""
+    """For each seed the curve that `lr_finder.range_test` gives for a new head with that seed and batches in its order,
+    by an optimizer of these `options`: on a CPU the same up to rounding. UserError if a loss is no number from the
+    first."""
     at_once = heads_at_once or count_at_once(shape, batches.batch_size, batches.device)
     growth = np.geomspace(settings.start_lr, settings.end_lr, settings.iterations)
     curves: list[Curve] = []
     for start in range(0, len(seeds), at_once):
         lot = seeds[start : start + at_once]
         stack = StackedHeads(shape, [(seed, dropout) for seed in lot], batches.device)
-        decays = [settings.weight_decay] * len(lot)
-        optimizer = StackedAdamW(list(stack.parameters.values()), [1.0] * len(lot), decays)
+        rates, decays = [settings.end_lr] * len(lot), [settings.weight_decay] * len(lot)
+        optimizer = build_stacked_optimizer(list(stack.parameters.values()), rates, decays, options)
         description = f"finding the learning rate of {len(lot)} seeds"
-        losses = list(_losses(stack, optimizer, batches, track(growth, description, settings.iterations, "batches")))
+        factors = track(growth / settings.end_lr, description, settings.iterations, "batches")
+        losses = list(_losses(stack, optimizer, batches, factors))
         curves += [_curve(growth, of_seed) for of_seed in torch.stack(losses, dim=1).tolist()]
     return curves
 
@@ -92,7 +98,7 @@ def suggested_by_seed(curves: Sequence[Curve], rule: str) -> list[float]:
 
 
 def _losses(
-    stack: StackedHeads, optimizer: StackedAdamW, batches: Batches, growth: Iterator[float]
+    stack: StackedHeads, optimizer: StackedOptimizer, batches: Batches, factors: Iterator[float]
 ) -> Iterator[Tensor]:
     """The loss of every seed before each step, until all of their curves have ended."""
     generators = [
@@ -101,10 +107,12 @@ def _losses(
     average = torch.zeros(len(stack), dtype=torch.float64, device=batches.device)
     lowest, has_ended = torch.full_like(average, torch.inf), torch.zeros_like(average, dtype=torch.bool)
     steps = (step for epoch in count() for step in epoch_of(stack.seeds, batches, epoch))
-    for number, (rate, (inputs, targets)) in enumerate(zip(growth, steps, strict=False), start=1):
-        descended, plain = losses_of(stack.train(inputs, generators), targets[:, stack.seed_of])
-        descended.sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step(rate)
+    for number, (factor, (inputs, targets, weights)) in enumerate(zip(factors, steps, strict=False), start=1):
+        by_head = None if weights is None else weights[:, stack.seed_of]
+        loss, _ = losses_of(stack.train(inputs, generators), targets[:, stack.seed_of], weights=by_head)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step(factor)
+        plain = loss.detach()
         yield plain
         average = average * SMOOTHING + plain * (1 - SMOOTHING)
         smoothed = average / (1 - SMOOTHING**number)

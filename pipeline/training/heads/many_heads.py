@@ -3,19 +3,23 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
 from pipeline.data.batches import Batches, seed_for
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.device import to_device
 from pipeline.training.fit import Validated
 from pipeline.training.heads.stacked_heads import HeadShape, StackedHeads, bytes_per_head
-from pipeline.training.optim import BETAS
+from pipeline.training.heads.stacked_optimizers import build_stacked_optimizer, clip_each
+from pipeline.training.keep import best_index, stops_early
+from pipeline.training.optim import AS_EVER
 from pipeline.training.schedule import rate_factor
 
 # The memory that heads trained at once may take: on a CPU so many bytes, since more does not fit its caches and is
@@ -23,6 +27,7 @@ from pipeline.training.schedule import rate_factor
 CPU_BYTES = 2**27
 GPU_SHARE = 0.4
 CPU = torch.device("cpu")
+Batch: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,31 @@ class HeadSetting:
 
 
 @dataclass(frozen=True)
+class SharedSettings:
+    """What is the same for all heads: the `warm_up`, a share of the cycle in which rates climb, and the `options` of
+    all training stages; a moving average and a time budget are none of a head among many."""
+
+    warm_up: float = 0.0
+    options: TrainingOptions = AS_EVER
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "SharedSettings":
+        """As train_head trains by this recipe."""
+        return cls(recipe.train_head.warm_up, recipe.training)
+
+
+AS_ALONE = SharedSettings()
+
+
+@dataclass(frozen=True)
 class TrainedHead:
-    """The mean batch loss in training and the results in validation, by epoch, as in `fit.EpochRecord`. A head has
-    `diverged` if one of these is no number. `state` is that of `build_head` at the end, if it was asked for."""
+    """The mean batch loss in training and the results in validation, by epoch up to an early stop, as in
+    `fit.EpochRecord`; `kept` is the index of the epoch whose weights train_head would keep. A head has `diverged` if
+    one of these is no number. `state` is that of `build_head` after all of its epochs, if it was asked for."""
 
     train_losses: list[float]
     valid: list[Validated]
+    kept: int
     diverged: bool
     state: dict[str, Tensor] = field(repr=False)
 
@@ -54,11 +78,12 @@ def train_heads(
     shape: HeadShape,
     train: Batches,
     valid: Batches,
+    shared: SharedSettings = AS_ALONE,
     *,
     heads_at_once: int | None = None,
     keep_states: bool = False,
 ) -> list[TrainedHead]:
-    """The result of each of `settings`, in their order.
+    """The result of each of `settings`, in their order, each trained by what is `shared` too.
 
     `train` and `valid` are batches of stored activations (see `activations.activation_batches`); every head has its own
     seed in place of that of `train`. Heads of as many epochs are trained at once, up to `heads_at_once` (by default as
@@ -72,11 +97,9 @@ def train_heads(
     for lot in lots:
         chosen = [settings[index] for index in lot]
         stack = StackedHeads(shape, [(one.seed, one.dropout) for one in chosen], train.device)
-        trained = _train_lot(stack, chosen, train, valid, lambda: next(ticks))
-        for head, (index, (losses, validated)) in enumerate(zip(lot, trained, strict=True)):
-            numbers = [*losses, *(one.loss for one in validated)]
-            state = stack.state(head) if keep_states else {}
-            results[index] = TrainedHead(losses, validated, not bool(np.isfinite(numbers).all()), state)
+        trained = _train_lot(stack, chosen, train, valid, shared, lambda: next(ticks))
+        for head, (index, epochs) in enumerate(zip(lot, trained, strict=True)):
+            results[index] = _result(*epochs, shared.options, stack.state(head) if keep_states else {})
     for _ in ticks:
         pass
     return [results[index] for index in range(len(settings))]
@@ -88,61 +111,33 @@ def count_at_once(shape: HeadShape, batch_size: int, device: torch.device) -> in
     return max(int(free) // bytes_per_head(shape, batch_size), 1)
 
 
-def epoch_of(seeds: Sequence[int], batches: Batches, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (inputs, targets) that a head of each seed trains on in one epoch: (pictures, seeds, activations), and
-    (pictures, seeds) or, where labels are soft, (pictures, seeds, classes)."""
+def epoch_of(seeds: Sequence[int], batches: Batches, epoch: int) -> Iterator[Batch]:
+    """The (inputs, targets, weights) that a head of each seed trains on in one epoch: (pictures, seeds, activations),
+    (pictures, seeds) or, where labels are soft, (pictures, seeds, classes), and (pictures, seeds), or None if all
+    pictures count alike."""
     order = np.stack([_rows(replace(batches, seed=seed), epoch) for seed in seeds], axis=-1)
     targets = to_device(torch.from_numpy(batches.labels[order]), batches.device)
+    weights = None if batches.weights is None else to_device(torch.from_numpy(batches.weights[order]), batches.device)
     for step, rows in enumerate(order):
         inputs = batches.fetch(rows.ravel())
-        yield inputs.view(*rows.shape, -1), targets[step]
+        yield inputs.view(*rows.shape, -1), targets[step], None if weights is None else weights[step]
 
 
-def losses_of(logits: Tensor, targets: Tensor, smoothing: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def losses_of(
+    logits: Tensor, targets: Tensor, smoothing: Tensor | None = None, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(the loss to minimise, the cross-entropy) by head, for `logits` (pictures, heads, classes) and `targets`
-    (pictures, heads), or the classes' shares, shaped as the logits; with `smoothing` by head, the first has its labels
-    smoothed as in `F.cross_entropy`."""
+    (pictures, heads), or the classes' shares, shaped as the logits. The first has its labels smoothed by the head's
+    `smoothing`, as in `F.cross_entropy`, and is the mean by the `weights` (pictures, heads) of the pictures."""
     logs = logits.log_softmax(-1)
     if targets.ndim == logs.ndim:
-        of_targets = (targets * logs).sum(-1)
+        of_targets = -(targets * logs).sum(-1)
     else:
-        of_targets = logs.gather(-1, targets[..., None]).squeeze(-1)
-    plain = -of_targets.mean(0)
-    if smoothing is None:
-        return plain, plain.detach()
-    return (1 - smoothing) * plain - smoothing * logs.mean((0, 2)), plain.detach()
-
-
-class StackedAdamW:
-    """AdamW for parameters whose first dimension is the head, with `rates` and `decays` by head.
-
-    torch's fused step takes one rate for all parameters. So it computes `steps` at the rate 1, with a decay of 1 that
-    erases the step before, and each head is moved by its step times its own rate. Norms and biases do not decay, as in
-    `optim.build_optimizer`.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float], decays: Sequence[float]) -> None:
-        self.parameters = list(parameters)
-        like = self.parameters[0]
-        self.rates = torch.tensor(rates, dtype=like.dtype, device=like.device)
-        self.decays = torch.tensor(decays, dtype=like.dtype, device=like.device)
-        self.steps = [torch.zeros_like(parameter, requires_grad=False) for parameter in self.parameters]
-        self._direction = AdamW(self.steps, lr=1.0, betas=BETAS, weight_decay=1.0, fused=True)
-
-    @torch.no_grad()
-    def step(self, factor: float) -> None:
-        """Move every head along its gradient at its rate × `factor`, and clear the gradients."""
-        for parameter, step in zip(self.parameters, self.steps, strict=True):
-            step.grad, parameter.grad = parameter.grad, None
-        self._direction.step()
-        rates = self.rates * factor
-        kept = 1 - rates * self.decays
-        for parameter, step in zip(self.parameters, self.steps, strict=True):
-            by_head = (-1, *[1] * (parameter.ndim - 1))
-            if parameter.ndim > 2:  # a head's matrix; its norms and biases are vectors
-                parameter.mul_(kept.view(by_head))
-            parameter.addcmul_(step, rates.view(by_head))
-            step.grad = None
+        of_targets = -logs.gather(-1, targets[..., None]).squeeze(-1)
+    descended = of_targets if smoothing is None else (1 - smoothing) * of_targets - smoothing * logs.mean(2)
+    if weights is None:
+        return descended.mean(0), of_targets.detach().mean(0)
+    return (weights * descended).sum(0) / weights.sum(0), of_targets.detach().mean(0)
 
 
 def _lots(settings: Sequence[HeadSetting], heads_at_once: int) -> list[list[int]]:
@@ -167,12 +162,12 @@ def _train_lot(
     settings: Sequence[HeadSetting],
     train: Batches,
     valid: Batches,
+    shared: SharedSettings,
     tick: Callable[[], object],
 ) -> list[tuple[list[float], list[Validated]]]:
     """(losses, results in validation) by epoch of each head of the stack."""
-    optimizer = StackedAdamW(
-        list(stack.parameters.values()), [one.lr for one in settings], [one.weight_decay for one in settings]
-    )
+    rates, decays = [one.lr for one in settings], [one.weight_decay for one in settings]
+    optimizer = build_stacked_optimizer(list(stack.parameters.values()), rates, decays, shared.options)
     smoothed = [one.label_smoothing for one in settings]
     smoothing = torch.tensor(smoothed, device=train.device) if any(smoothed) else None
     generators = [torch.Generator(train.device) for _ in stack.groups]
@@ -182,17 +177,54 @@ def _train_lot(
         for group, generator in zip(stack.groups, generators, strict=True):
             generator.manual_seed(seed_for(stack.seeds[group.seed] + 1, epoch))
         losses = []
-        for step, (inputs, targets) in enumerate(epoch_of(stack.seeds, train, epoch), epoch * len(train)):
-            logits = stack.train(inputs, generators)
-            descended, plain = losses_of(logits, targets[:, stack.seed_of], smoothing)
-            descended.sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step(rate_factor(step, [epochs], len(train)))
-            losses.append(plain)
+        for step, batch in enumerate(epoch_of(stack.seeds, train, epoch), epoch * len(train)):
+            losses.append(_descend(stack, batch, generators, smoothing, shared.options))
+            optimizer.step(rate_factor(step, [epochs], len(train), shared.warm_up))
             tick()
         mean_losses.append(torch.stack(losses).mean(0).tolist())
         validated.append(validate_heads(stack, valid))
     by_head = zip(zip(*mean_losses, strict=True), zip(*validated, strict=True), strict=True)
     return [(list(losses), list(results)) for losses, results in by_head]
+
+
+def _descend(
+    stack: StackedHeads,
+    batch: Batch,
+    generators: Sequence[torch.Generator],
+    smoothing: Tensor | None,
+    options: TrainingOptions,
+) -> Tensor:
+    """Give each head its gradients on a batch, which it goes through in parts as in `step.train_step`; gives each
+    head's cross-entropy."""
+    inputs, targets, weights = batch[0], batch[1][:, stack.seed_of], batch[2]
+    weights = None if weights is None else weights[:, stack.seed_of]
+    count = len(inputs)
+    parts = max(1, min(options.accumulate, count // 2))
+    of_weights = [None] * parts if weights is None else weights.tensor_split(parts)
+    cross_entropy = torch.zeros(len(stack), device=inputs.device)
+    for part in zip(inputs.tensor_split(parts), targets.tensor_split(parts), of_weights, strict=True):
+        logits = stack.train(part[0], generators)
+        loss, plain = losses_of(logits, part[1], smoothing, part[2])
+        share = len(logits) / count
+        loss = loss * (share if weights is None or part[2] is None else part[2].sum(0) / weights.sum(0))
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        cross_entropy += plain * share
+    if options.clip_norm:
+        clip_each(list(stack.parameters.values()), options.clip_norm)
+    return cross_entropy
+
+
+def _result(
+    losses: list[float], validated: list[Validated], options: TrainingOptions, state: dict[str, Tensor]
+) -> TrainedHead:
+    """A head's result from those of all its epochs: as if it had ended at an early stop."""
+    results = [(one.loss, one.accuracy) for one in validated]
+    ends = (number for number in range(1, len(results)) if stops_early(results[:number], options.early_stop_epochs))
+    epochs = next(ends, len(results))
+    numbers = [*losses[:epochs], *(one.loss for one in validated[:epochs])]
+    keeps_best = options.keep in ("best_loss", "best_accuracy")
+    kept = best_index(results[:epochs], options.keep) if keeps_best else epochs - 1
+    return TrainedHead(losses[:epochs], validated[:epochs], kept, not bool(np.isfinite(numbers).all()), state)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import pytest
 from pipeline.recipe.recipe_file import override_recipe
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.recipe.sweep_sections import HEAD_KEYS, Choice, IntRange, LogUniformRange, SweepHead, UniformRange
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.errors import UserError
 from pipeline.training.heads.head_settings import (
     compare_settings,
@@ -21,7 +22,8 @@ from pipeline.training.heads.head_settings import (
     value_at,
     with_setting,
 )
-from pipeline.training.heads.many_heads import HeadSetting
+from pipeline.training.heads.many_heads import HeadSetting, SharedSettings
+from pipeline.training.keep import best_epoch
 from tests.pipeline.stored_classes import shape, stored_batches, trained_alone
 
 RANGES = {name: getattr(SweepHead(), name) for name in HEAD_KEYS}
@@ -80,13 +82,6 @@ def test_the_recipes_own_setting_is_the_first_that_is_compared():
     assert others == draw_settings(RANGES, 2, seed=5)
 
 
-def test_pictures_with_weights_are_refused_in_a_sentence():
-    train, valid = stored_batches()
-    weighted = replace(train, weights=np.ones(len(train.targets), dtype=np.float32))
-    with pytest.raises(UserError, match="has weights, which sweep_head does not count; leave that column out"):
-        train_settings([HeadSetting(1e-2)], [0], shape(0), weighted, valid)
-
-
 def heads(*accuracies, losses=None):
     """A table of heads: a list of accuracies over seeds for each setting; NaN is a head that diverged."""
     rows = [
@@ -105,13 +100,26 @@ def heads(*accuracies, losses=None):
 def test_settings_are_trained_with_every_seed_as_by_themselves():
     settings = [HeadSetting(1e-2, 0.1, 0.5, 0.1, 2), HeadSetting(3e-3, 0.0, 0.0, 0.0, 1)]
     batches = stored_batches()
-    table = train_settings(settings, [4, 6], shape(0), *batches)
+    recipe = override_recipe(Recipe(), {"train_head.warm_up": "0.5", "training.momentum": "cycled"})
+    table = train_settings(settings, [4, 6], shape(0), *batches, recipe)
     assert table[["setting", "seed"]].to_numpy().tolist() == [[0, 4], [0, 6], [1, 4], [1, 6]]
     assert table["stored_epochs"].tolist() == [2, 2, 1, 1]
-    _, records = trained_alone(replace(settings[0], seed=6), 0, batches)
+    shared = SharedSettings(0.5, TrainingOptions(momentum="cycled"))
+    _, records = trained_alone(replace(settings[0], seed=6), 0, batches, shared)
     assert table["valid_loss"][1] == pytest.approx(records[-1].valid_loss, rel=1e-5)
     assert table["valid_accuracy"][1] == records[-1].valid_accuracy
     assert table["train_loss"][1] == pytest.approx(records[-1].train_loss, rel=1e-5)
+
+
+def test_a_row_is_of_the_epoch_whose_weights_are_kept():
+    setting = HeadSetting(0.05, stored_epochs=12)
+    recipe = override_recipe(Recipe(), {"training.keep": "best_loss"})
+    table = train_settings([setting], [4], shape(8), *stored_batches(), recipe)
+    _, records = trained_alone(replace(setting, seed=4), 8, stored_batches(), SharedSettings.of(recipe))
+    best = best_epoch(records, "best_loss")
+    assert best.epoch < 12
+    assert table["valid_loss"][0] == pytest.approx(best.valid_loss, rel=1e-4)
+    assert table["train_loss"][0] == pytest.approx(best.train_loss, rel=1e-4)
 
 
 def test_the_best_setting_has_the_best_mean_and_not_the_best_head():

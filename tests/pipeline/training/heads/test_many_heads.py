@@ -3,55 +3,15 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from torch.optim import AdamW
 
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.errors import UserError
-from pipeline.training.heads.many_heads import HeadSetting, StackedAdamW, count_at_once, train_heads
+from pipeline.training.heads.many_heads import HeadSetting, SharedSettings, count_at_once, train_heads
 from pipeline.training.heads.stacked_heads import HeadShape
-from pipeline.training.optim import BETAS
 from tests.pipeline.stored_classes import CPU, shape, stored_batches, trained_alone
-
-RATES, DECAYS = [1e-3, 0.1, 0.02], [0.5, 0.0, 0.9]
-
-
-def test_each_head_is_moved_as_by_an_adamw_of_its_own():
-    torch.manual_seed(0)
-    matrices = torch.randn(3, 4, 5, requires_grad=True)
-    vectors = torch.randn(3, 4, requires_grad=True)
-    alone = [[one[head].detach().clone().requires_grad_() for one in (matrices, vectors)] for head in range(3)]
-    optimizers = [
-        AdamW(
-            [{"params": [matrix], "weight_decay": decay}, {"params": [vector], "weight_decay": 0.0}], lr=rate,
-            betas=BETAS,
-        )
-        for (matrix, vector), rate, decay in zip(alone, RATES, DECAYS, strict=True)
-    ]  # fmt: skip
-    together = StackedAdamW([matrices, vectors], RATES, DECAYS)
-    for factor in (1.0, 0.6, 0.1, 1.0):
-        matrices.grad, vectors.grad = torch.randn_like(matrices), torch.randn_like(vectors)
-        for head, (optimizer, rate) in enumerate(zip(optimizers, RATES, strict=True)):
-            alone[head][0].grad, alone[head][1].grad = matrices.grad[head].clone(), vectors.grad[head].clone()
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.step()
-        together.step(factor)
-        assert matrices.grad is None
-        for head in range(3):
-            torch.testing.assert_close(matrices[head], alone[head][0])
-            torch.testing.assert_close(vectors[head], alone[head][1])
-
-
-def test_a_head_whose_gradient_is_no_number_moves_no_other():
-    parameter = torch.ones(3, 2, requires_grad=True)
-    together = StackedAdamW([parameter], RATES, DECAYS)
-    for _ in range(2):
-        parameter.grad = torch.tensor([[1.0, 1.0], [torch.nan, torch.inf], [1.0, 1.0]])
-        together.step(1.0)
-    assert parameter[[0, 2]].isfinite().all()
-    assert not parameter[1].isfinite().any()
-
 
 BAG = [
     HeadSetting(seed=0, lr=3e-3, weight_decay=0.1, dropout=0.5, label_smoothing=0.1, stored_epochs=3),
@@ -149,3 +109,51 @@ def test_each_head_learns_soft_labels_as_when_trained_alone(hidden):
         assert together.train_losses == pytest.approx([record.train_loss for record in records], rel=1e-5)
         assert [valid.loss for valid in together.valid] == pytest.approx([one.valid_loss for one in records], rel=1e-5)
         assert together.train_losses != other.train_losses
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+@pytest.mark.parametrize(
+    ("warm_up", "options"),
+    [
+        (0.4, {}),
+        (0.0, {"momentum": "cycled"}),
+        (0.0, {"optimizer": "sgd", "clip_norm": 0.02}),
+        (0.0, {"accumulate": 2}),
+        (0.0, {"optimizer": "sgd"}),
+        (0.4, {"optimizer": "sgd", "momentum": "cycled", "clip_norm": 0.2, "accumulate": 3}),
+    ],
+)
+def test_each_head_is_trained_by_what_is_shared_as_when_trained_alone(warm_up, options, hidden):
+    batches, shared = stored_batches(), SharedSettings(warm_up, TrainingOptions(**options))
+    trained = train_heads(BAG, shape(hidden), *batches, shared)
+    for one, together in zip(BAG, trained, strict=True):
+        _, records = trained_alone(one, hidden, batches, shared)
+        assert together.train_losses == pytest.approx([record.train_loss for record in records], rel=1e-4)
+        assert [valid.loss for valid in together.valid] == pytest.approx([one.valid_loss for one in records], rel=1e-4)
+    as_ever = train_heads(BAG, shape(hidden), *batches)
+    pairs = [(one.valid[-1].loss, other.valid[-1].loss) for one, other in zip(trained, as_ever, strict=True)]
+    assert max(abs(one / other - 1) for one, other in pairs) > 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 3}])
+@pytest.mark.parametrize("is_balanced", [False, True])
+def test_each_head_counts_pictures_by_their_weights_and_draws_rare_classes_as_when_trained_alone(is_balanced, options):
+    train, valid = stored_batches()
+    weights = None if is_balanced else np.random.default_rng(1).random(len(train.targets)).astype(np.float32)
+    batches = replace(train, weights=weights, is_balanced=is_balanced), valid
+    shared = SharedSettings(0.0, TrainingOptions(**options))
+    for one, together in zip(BAG, train_heads(BAG, shape(8), *batches, shared), strict=True):
+        _, records = trained_alone(one, 8, batches, shared)
+        assert together.train_losses == pytest.approx([record.train_loss for record in records], rel=1e-4)
+        assert [valid.loss for valid in together.valid] == pytest.approx([one.valid_loss for one in records], rel=1e-4)
+
+
+def test_a_head_stops_early_by_itself_while_others_go_on():
+    batches, options = stored_batches(), TrainingOptions(early_stop_epochs=2, keep="best_loss")
+    settings = [HeadSetting(0.05, seed=4, stored_epochs=15), HeadSetting(1e-4, seed=4, stored_epochs=15)]
+    stopped, whole = train_heads(settings, shape(8), *batches, SharedSettings(0.0, options))
+    (as_ever, _) = train_heads(settings, shape(8), *batches)
+    assert len(stopped.valid) == len(stopped.train_losses) == stopped.kept + 1 + 2 < 15
+    assert stopped.valid == as_ever.valid[: len(stopped.valid)]
+    assert stopped.valid[stopped.kept].loss == min(valid.loss for valid in stopped.valid)
+    assert len(whole.valid) == 15
