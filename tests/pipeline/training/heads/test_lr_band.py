@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from pipeline.recipe.schema import LrFind
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.errors import UserError
 from pipeline.training.heads.lr_band import band_of, band_table, range_tests, suggested_by_seed
 from pipeline.training.heads.many_heads import HeadSetting
 from pipeline.training.lr_finder import Curve, range_test, suggestions
+from pipeline.training.optim import AS_EVER
 from tests.pipeline.stored_classes import new_head, shape, stored_batches
 
 SEEDS, DROPOUT, DECAY = [0, 5, 2], 0.5, 0.02
@@ -20,14 +22,14 @@ def settings_of(start_lr, end_lr, iterations):
     return LrFind.model_construct(start_lr=start_lr, end_lr=end_lr, iterations=iterations, weight_decay=DECAY)
 
 
-def together(hidden, start_lr, end_lr, iterations, heads_at_once=None, train=None):
+def together(hidden, start_lr, end_lr, iterations, heads_at_once=None, train=None, options=AS_EVER):
     train, settings = train or stored_batches()[0], settings_of(start_lr, end_lr, iterations)
-    return range_tests(SEEDS, shape(hidden), DROPOUT, train, settings, heads_at_once=heads_at_once)
+    return range_tests(SEEDS, shape(hidden), DROPOUT, train, settings, options, heads_at_once=heads_at_once)
 
 
-def alone(seed, hidden, start_lr, end_lr, iterations):
-    head, optimizer = new_head(HeadSetting(end_lr, DECAY, DROPOUT, seed=seed), hidden)
-    train = replace(stored_batches()[0], seed=seed)
+def alone(seed, hidden, start_lr, end_lr, iterations, train=None, options=AS_EVER):
+    head, optimizer = new_head(HeadSetting(end_lr, DECAY, DROPOUT, seed=seed), hidden, options)
+    train = replace(train or stored_batches()[0], seed=seed)
     return range_test(head, optimizer, train, settings_of(start_lr, end_lr, iterations))
 
 
@@ -40,6 +42,16 @@ def test_each_seeds_curve_is_that_of_its_range_test_alone(hidden, heads_at_once)
         np.testing.assert_array_equal(curve.rates, expected.rates)
         np.testing.assert_allclose(curve.losses, expected.losses, rtol=1e-4)
         np.testing.assert_allclose(curve.smoothed, expected.smoothed, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"momentum": "cycled"}, {"optimizer": "sgd", "momentum": "cycled"}])
+def test_each_seeds_curve_is_by_the_recipes_optimizer_and_weights_as_alone(options):
+    train = stored_batches()[0]
+    train = replace(train, weights=np.random.default_rng(1).random(len(train.targets)).astype(np.float32))
+    test, how = (8, 1e-5, 0.3, 30), {"train": train, "options": TrainingOptions(**options)}
+    for seed, curve, plain in zip(SEEDS, together(*test, **how), together(*test), strict=True):
+        np.testing.assert_allclose(curve.losses, alone(seed, *test, **how).losses, rtol=1e-4)
+        assert not np.allclose(curve.losses, plain.losses, rtol=1e-3)
 
 
 @pytest.mark.parametrize("iterations", [60, 90])

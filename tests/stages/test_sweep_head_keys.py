@@ -1,8 +1,8 @@
 """What train_head trains by, sweep_head trains its heads by, or refuses: each key of both sections."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
+import mlflow
 import pandas as pd
 import pytest
 
@@ -11,9 +11,12 @@ from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training_sections import TrainHead, TrainingOptions
 from pipeline.system.errors import UserError
 from pipeline.training.history import kept_name
-from stages import precompute, sweep_head, train_head
+from stages import sweep_head
 from stages.registry import check_stored_heads
-from tests.stages.wiring import Seen, draw_pictures, recipe_on, run_watched
+from tests.drawn_pictures import draw_pictures
+from tests.stages.chains import StageRun, recipe_on, run_stage_on
+from tests.stages.watching import watched
+from tests.workplace import Workplace
 
 # One head, for epochs enough to have been best before, and to stop early.
 ALONE = {
@@ -45,26 +48,27 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def stored(own_server: Any) -> Iterator[tuple[Recipe, Seen]]:
+def stored(fresh_workplace: Callable[[], Workplace]) -> Iterator[tuple[Recipe, StageRun]]:
     """A recipe, and the activations of pictures that are hard to learn: some labels are wrong, and classes differ in
     size."""
-    with own_server() as folder:
+    with fresh_workplace().entered() as folder:
         table = draw_pictures(folder / "pictures")
         lines = table.read_text().splitlines()
         lines[1::4] = [f"{line.split(',')[0]},dot" for line in lines[1::4]]
         table.write_text("\n".join(lines) + "\n")
         recipe = recipe_on(table).model_copy(update={"training": TrainingOptions()})
-        yield override_recipe(recipe, ALONE), run_watched(precompute.run, recipe)
+        yield override_recipe(recipe, ALONE), run_stage_on("precompute", recipe)
 
 
-def result_alone(stored: tuple[Recipe, Seen], given: dict[str, str]) -> list[float]:
-    metrics = run_watched(train_head.run, override_recipe(stored[0], given), stored[1]).metrics
+def result_alone(stored: tuple[Recipe, StageRun], given: dict[str, str]) -> list[float]:
+    metrics = run_stage_on("train_head", override_recipe(stored[0], given), stored[1]).metrics
     return [metrics[kept_name(f"valid/{name}")] for name in ("loss", "accuracy", "macro_f1")]
 
 
-def result_among_many(stored: tuple[Recipe, Seen], given: dict[str, str]) -> list[float]:
-    seen = run_watched(sweep_head.run, override_recipe(stored[0], given), stored[1])
-    head = pd.read_csv(seen.files / "heads.csv").iloc[0]
+def result_among_many(stored: tuple[Recipe, StageRun], given: dict[str, str]) -> list[float]:
+    with watched():
+        done = sweep_head.run(override_recipe(stored[0], given), stored[1].id)
+    head = pd.read_csv(f"{mlflow.get_run(done.run_id).info.artifact_uri}/heads.csv").iloc[0]
     return [head[f"valid_{name}"] for name in ("loss", "accuracy", "macro_f1")]
 
 
