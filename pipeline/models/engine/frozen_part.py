@@ -13,7 +13,8 @@ from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 
-_CUTS: dict[Frozen, Cut] = {"early": "late", "body": "head"}
+# Where a network is cut of which these layer groups are frozen.
+CUTS: dict[Frozen, Cut] = {"early": "late", "body": "head"}
 
 
 class TrainedAbove(nn.Module):
@@ -50,7 +51,7 @@ def training_module(network: Network, checkpoint: Checkpoint, frozen: Frozen, pi
     if frozen == "none" or not pays(passes, checkpoint.image_px, network.mean.device):
         return network
     try:
-        halves = cut_network(network, _CUTS[frozen], checkpoint.image_px)
+        halves = cut_network(network, CUTS[frozen], checkpoint.image_px)
     except UserError:  # it cannot be cut
         return network
     halves = frozen_below(network, checkpoint, halves, pixels, passes)

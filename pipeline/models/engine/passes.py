@@ -100,6 +100,13 @@ def pays(passes: int, image_px: int, device: torch.device) -> bool:
     return device.type == "cpu" and passes * image_px**2 >= LEAST_PIXELS
 
 
+def open_session(part: Part, checkpoint: Checkpoint) -> Session:
+    """A session for this part of the network of `checkpoint`, which is in eval mode; raises what torch's exporter and
+    ONNX Runtime raise where they cannot compute it."""
+    graph = open_graph(part, checkpoint)
+    return start_session(graph, pictures_at_once(checkpoint.image_px), weights_for(graph, part.network))
+
+
 def _open(part: Part, checkpoint: Checkpoint, pixels: Pixels, passes: int) -> Session | None:
     """A session for this part of the network, or None where it is not to be used, for a reason that is reported. The
     network is in eval mode from then on."""
@@ -109,8 +116,7 @@ def _open(part: Part, checkpoint: Checkpoint, pixels: Pixels, passes: int) -> Se
         return None
     images = fetch_pixels(pixels, device)(np.arange(min(CHECKED_PICTURES, len(pixels)), dtype=np.int64))
     try:
-        graph = open_graph(part, checkpoint)
-        session = start_session(graph, pictures_at_once(checkpoint.image_px), weights_for(graph, part.network))
+        session = open_session(part, checkpoint)
         disagreement = _disagreement(part, session, images)
     except UserError:
         raise

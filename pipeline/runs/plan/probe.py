@@ -5,20 +5,22 @@ Networks have random weights and images are noise there, since neither changes h
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.augment import augment, augmentation
 from pipeline.data.decoded_pixels import DecodedPixels
 from pipeline.data.manifest import Manifest
 from pipeline.data.nvjpeg import choose_decoder
 from pipeline.models.checkpoint import Checkpoint, build_network
-from pipeline.models.cut import Cut, cut_network
-from pipeline.models.engine.passes import pays
+from pipeline.models.cut import cut_network
+from pipeline.models.engine.frozen_part import CUTS, TrainedAbove
+from pipeline.models.engine.graph import Part, below, whole
+from pipeline.models.engine.passes import open_session, pays
+from pipeline.models.engine.session import Session
 from pipeline.models.layer_groups import Frozen, training_mode
 from pipeline.models.network import Network
 from pipeline.recipe.fields import GROUPS
@@ -30,17 +32,15 @@ from pipeline.system.machine import usable_cores
 from pipeline.training.optim import head_optimizer, thaw
 from pipeline.training.step import EAGER_STEPS, steps_of
 
-# On a CPU so many pixels are tried, of pictures of this size at most; what others take is in proportion to theirs.
-# Steps on fewer pictures take longer for each of them.
-TRIED_PIXELS, MOST_TRIED_PX = 16 * 128**2, 160
+# On a CPU so many pixels are tried at once, of pictures as large as they will be.
+TRIED_PIXELS = 16 * 128**2
+# Of a picture this small nothing takes long but what every step takes.
+SMALL_PX = 64
 # Batches between which a GPU is not waited for.
 BATCHES_AT_ONCE = 5
 SECONDS_OF_A_TRY = 0.05
-# What ONNX Runtime takes of PyTorch's time for a frozen network on a CPU (lite0, 128 to 256 px, two cores).
-ENGINE_SHARE = 0.4
 # A loop that tells how fast a core is, and its seconds on the machine that overheads were measured on.
 LOOPS, REFERENCE_SECONDS = 100_000, 0.0033
-_CUTS: dict[Frozen, Cut] = {"early": "late", "body": "head"}
 _NO_RATES = dict.fromkeys(GROUPS, 0.0)
 
 
@@ -51,6 +51,7 @@ class Probe:
         self._recipe, self._manifest = recipe, manifest
         self._device = choose_device(recipe.device)
         self._known: dict[object, float] = {}
+        self._networks: dict[int, Network] = {}
 
     @cached_property
     def core(self) -> float:
@@ -73,109 +74,116 @@ class Probe:
 
     def passing(self, image_px: int, passes: int) -> float:
         """Seconds for a picture to go through a network that is not trained, as one of so many `passes`."""
-        share = ENGINE_SHARE if pays(passes, image_px, self._device) else 1.0
-        return share * self._whole(image_px)
+        by_engine = pays(passes, image_px, self._device)
+        return self._once(
+            ("passing", image_px, by_engine), lambda: self._pass(self._whole(image_px, by_engine), image_px)
+        )
 
     def validating(self, training: Training) -> float:
         """Seconds for a picture to go through the network between the steps of `training`."""
-        whole = self._whole(training.image_px)
-        return whole - (1 - ENGINE_SHARE) * self._below(training) if self._is_split(training) else whole
+        trained = training.frozen, training.image_px, self._by_engine(training)
+        return self._once(("validating", *trained), lambda: self._pass(self._trained(*trained), training.image_px))
 
     def step(self, training: Training) -> float:
-        """Seconds of a step of `training`."""
-        if self._device.type == "cuda":
-            tried = training.frozen, training.image_px, training.batch_size
-            return self._once(tried, lambda: self._step(*tried))
-        count, area = self._tried_pictures, self._area(training.image_px)
-        whole = self._once(("step", training.frozen), lambda: self._step(training.frozen, self._tried_px, count))
-        saved = (1 - ENGINE_SHARE) * self._below(training) if self._is_split(training) else 0.0
-        return training.batch_size * max(whole / count * area - saved, 0.0)
+        """Seconds of a step of `training`: what it takes however small its batch is, and what its pictures take."""
+        tried = training.frozen, training.image_px, self._by_engine(training)
+        count = min(self._pictures(training.image_px), training.batch_size)
+        if self._device.type == "cuda" or count == training.batch_size:
+            return self._once(("step", *tried, training.batch_size), lambda: self._step(*tried, training.batch_size))
+        some = self._once(("step", *tried, count), lambda: self._step(*tried, count))
+        least = min(self._once(("least step", training.frozen), lambda: self._least_step(training.frozen)), some)
+        return least + (some - least) * training.batch_size / count
 
     def head_step(self, batch_size: int) -> float:
         """Seconds of a step of the head on stored activations."""
 
         def measure() -> float:
-            head = self._network.head
-            optimizer = head_optimizer(head, 0.0, 0.0, self._recipe.training)
-            step = steps_of(head, optimizer, options=self._recipe.training)
-            inputs = torch.rand(batch_size, self._network.width, device=self._device)
-            training_mode(head)
+            network = self._network(self._recipe.precompute.image_px)
+            optimizer = head_optimizer(network.head, 0.0, 0.0, self._recipe.training)
+            step = steps_of(network.head, optimizer, options=self._recipe.training)
+            inputs = torch.rand(batch_size, network.width, device=self._device)
+            training_mode(network.head)
             return self._least(lambda: step(inputs, self._targets(batch_size), None))
 
         return self._once(("head", batch_size), measure)
 
-    def _is_split(self, training: Training) -> bool:
+    def _by_engine(self, training: Training) -> bool:
         """Whether ONNX Runtime computes the part that is frozen."""
         passes = training.steps * training.batch_size
         return training.frozen != "none" and pays(passes, training.image_px, self._device)
 
-    def _whole(self, image_px: int) -> float:
-        """Seconds for a picture to go through the network, by PyTorch."""
+    def _pictures(self, image_px: int) -> int:
+        """How many pictures are tried at once."""
         if self._device.type == "cuda":
-            count = pictures_per_pass(1, image_px, self._device)
-            return self._once(("whole", image_px), lambda: self._forward(self._network, image_px, count) / count)
-        count = self._tried_pictures
-        tried = self._once("whole", lambda: self._forward(self._network, self._tried_px, count) / count)
-        return self._area(image_px) * tried
+            return pictures_per_pass(1, image_px, self._device)
+        return max(TRIED_PIXELS // image_px**2, torch.get_num_threads())
 
-    def _below(self, training: Training) -> float:
-        """The same for the layer groups that are frozen, on a CPU."""
-        count = self._tried_pictures
+    def _network(self, image_px: int) -> Network:
+        """The network for pictures of this size."""
+        if image_px not in self._networks:
+            self._networks[image_px] = build_network(self._checkpoint(image_px)).to(self._device)
+        return self._networks[image_px]
 
-        def measure() -> float:
-            below = cut_network(self._network, _CUTS[training.frozen], self._tried_px).below
-            return self._forward(below, self._tried_px, count) / count
-
-        return self._area(training.image_px) * self._once(("below", training.frozen), measure)
-
-    def _area(self, image_px: int) -> float:
-        """How many times as many pixels a picture has as one that is tried."""
-        return (image_px / self._tried_px) ** 2
-
-    @property
-    def _tried_pictures(self) -> int:
-        return max(TRIED_PIXELS // self._tried_px**2, torch.get_num_threads())
-
-    @property
-    def _tried_px(self) -> int:
-        return self._built[1]
-
-    @property
-    def _network(self) -> Network:
-        return self._built[0]
-
-    @cached_property
-    def _built(self) -> tuple[Network, int]:
-        """(The network, the size that it was built for, which some take no other than.)"""
+    def _checkpoint(self, image_px: int) -> Checkpoint:
         recipe, manifest = self._recipe, self._manifest
         built = recipe.model.backbone, manifest.classes, recipe.head.hidden, recipe.head.dropout
-        first_px = recipe.precompute.image_px
-        tried_px = first_px if self._device.type == "cuda" else min(first_px, MOST_TRIED_PX)
-        checkpoint = Checkpoint(*built, tried_px, recipe.data.fit, manifest.is_grey)
-        try:
-            return build_network(checkpoint).to(self._device), tried_px
-        except UserError:  # it is not made for the smaller size
-            return build_network(replace(checkpoint, image_px=first_px)).to(self._device), first_px
+        return Checkpoint(*built, image_px, recipe.data.fit, manifest.is_grey)
 
-    def _forward(self, compute: Callable[[Tensor], Tensor], image_px: int, count: int) -> float:
+    def _whole(self, image_px: int, by_engine: bool) -> Callable[[Tensor], object]:
+        """What computes the network's logits for pictures of this size."""
+        network = self._network(image_px)
+        session = self._session(whole(network), image_px) if by_engine else None
+        return session.run if session else network
+
+    def _trained(self, frozen: Frozen, image_px: int, by_engine: bool) -> nn.Module:
+        """What is trained on pictures of this size, and validated."""
+        network = self._network(image_px)
+        if not by_engine:
+            return network
+        try:
+            halves = cut_network(network, CUTS[frozen], image_px)
+        except UserError:  # it cannot be cut
+            return network
+        session = self._session(below(network, halves), image_px)
+        return TrainedAbove(lambda images: session.run(images)[0], halves.above) if session else network
+
+    def _session(self, part: Part, image_px: int) -> Session | None:
+        """What ONNX Runtime computes this part by, whose graph stays in the cache for the stage; None if it cannot."""
+        part.network.eval()
+        try:
+            return open_session(part, self._checkpoint(image_px))
+        except Exception:  # torch's exporter and ONNX Runtime have dozens of classes of errors
+            return None
+
+    def _pass(self, compute: Callable[[Tensor], object], image_px: int) -> float:
+        """Seconds for a picture to go through `compute`."""
+        count = self._pictures(image_px)
         images = self._images(image_px, count)
-        self._network.eval()
+        self._network(image_px).eval()
 
         def forward() -> None:
             with torch.no_grad(), mixed_precision(self._device):
                 compute(images)
 
-        return self._least(forward)
+        return self._least(forward) / count
 
-    def _step(self, frozen: Frozen, image_px: int, count: int) -> float:
+    def _step(self, frozen: Frozen, image_px: int, by_engine: bool, count: int) -> float:
         """Seconds of a step on so many pictures, with their augmentation."""
-        images, targets = self._images(image_px, count), self._targets(count)
+        network, images, targets = self._network(image_px), self._images(image_px, count), self._targets(count)
         varied = augmentation(**self._recipe.augment.model_dump())
-        optimizer = thaw(self._network, frozen, _NO_RATES, 0.0, self._recipe.training)
-        step = steps_of(self._network, optimizer, options=self._recipe.training)
-        training_mode(self._network, "all")
+        optimizer = thaw(network, frozen, _NO_RATES, 0.0, self._recipe.training)
+        step = steps_of(module := self._trained(frozen, image_px, by_engine), optimizer, options=self._recipe.training)
+        training_mode(module, "all")
         generator = torch.Generator()
         return self._least(lambda: step(augment(images, varied, generator), targets, None))
+
+    def _least_step(self, frozen: Frozen) -> float:
+        """Seconds of a step on next to nothing, which go to its many calls and to the optimizer; 0 where the network
+        takes no such pictures."""
+        try:
+            return self._step(frozen, SMALL_PX, False, 1)
+        except (UserError, RuntimeError, ValueError, AssertionError):  # timm's networks have no error of their own
+            return 0.0
 
     def _images(self, image_px: int, count: int) -> Tensor:
         channels = 1 if self._manifest.is_grey else 3

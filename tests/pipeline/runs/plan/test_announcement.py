@@ -100,7 +100,7 @@ def test_the_plan_is_said_before_the_first_work_and_before_what_was_said_until_t
         assert "precompute (320 px) reused, lr_find " in first
         assert second == "precompute: reused run 1"
         assert set(expected) == {"lr_find", "train_head", "lr_find_unfrozen", "resize", "resize 2", "evaluate"}
-        assert expected["lr_find"] == pytest.approx(2 * OVERHEAD_SECONDS["lr_find"] + 75 * 0.2)
+        assert expected["lr_find"] == pytest.approx(2 * OVERHEAD_SECONDS["lr_find"] + 90 * 0.2)
         _announce.get()()
         say("lr_find: started")
         assert capsys.readouterr().out == "lr_find: started\n"

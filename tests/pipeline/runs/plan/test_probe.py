@@ -1,5 +1,4 @@
 import hashlib
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -7,88 +6,117 @@ import torch
 from PIL import Image
 
 from pipeline.data.manifest import Manifest
+from pipeline.models.engine.frozen_part import TrainedAbove
+from pipeline.models.engine.passes import LEAST_PIXELS
+from pipeline.models.engine.session import Session
 from pipeline.recipe.picture_sections import Model
-from pipeline.recipe.schema import Precompute, Recipe
+from pipeline.recipe.schema import Recipe
 from pipeline.runs.plan import probe as probes
-from pipeline.runs.plan.probe import ENGINE_SHARE, Probe
-from pipeline.runs.plan.probe import MOST_TRIED_PX as TRIED_PX
+from pipeline.runs.plan.probe import SMALL_PX, Probe
 from pipeline.runs.plan.work import Training
 from pipeline.system.errors import UserError
 
+PX = 48
+# So many pictures that ONNX Runtime computes what is frozen.
+MANY = LEAST_PIXELS // PX**2 + 1
+
 
 @pytest.fixture
-def probe(monkeypatch):
-    """Of a small network, and with what it forwards and steps on noted in place of their seconds."""
+def probe(monkeypatch, tmp_path):
+    """Of a small network."""
+    monkeypatch.setenv("THAW_CACHE", str(tmp_path))
     monkeypatch.setattr(probes, "SECONDS_OF_A_TRY", 0.0)
     table = pd.DataFrame({"path": ["a.png"], "hash": [""], "mode": ["RGB"]})
     manifest = Manifest("cells", None, ["a", "b"], table, table)
     return Probe(Recipe(device="cpu", model=Model(backbone="test_resnet")), manifest)
 
 
-def fixed(probe, monkeypatch, forward=1.0, below=0.4, step=3.0):
-    """These seconds for a picture of the tried size: of the network, of its frozen part, and of a step."""
-    count = probe._tried_pictures
-
-    def seconds(compute, image_px, pictures):
-        assert (image_px, pictures) == (TRIED_PX, count)
-        return pictures * (forward if compute is probe._network else below)
-
-    monkeypatch.setattr(probe, "_forward", seconds)
-    monkeypatch.setattr(probe, "_step", lambda frozen, image_px, pictures: pictures * step)
+@pytest.fixture
+def run_by_engine(monkeypatch):
+    """How many pictures of which size ONNX Runtime computes, call by call."""
+    shapes = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, images: shapes.append(tuple(images.shape)) or run(self, images))
+    return shapes
 
 
 def test_what_is_tried_takes_time_and_is_tried_once(probe, monkeypatch):
-    tried = Training("none", TRIED_PX, 4, 1)
-    first = probe.step(tried), probe.validating(tried), probe.head_step(8), probe.core
+    tried = Training("none", PX, 4, 1)
+    first = probe.step(tried), probe.validating(tried), probe.head_step(8), probe.passing(PX, 1), probe.core
     assert min(first) > 0
     monkeypatch.setattr(probes, "_least_seconds", None)
-    assert (probe.step(tried), probe.validating(tried), probe.head_step(8), probe.core) == first
+    assert (probe.step(tried), probe.validating(tried), probe.head_step(8), probe.passing(PX, 1), probe.core) == first
 
 
-def test_what_a_picture_takes_grows_with_its_pixels_and_a_batch_with_its_pictures(probe, monkeypatch):
-    fixed(probe, monkeypatch)
-    assert probe.step(Training("none", TRIED_PX, 8, 1)) == pytest.approx(24)
-    assert probe.step(Training("none", 2 * TRIED_PX, 8, 1)) == pytest.approx(4 * 24)
-    assert probe.validating(Training("none", 2 * TRIED_PX, 8, 1)) == pytest.approx(4)
-    assert probe.passing(2 * TRIED_PX, passes=1) == pytest.approx(4)
+def test_a_step_takes_once_what_every_step_takes_and_for_each_picture_what_a_picture_takes(probe, monkeypatch):
+    tried = []
+
+    def seconds(frozen, image_px, by_engine, count):
+        tried.append((frozen, image_px, by_engine, count))
+        return 5.0 if image_px == SMALL_PX else 5.0 + count * (image_px / 128) ** 2
+
+    monkeypatch.setattr(probe, "_step", seconds)
+    assert probe.step(Training("none", 256, 32, 1)) == pytest.approx(5 + 32 * 4)
+    assert probe.step(Training("none", 256, 8, 1)) == pytest.approx(5 + 8 * 4)
+    assert tried == [("none", 256, False, 4), ("none", SMALL_PX, False, 1)]
+    assert probe.step(Training("none", 256, 3, 1)) == pytest.approx(5 + 3 * 4)
+    assert tried[-1] == ("none", 256, False, 3), "a batch that is small enough is tried as it is"
 
 
-def test_many_passes_on_a_cpu_take_the_share_that_onnx_runtime_takes(probe, monkeypatch):
-    fixed(probe, monkeypatch)
-    assert probe.passing(TRIED_PX, passes=100_000) == pytest.approx(ENGINE_SHARE)
+def test_a_step_takes_no_less_than_what_is_tried_of_it(probe, monkeypatch):
+    monkeypatch.setattr(probe, "_step", lambda frozen, image_px, by_engine, count: 9.0 if image_px == SMALL_PX else 2.0)
+    assert probe.step(Training("none", 256, 32, 1)) == 2.0
 
 
-def test_so_does_the_frozen_part_of_a_long_training(probe, monkeypatch):
-    fixed(probe, monkeypatch)
-    monkeypatch.setattr(probes, "cut_network", lambda *given: SimpleNamespace(below=lambda images: images))
-    saved = (1 - ENGINE_SHARE) * 0.4
-    long = Training("early", TRIED_PX, 8, 10_000)
-    assert probe.step(long) == pytest.approx(8 * (3 - saved))
-    assert probe.validating(long) == pytest.approx(1 - saved)
-    assert probe.step(Training("none", TRIED_PX, 8, 10_000)) == pytest.approx(24)
-    assert probe.step(Training("early", TRIED_PX, 8, 1)) == pytest.approx(24)
+def test_where_the_network_takes_no_small_pictures_a_step_is_in_proportion_to_its_pictures(probe, monkeypatch):
+    def seconds(frozen, image_px, by_engine, count):
+        if image_px == SMALL_PX:
+            raise UserError("it takes no other size")
+        return float(count)
+
+    monkeypatch.setattr(probe, "_step", seconds)
+    assert probe.step(Training("none", 256, 32, 1)) == pytest.approx(32)
 
 
-def test_a_network_that_is_made_for_one_size_is_tried_at_that(probe, monkeypatch):
-    build = probes.build_network
-
-    def refuse(checkpoint):
-        if checkpoint.image_px != 320:
-            raise UserError("it takes no other")
-        return build(checkpoint)
-
-    monkeypatch.setattr(probes, "build_network", refuse)
-    assert probe._tried_px == 320
+def test_many_passes_on_a_cpu_are_tried_by_onnx_runtime_at_their_own_size(probe, run_by_engine):
+    assert probe.passing(PX, MANY - 1) > 0
+    assert run_by_engine == []
+    assert probe.passing(PX, MANY) > 0
+    assert set(run_by_engine) == {(probe._pictures(PX), 3, PX, PX)}
 
 
-def test_no_size_is_tried_that_is_larger_than_the_first_and_enough_pictures_for_all_threads(probe, monkeypatch):
-    small = Recipe(device="cpu", model=Model(backbone="test_resnet"), precompute=Precompute(image_px=64))
-    small_probe = Probe(small, probe._manifest)
-    assert (small_probe._tried_px, probe._tried_px) == (64, TRIED_PX)
+@pytest.mark.parametrize("frozen", ["early", "body"])
+def test_so_is_the_frozen_part_of_a_long_training(probe, run_by_engine, frozen):
+    short, long = Training(frozen, PX, 4, 1), Training(frozen, PX, 4, MANY // 4 + 1)
+    assert min(probe.step(short), probe.validating(short)) > 0
+    assert run_by_engine == []
+    assert probe.step(long) > 0
+    assert set(run_by_engine) == {(4, 3, PX, PX)}
+    run_by_engine.clear()
+    assert probe.validating(long) > 0
+    assert set(run_by_engine) == {(probe._pictures(PX), 3, PX, PX)}
+
+
+def test_nothing_is_frozen_in_a_training_of_all_layers(probe, run_by_engine):
+    assert probe.step(Training("none", PX, 4, MANY)) > 0
+    assert run_by_engine == []
+
+
+def test_what_onnx_runtime_cannot_compute_is_tried_by_the_network(probe, monkeypatch):
+    def fail(*given):
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(probes, "open_session", fail)
+    assert probe._whole(PX, True) is probe._network(PX)
+    assert not isinstance(probe._trained("early", PX, True), TrainedAbove)
+    assert probe.passing(PX, MANY) > 0
+
+
+def test_so_many_pictures_are_tried_that_each_thread_has_one(probe, monkeypatch):
     monkeypatch.setattr(probes.torch, "get_num_threads", lambda: 2)
-    assert (small_probe._tried_pictures, probe._tried_pictures) == (64, 10)
+    assert [probe._pictures(px) for px in (64, 128, 384)] == [64, 16, 2]
     monkeypatch.setattr(probes.torch, "get_num_threads", lambda: 96)
-    assert (small_probe._tried_pictures, probe._tried_pictures) == (96, 96)
+    assert [probe._pictures(px) for px in (64, 128, 384)] == [96, 96, 96]
 
 
 def test_pictures_are_opened_where_they_lie(tmp_path, monkeypatch):
@@ -112,4 +140,4 @@ def test_a_gpu_is_tried_at_the_size_and_the_batch_that_it_will_have(probe, monke
     seen = []
     monkeypatch.setattr(probe, "_step", lambda *given: seen.append(given) or 1.0)
     assert probe.step(Training("early", 96, 8, 5)) == probe.step(Training("early", 96, 8, 7)) == 1.0
-    assert seen == [("early", 96, 8)]
+    assert seen == [("early", 96, False, 8)]

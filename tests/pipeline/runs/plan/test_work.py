@@ -19,9 +19,9 @@ def test_every_stage_of_the_default_recipe_with_what_it_does():
         "precompute", "lr_find", "train_head", "lr_find_unfrozen", "fine_tune", "resize", "evaluate",
     ]  # fmt: skip
     assert found["precompute"] == StageWork(64, opened=150, passed=150)
-    assert found["lr_find"] == StageWork(64, head_steps=75, head_batch_size=32)
+    assert found["lr_find"] == StageWork(64, head_steps=90, head_batch_size=32)
     assert found["train_head"] == StageWork(64, head_steps=10 * 3, head_batch_size=32)
-    assert found["lr_find_unfrozen"] == StageWork(64, trainings=(Training("none", 64, 32, 75),))
+    assert found["lr_find_unfrozen"] == StageWork(64, trainings=(Training("none", 64, 32, 60),))
     assert found["fine_tune"] == StageWork(64, trainings=(Training("none", 64, 32, 4 * 3, 4 * 20),))
     assert found["resize"] == StageWork(96, opened=150, trainings=(Training("early", 96, 32, 4 * 3, 4 * 20),))
     assert found["evaluate"] == StageWork(96, passed=150 + 3 * 30)
