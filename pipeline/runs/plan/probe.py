@@ -39,8 +39,9 @@ SMALL_PX = 64
 # Batches between which a GPU is not waited for.
 BATCHES_AT_ONCE = 5
 SECONDS_OF_A_TRY = 0.05
-# A loop that tells how fast a core is, and its seconds on the machine that overheads were measured on.
-LOOPS, REFERENCE_SECONDS = 100_000, 0.0033
+# A loop that tells how fast a core is, and its seconds on the machine that overheads were measured on; so long that
+# other work interrupts it as often as it will interrupt the stages.
+LOOPS, REFERENCE_SECONDS = 1_500_000, 0.05
 _NO_RATES = dict.fromkeys(GROUPS, 0.0)
 
 
