@@ -1,11 +1,12 @@
 """All commands in one table: the stages, and the options of the commands that take no recipe. Imports nothing heavy."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.readers.folder import find_folder
+from pipeline.data.readers.unlabelled import find_pictures
 from pipeline.models.weights import check_backbone, find_weights
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.stage import RECIPE_FILE, Stage
@@ -106,6 +107,17 @@ def parse_device(text: str) -> str:
     return text
 
 
+def parse_gib(text: str) -> float:
+    """A number from 0 up; UserError for all else."""
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = math.nan
+    if not 0 <= gib < math.inf:
+        raise UserError(f"max_download_gib is {text}; give a number of GiB from 0 up.")
+    return gib
+
+
 def parse_tta(text: str) -> bool:
     """Whether TTA is asked for; UserError for all but true and false."""
     if text not in ("true", "false"):
@@ -166,11 +178,17 @@ STAGES: Mapping[str, Stage] = {
 OPTIONS: Mapping[str, tuple[Option, ...]] = {
     "predict": (
         Option("model", "models:/thaw-elpv@champion, a run's id, or the folder of a model"),
-        Option("data", "a folder of pictures, nested as you like", None, find_folder),
+        Option(
+            "data",
+            "a folder of pictures, nested as you like, or a table with a column path, on disk or at an address",
+            None,
+            find_pictures,
+        ),
         Option("output", "the file to write, .csv or .parquet", "predictions.csv", parse_output),
         Option("batch_size", "how many pictures go through the network at a time", "32", parse_batch_size),
         Option("device", "auto, cpu or cuda", "auto", parse_device),
         Option("tta", "true or false: the mean over the views that the model was evaluated with", "false", parse_tta),
+        Option("max_download_gib", "the most that pictures at addresses may take in the cache", "20", parse_gib),
     ),
     "try": (
         Option("model", "models:/thaw-elpv@champion, a run's id, or the folder of a model"),

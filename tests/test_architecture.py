@@ -31,7 +31,17 @@ FLOORS: dict[str, set[str]] = {
     "reports": {"system", "cache", "data", "models", "training", "evaluation"},
     "runs": {"system", "cache", "ranks", "recipe", "data", "tracking", "models", "training", "evaluation", "reports"},
     "tryout": {"system", "data", "models", "evaluation", "reports"},
-    "sweep": {"system", "cache", "recipe", "training.schedule", "training.history", "reports", "tracking", "runs"},
+    "sweep": {
+        "system",
+        "cache",
+        "ranks",
+        "recipe",
+        "training.schedule",
+        "training.history",
+        "reports",
+        "tracking",
+        "runs",
+    },
     "serving": {"system", "cache", "data", "models"},
     "__main__": {"system", "cache", "recipe", "tracking"},
 }

@@ -8,24 +8,29 @@ import json
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pipeline.cache.location import cache_folder, check_cache, report_unwritable, share
 from pipeline.data.decode import loaded, upright_size
 from pipeline.data.deep import measure, mode_of
+from pipeline.data.joint.sharing import OfMany, shared
+from pipeline.ranks.team import processes
 from pipeline.system.console import track
-from pipeline.system.parallel import in_parallel
+from pipeline.system.parallel import Item, Result, in_parallel
 
 # The table gets a new name when its columns or their meaning change.
 _SCHEMA = """create table if not exists inspected_deep (
     path text primary key, bytes integer, modified_ns integer,
     hash text, width_px integer, height_px integer, mode text, span text) without rowid"""
-# Results are written to the database after so many pictures.
+# Results are written to the database after so many pictures for each process.
 PICTURES_AT_ONCE = 256
+MOST_AT_ONCE = 16_384  # SQLite takes 32,766 paths in a query
+# A path, and what `_file_state` gives of it.
+File: TypeAlias = tuple[str, int, int]
 
 
 class Inspected(NamedTuple):
@@ -42,13 +47,15 @@ class Inspected(NamedTuple):
 
 
 def inspect_all(root: Path, paths: Sequence[str]) -> Iterator[Inspected]:
-    """Inspect the files at `paths` below `root`, in this order; new and changed files are decoded in parallel.
+    """Inspect the files at `paths` below `root`, in this order; new and changed files are decoded in parallel, by
+    helpers too if there are any.
 
     Pictures that could not be decoded are tried again each time, since a decoder may have been installed meanwhile.
     """
-    with closing(_open_database()) as database:
-        starts = range(0, len(paths), PICTURES_AT_ONCE)
-        chunks = (_inspect_chunk(database, root, paths[start : start + PICTURES_AT_ONCE]) for start in starts)
+    with closing(_open_database()) as database, shared(inspect_files) as inspect:
+        at_once = min(PICTURES_AT_ONCE * processes(), MOST_AT_ONCE)
+        starts = range(0, len(paths), at_once)
+        chunks = (_inspect_chunk(database, root, paths[start : start + at_once], inspect) for start in starts)
         yield from track(chain.from_iterable(chunks), "inspecting pictures", len(paths), "images")
 
 
@@ -73,7 +80,28 @@ def inspect_picture(path: Path) -> Inspected:
         return Inspected(digest, 0, 0, "", "", f"cannot be decoded: {reason}")
 
 
-def _inspect_chunk(database: sqlite3.Connection, root: Path, relative_paths: Sequence[str]) -> list[Inspected]:
+def inspect_files(files: Sequence[File]) -> list[Inspected | None]:
+    """Inspect files by several threads; None for those that on this machine have another size or time."""
+    return _without_warnings(_inspect_if_same, files)
+
+
+def _without_warnings(inspect: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # only errors matter
+        return list(in_parallel(inspect, items))
+
+
+def _inspect_if_same(file: File) -> Inspected | None:
+    path, *state = file
+    return inspect_picture(Path(path)) if _file_state(path) == tuple(state) else None
+
+
+def _inspect_chunk(
+    database: sqlite3.Connection,
+    root: Path,
+    relative_paths: Sequence[str],
+    inspect: OfMany[File, Inspected | None],
+) -> list[Inspected]:
     keys = {path: _file_state(path) for path in (os.path.join(root, relative) for relative in relative_paths)}
     marks = ",".join("?" * len(keys))
     rows = database.execute(f"select * from inspected_deep where path in ({marks})", list(keys))
@@ -84,9 +112,10 @@ def _inspect_chunk(database: sqlite3.Connection, root: Path, relative_paths: Seq
     }
     new = [path for path in keys if path not in found]
     if new:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # only errors matter
-            results = dict(zip(new, in_parallel(inspect_picture, [Path(path) for path in new]), strict=True))
+        inspected = zip(new, inspect([(path, *keys[path]) for path in new]), strict=True)
+        results = {path: one for path, one in inspected if one is not None}
+        rest = [path for path in new if path not in results]  # of helpers that do not see this very file
+        results |= zip(rest, _without_warnings(inspect_picture, [Path(path) for path in rest]), strict=True)
         good = [(path, *keys[path], *one[:-1]) for path, one in results.items() if not one.error]
         database.executemany("insert or replace into inspected_deep values (?, ?, ?, ?, ?, ?, ?, ?)", good)
         database.commit()

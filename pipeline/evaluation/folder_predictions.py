@@ -1,4 +1,4 @@
-"""Predicts all pictures of a folder: one table, in which a picture that cannot be opened is a row too."""
+"""Predicts all pictures of a folder or a table: one table, in which a picture that cannot be opened is a row too."""
 
 import socket
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.data.readers.listing import Listing
+from pipeline.data.remote.addresses import without_secrets
 from pipeline.models.classifier import Classifier, Squares, answer_table, load_classifier
 from pipeline.ranks.exchange import gather
 from pipeline.ranks.folders import provide
@@ -77,6 +79,16 @@ def predict_share(folder: Path, device: str, root: Path, pictures: Sequence[Path
             "machine."
         )
     gather(predict_pictures(classifier, root, pictures[deal().stretch(len(pictures))], *how))
+
+
+def with_addresses(table: pd.DataFrame, listing: Listing) -> pd.DataFrame:
+    """The table with the addresses of fetched pictures in the place of their paths, and why some could not be
+    fetched; that of pictures on disk as it is."""
+    if not listing.addresses:
+        return table
+    errors = [listing.missing.get(path, error) for path, error in zip(listing.paths, table["error"], strict=True)]
+    addresses = [without_secrets(listing.addresses[path]) for path in listing.paths]
+    return table.assign(path=addresses, error=errors)
 
 
 def label_counts(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ NO_TRACES = ("TORCH_CPP_LOG_LEVEL", "ERROR")
 DEFAULT = "1"
 # Commands for one process, and why.
 ALONE = {
-    "sweep": "its trials have processes of their own (sweep.workers)",
+    "sweep": "its trials have processes of their own (sweep.workers, sweep.gpus_per_trial)",
     "sweep_head": "it takes seconds",
     "compare": "it computes nothing",
     "try": "it answers for one picture at a time",

@@ -31,7 +31,7 @@ from pipeline.ranks.deal import ALONE, Deal
 from pipeline.ranks.environment import Rank
 from pipeline.ranks.watch import ENDED, Failure, Watch, tell_failure
 from pipeline.system.console import warn
-from pipeline.system.errors import UserError
+from pipeline.system.errors import Interrupted, Pruned, UserError
 from pipeline.system.processes import explain_stops
 
 # How long a process waits for the others: for all to have started, and in an exchange.
@@ -66,13 +66,13 @@ class Session:
 
     def explained(self, error: BaseException) -> BaseException:
         """The failure of another process, if that is what `error` comes from; else itself."""
-        if isinstance(error, UserError) and self.watch.failure is None:
+        if isinstance(error, UserError | Pruned) and self.watch.failure is None:
             return error
         heard = self.watch.wait_for_failure(SECONDS_TO_HEAR)
         if heard is not None and heard.number != self.rank.number:
-            return UserError(heard.sentence) if heard.is_mistake else HelperError(heard.sentence)
+            return heard.error
         if isinstance(error, dist.DistError) or "timed out" in str(error).lower():
-            return UserError(
+            return Interrupted(
                 f"The processes have waited for one another for more than {_deadline_seconds():g} s "
                 f"({_first_line(error)}); run the same command again, which resumes from the last backup."
             )
@@ -83,10 +83,6 @@ class Session:
         stops the others before they have noticed."""
         heard = self.watch.wait_for_failure(SECONDS_TO_NOTICE)
         return "" if heard is None else heard.sentence
-
-
-class HelperError(RuntimeError):
-    """An error of another process that is nobody's mistake."""
 
 
 _session: Session | None = None
@@ -126,7 +122,7 @@ def together(function: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Within the leader's block the helpers run `function(*arguments)`, which makes the same exchanges as the block.
     The function must be found by its name, and the arguments be picklable. Without helpers it is a plain block.
 
-    Raises the error of a helper: UserError if it is one, or if a helper is gone, else HelperError.
+    Raises the error of a helper: UserError if it is one, Interrupted if a helper is gone, else HelperError.
     """
     session = _session
     if session is None:

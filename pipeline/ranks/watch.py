@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.system.errors import Interrupted, UserError
 from pipeline.system.processes import identity, is_alive
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -28,11 +29,23 @@ FAILED, STOP, ENDED, MEMBER, BEAT = "failed", "stop", "ended", "member", "beat"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why the processes cannot go on: that of process `number`, in a sentence; `is_mistake` if the user can mend it."""
+    """Why the processes cannot go on: that of process `number`, in a sentence; `is_mistake` if the user can mend it,
+    and `is_loss` if the process is gone."""
 
     number: int
     sentence: str
     is_mistake: bool
+    is_loss: bool = False
+
+    @property
+    def error(self) -> Exception:
+        """What the other processes raise."""
+        kind = Interrupted if self.is_loss else UserError if self.is_mistake else HelperError
+        return kind(self.sentence)
+
+
+class HelperError(RuntimeError):
+    """An error of another process that is nobody's mistake."""
 
 
 class Watch:
@@ -114,7 +127,7 @@ class Watch:
         if not other:  # without its leader a helper has nothing to do
             os._exit(1)
         sentence = f"{self.name_of(other).capitalize()} is gone: it was killed, or its machine went away."
-        self._hear(Failure(other, f"{sentence} The same command resumes from the last backup.", True))
+        self._hear(Failure(other, f"{sentence} The same command resumes from the last backup.", True, is_loss=True))
         tell_failure(self._store, self.failure)
 
     def _is_lost(self, other: int) -> bool:

@@ -59,7 +59,12 @@ class Sweep(Section):
         30, description="a whole number from 1 up: trials in all, those of earlier commands among them"
     )
     workers: Count = Field(
-        1, description="a whole number from 1 up: processes of this machine that train at once, one for each GPU"
+        1, description="a whole number from 1 up: trials that this machine trains at once, each on a GPU of its own"
+    )
+    gpus_per_trial: Count = Field(
+        1,
+        description="a whole number from 1 up: GPUs that train each trial together, by a process each; without GPUs as "
+        "many processes share the cores",
     )
     storage: str = Field(
         "",

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline import tracking
 from pipeline.cache.hashing import content_key
+from pipeline.ranks.launch import call
 from pipeline.recipe.presets import command_line
 from pipeline.recipe.schema import Recipe, training_settings, write_recipe
 from pipeline.runs.best_stage import best_stage
@@ -64,15 +65,26 @@ def evaluate_best(
     key = content_key(training_settings(best) | {"sweep.seeds": recipe.sweep.seeds})
     evaluated = study.user_attrs.get(EVALUATED, {})
     if evaluated.get("key") != key or recipe.reuse == "never":
-        networks = {seed: _train_seed(best, seed, train) for seed in range(best.seed, best.seed + recipe.sweep.seeds)}
+        sweep = recipe.sweep
+        networks, found = call(sweep.gpus_per_trial, _train_seeds, best, sweep.seeds, train, evaluate, run_id)
         seeds = _seeds_table({seed: ref.metrics for seed, ref in networks.items()})
-        sentences = _log_evaluated(run_id, data, seeds, evaluate(best, networks[best.seed].run_id))
+        sentences = _log_evaluated(run_id, data, seeds, found)
         evaluated = {"key": key, "seeds": seeds.to_dict("records"), "sentences": sentences}
         study.set_user_attr(EVALUATED, evaluated)
     write(BestRecipe(pd.DataFrame(evaluated["seeds"]), evaluated["sentences"]))
     for sentence in evaluated["sentences"]:
         say(sentence)
     say(f"See sweep.html of run {run_id} with 'make ui'; -P recipe= takes its {BEST_RECIPE}.")
+
+
+def _train_seeds(
+    best: Recipe, seeds: int, train: Train, evaluate: Evaluate, run_id: str
+) -> tuple[dict[int, RunRef], RunRef]:
+    """(The run with the network of each seed, that of the evaluation of the recipe's own), in runs within the
+    study's."""
+    with tracking.nested_in(run_id):
+        networks = {seed: _train_seed(best, seed, train) for seed in range(best.seed, best.seed + seeds)}
+        return networks, evaluate(best, networks[best.seed].run_id)
 
 
 def _train_seed(best: Recipe, seed: int, train: Train) -> RunRef:

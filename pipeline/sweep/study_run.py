@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 
 from pipeline import tracking
+from pipeline.ranks.launch import call
 from pipeline.recipe.schema import Recipe, flatten, training_settings
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.runner import link_mlflow_run
@@ -32,7 +33,7 @@ from pipeline.sweep.study import (
 )
 from pipeline.sweep.trial_queue import first_values, is_all_done, queue_first, searched
 from pipeline.sweep.trial_run import Train
-from pipeline.sweep.workers import POLL_SECONDS, run_all
+from pipeline.sweep.workers import POLL_SECONDS, check_gpus, run_all
 from pipeline.system.console import say
 from pipeline.tracking import RunRef
 
@@ -61,6 +62,7 @@ class Steps:
 def run_study(recipe: Recipe, pictures: Pictures, steps: Steps) -> RunRef:
     """Lead the study of this recipe, or run trials of it if another command leads it. UserError if it has trials that
     cannot be compared with those of this recipe on these pictures."""
+    check_gpus(recipe)
     sweep = recipe.sweep
     settings = training_settings(recipe) | {"pictures": pictures.digest}
     name = study_name(sweep.name, pictures.name, settings, sweep.space, sweep.objectives)
@@ -103,7 +105,8 @@ def _lead(recipe: Recipe, study: optuna.Study, url: str, pictures: Pictures, ste
         link_mlflow_run(STAGE, again, f"The study {study.study_name} continues in")
     tags = {tracking.STAGE: STAGE, "thaw.study": study.study_name, "thaw.trials": str(sweep.trials), **git_tags()}
     with tracking.open_run(STAGE, tags, flatten(recipe), again=again, is_measured=False) as run_id:
-        first = first_values(recipe, sweep.space, _suggestions(recipe, steps))
+        suggestions = call(sweep.gpus_per_trial, _suggestions, recipe, steps, run_id)
+        first = first_values(recipe, sweep.space, suggestions)
         terms = terms_of(recipe, pictures.name, pictures.digest)
         describe_study(study, sweep.objectives, sweep.space, searched(sweep.space, first), terms)
         queue_first(study, first, sweep.space if sweep.sampler == "grid" else None, sweep.trials)
@@ -135,15 +138,17 @@ def _train_trial(steps: Steps) -> Train:
     return partial(steps.train, find_given=False)
 
 
-def _suggestions(recipe: Recipe, steps: Steps) -> dict[str, float]:
-    """The rates that the finder suggests for the recipe itself, by key; this also does what all trials share."""
+def _suggestions(recipe: Recipe, steps: Steps, run_id: str) -> dict[str, float]:
+    """The rates that the finder suggests for the recipe itself, by key; this also does what all trials share, in runs
+    within the study's."""
     found = {}
-    for name, ref in steps.train(recipe):
-        if name == "lr_find":
-            found["train_head.lr"] = suggested(ref)
-        if name == "lr_find_unfrozen":
-            found["fine_tune.lr"] = suggested(ref)
-            break
+    with tracking.nested_in(run_id):
+        for name, ref in steps.train(recipe):
+            if name == "lr_find":
+                found["train_head.lr"] = suggested(ref)
+            if name == "lr_find_unfrozen":
+                found["fine_tune.lr"] = suggested(ref)
+                break
     given = recipe.fine_tune.lr
     rate = found.get("fine_tune.lr", found["train_head.lr"]) if given == "auto" else given
     return found | {"resize.lr": rate[-1] if isinstance(rate, list) else rate}

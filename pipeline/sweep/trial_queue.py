@@ -14,9 +14,9 @@ from pipeline.recipe.schema import Recipe
 from pipeline.sweep.space import RATES, Space, Value, grid, values_of, widened
 from pipeline.sweep.study import RETRY
 from pipeline.sweep.trials import THE_RECIPE
-from pipeline.system.errors import Pruned
+from pipeline.system.errors import Interrupted, Pruned
 
-ORIGIN, REASON, SURPLUS = "origin", "reason", "surplus"
+ORIGIN, REASON, SURPLUS, WORKER = "origin", "reason", "surplus", "worker"
 THE_FINDER = "the LR finder's suggestion"  # an `origin`
 FAILED_TRIAL = "failed_trial"  # by this Optuna marks the retry of an interrupted trial
 LONGEST_REASON = 500
@@ -64,17 +64,25 @@ def started(study: optuna.Study) -> int:
     return sum(_is_counted(trial) for trial in study.get_trials(deepcopy=False))
 
 
-def run_trials(study: optuna.Study, trials: int, objective: Callable[[Trial], list[float]]) -> bool:
-    """Run trials, one after the other, until none is left to do; False if the last few all failed.
+def run_trials(
+    study: optuna.Study,
+    trials: int,
+    objective: Callable[[Trial], list[float]],
+    worker: str = "",
+    survives_failure: bool = True,
+) -> bool:
+    """Run trials, one after the other, until none is left to do, or one fails that this process does not survive; False
+    if the last few of the `worker`, of which this may not be the first process, all failed.
 
-    A trial whose `objective` raises is pruned, or failed, with the reason; after Ctrl-C and SIGTERM it is queued again,
-    and they are raised on.
+    A trial whose `objective` raises is pruned, or failed, with the reason; after Ctrl-C, SIGTERM and Interrupted it is
+    queued again, and KeyboardInterrupt raised.
     """
 
     def run(trial: Trial) -> list[float]:
         if _is_surplus(study, trial.number, trials):
             trial.set_user_attr(SURPLUS, True)
             raise RuntimeError("other workers have started the last trials")
+        trial.set_user_attr(WORKER, worker)
         try:
             return objective(trial)
         except Pruned as error:
@@ -83,16 +91,21 @@ def run_trials(study: optuna.Study, trials: int, objective: Callable[[Trial], li
         except KeyboardInterrupt:
             requeue(study, trial.number)
             raise
+        except Interrupted as error:
+            requeue(study, trial.number)
+            raise KeyboardInterrupt(str(error)) from error
         except Exception as error:
             trial.set_user_attr(REASON, (str(error) or type(error).__name__)[:LONGEST_REASON])
             raise
 
-    ran: list[int] = []
     while is_more_to_do(study, trials):
-        study.optimize(run, n_trials=1, catch=(Exception,), callbacks=[lambda _, trial: ran.append(trial.number)])
-        last = [study.trials[number] for number in ran[-FAILURES_IN_A_ROW:]]
+        study.optimize(run, n_trials=1, catch=(Exception,))
+        ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        last = [trial for trial in ended if trial.user_attrs.get(WORKER) == worker][-FAILURES_IN_A_ROW:]
         if len(last) == FAILURES_IN_A_ROW and all(_failed_by_itself(trial) for trial in last):
             return False
+        if last and _failed_by_itself(last[-1]) and not survives_failure:
+            break
     return True
 
 

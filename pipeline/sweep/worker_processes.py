@@ -8,8 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from pipeline.system.console import warn
 from pipeline.system.errors import UserError
 from pipeline.system.machine import usable_cores
 from pipeline.system.memory import keep_freed_memory
-from pipeline.system.processes import end_with_parent, raise_on_signals
+from pipeline.system.processes import end_with_parent, environment_set, raise_on_signals
 
 SECONDS_TO_STOP = 60.0
 # A worker that is killed now and then is replaced; so many that crash one after the other end the sweep.
@@ -30,16 +29,22 @@ HAS_GIVEN_UP = 3  # the exit code of a worker whose last trials all failed
 
 class Workers:
     """Up to `count` processes that run `target(index, *arguments)`, the index counted from 0; what they print goes to
-    files in `folder`. Each gets one of the `gpus` of this machine.
+    files in `folder`. Each gets `gpus_each` of the `gpus` of this machine.
 
     `target` returns False to give up, since all that it tried failed.
     """
 
     def __init__(
-        self, count: int, target: Callable[..., bool], arguments: Sequence[Any], folder: Path, gpus: int = 0
+        self,
+        count: int,
+        target: Callable[..., bool],
+        arguments: Sequence[Any],
+        folder: Path,
+        gpus: int = 0,
+        gpus_each: int = 1,
     ) -> None:
         make_folder(folder)
-        self._gpus = gpus
+        self._gpus, self._gpus_each = gpus, gpus_each
         self._target = target
         self._arguments = tuple(arguments)
         self._folder = folder
@@ -90,36 +95,22 @@ class Workers:
             name=f"worker {index + 1}",
         )
         # The child loads torch before its first statement here, to unpickle what it is to do.
-        with _environment(environment_of(index, len(self._processes), self._gpus)):
+        with environment_set(environment_of(index, len(self._processes), self._gpus, self._gpus_each)):
             process.start()
         return process
 
 
-def environment_of(index: int, count: int, gpus: int) -> dict[str, str]:
-    """What a worker's libraries read when they are loaded: one of the `gpus`, if there are any, and its share of the
-    cores."""
-    threads = max(1, usable_cores() // count)
+def environment_of(index: int, count: int, gpus: int, gpus_each: int = 1) -> dict[str, str]:
+    """What a worker's libraries read when they are loaded: `gpus_each` of the `gpus`, if there are any, and the share
+    of the cores that each of its processes has."""
+    threads = max(1, usable_cores() // (count * gpus_each))
     environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(number) for number in range(gpus)]
     if names:
-        environment["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
+        chosen = range(index * gpus_each, (index + 1) * gpus_each)
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[number % len(names)] for number in chosen)
     return environment
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the block; a process that starts in it inherits them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _run_process(log: Path, target: Callable[..., bool], arguments: Sequence[Any], parent: int) -> None:

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -58,6 +58,21 @@ def may_belong_to_one_alive(run_id: str, created_seconds: float) -> bool:
         elif _is_mlflow_run(process.info["cmdline"] or []) and process.info["create_time"] <= created_seconds:
             commands.append(process)
     return any(not run_ids.keys() & _descendants(command) for command in commands)
+
+
+@contextmanager
+def environment_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block; a process that starts in it inherits them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def end_with_parent() -> None:

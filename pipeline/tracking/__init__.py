@@ -6,7 +6,14 @@ values, artifacts, models; storage/ where files of runs lie; registry/ registere
 
 from pipeline.tracking.artifacts import artifact, has_artifact, log_file, log_folder, log_text, new_files
 from pipeline.tracking.contact import connect
-from pipeline.tracking.experiments import comparison_page, page_of, server_page, use_experiment, use_experiment_of
+from pipeline.tracking.experiments import (
+    comparison_page,
+    nested_in,
+    page_of,
+    server_page,
+    use_experiment,
+    use_experiment_of,
+)
 from pipeline.tracking.models import LoggedModel, ModelFiles, find_model, log_classifier, log_dataset, show_result
 from pipeline.tracking.names import (
     ADVICE,
@@ -124,6 +131,7 @@ __all__ = [
     "name_in_registry",
     "name_run",
     "named_after",
+    "nested_in",
     "new_files",
     "open_run",
     "page_of",

@@ -6,7 +6,9 @@ command is then a new one in the experiment of the data, and the run in Default 
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from urllib.parse import quote
 
 import mlflow
@@ -22,6 +24,7 @@ from pipeline.tracking.server import is_absent, is_invalid, shown
 
 DEFAULT = "0"
 ID, NAME, RUN_ID = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"
+_outer: ContextVar[str | None] = ContextVar("outer", default=None)
 PROJECT_TAGS = ("mlflow.source.", "mlflow.project.", "mlflow.git")
 
 
@@ -67,6 +70,21 @@ def experiment_id(parent: str | None = None) -> str | None:
         return str(given_run(given).info.experiment_id)
     experiment = MlflowClient().get_experiment_by_name(os.environ.get(NAME, "Default"))
     return str(experiment.experiment_id) if experiment is not None else None
+
+
+@contextmanager
+def nested_in(run_id: str) -> Iterator[None]:
+    """Within the block, runs that this process opens are nested in this one, which another process may have open."""
+    token = _outer.set(run_id)
+    try:
+        yield
+    finally:
+        _outer.reset(token)
+
+
+def outer_run() -> str | None:
+    """The run of `nested_in`, unless this process has one open itself."""
+    return _outer.get() if mlflow.active_run() is None else None
 
 
 def find_run(run_id: str) -> Run | None:

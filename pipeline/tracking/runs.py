@@ -30,6 +30,7 @@ from pipeline.tracking.experiments import (
     experiment_id,
     find_run,
     no_run,
+    outer_run,
     pointer_tags,
     project_tags,
     run_in_default,
@@ -96,7 +97,7 @@ def open_run(
     # Taken out of the environment, so that a run opened within this one does not adopt it once more.
     given = os.environ.pop(RUN_ID, None) if outer is None else None
     pointer = None if again else run_in_default(given)
-    run_id, first_step = _start(again or given, name, parent, pointer)
+    run_id, first_step = _start(again or given, name, parent or outer_run(), pointer)
     run_ids = [run_id] if pointer is None else [run_id, pointer.info.run_id]
     outer_id = outer.info.run_id if outer is not None else None
     with _active(), _sending(run_ids, outer_id) as sender, _ending(sender, run_ids):
@@ -138,8 +139,7 @@ def _ending(sender: Sender, run_ids: Sequence[str]) -> Iterator[None]:
 
 
 def _start(given: str | None, name: str, parent: str | None, pointer: Run | None) -> tuple[str, int]:
-    """Start a run, or continue the `given` one if it is no `pointer`: its id, and the step of its next system
-    metrics."""
+    """Start a run, or continue the `given` one if it is no `pointer`: (its id, the next step of system metrics)."""
     opening = uuid4().hex
     experiment = experiment_id(parent)
     given = None if pointer is not None else given

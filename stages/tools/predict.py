@@ -1,14 +1,17 @@
-"""predict: a logged or registered model over all pictures of a folder, to a CSV or Parquet table."""
+"""predict: a logged or registered model over all pictures of a folder or a table, to a CSV or Parquet table."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline import tracking
-from pipeline.data.readers.folder import list_pictures
-from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_together
+from pipeline.data.readers.sources import source_name
+from pipeline.data.readers.unlabelled import list_unlabelled
+from pipeline.data.remote.fetch import fetch_listing
+from pipeline.evaluation.folder_predictions import count_metrics, label_counts, predict_together, with_addresses
 from pipeline.models.classifier import load_classifier
 from pipeline.recipe.fields import PICTURE_ENDINGS
+from pipeline.recipe.picture_sections import Data
 from pipeline.reports.page import markdown_table
 from pipeline.system.console import say, table
 from pipeline.system.device import choose_device
@@ -17,20 +20,24 @@ from pipeline.system.errors import UserError
 from pipeline.system.tables import write_table
 
 
-def run(model: str, data: Path, output: Path, batch_size: int, device: str, tta: bool) -> None:
-    """Predict every picture in the folder `data`; the run keeps the table, and how many pictures got each label and
-    which metric counts it. With `tta` answers are the mean over the views that the model was evaluated with.
+def run(model: str, data: str, output: Path, batch_size: int, device: str, tta: bool, max_download_gib: float) -> None:
+    """Predict every picture of `data`, a folder or a table; the run keeps the table, and how many pictures got each
+    label and which metric counts it. With `tta` answers are the mean over the views that the model was evaluated with.
+    Pictures at addresses are fetched into the cache first.
 
     UserError at the end if `output` cannot be written; the run has the table then too.
     """
-    tracking.use_experiment(data.name)
-    params: dict[str, object] = {"model": model, "data": str(data), "output": str(output)}
+    tracking.use_experiment(source_name(data))
+    params: dict[str, object] = {"model": model, "data": data, "output": str(output)}
     params |= {"batch_size": batch_size, "device": device, "tta": tta}
     with tracking.open_run("predict", {tracking.STAGE: "predict", tracking.MODEL: model}, params) as run_id:
         folder_of_model = tracking.find_model(model).checkpoint
         classifier = load_classifier(folder_of_model, choose_device(device), one_by_one=False)
-        root, pictures = list_pictures(str(data), classifier.extensions or PICTURE_ENDINGS)
-        predictions = predict_together(folder_of_model, classifier, root, pictures, batch_size, tta)
+        listing = list_unlabelled(data, classifier.extensions or PICTURE_ENDINGS)
+        listing = fetch_listing(listing, max_download_gib, Data().recheck_hours)
+        pictures = [listing.root / path for path in listing.paths]
+        predictions = predict_together(folder_of_model, classifier, listing.root, pictures, batch_size, tta)
+        predictions = with_addresses(predictions, listing)
         failed = write_output(predictions, output)
         counts = label_counts(predictions)
         metrics = count_metrics(counts, classifier.checkpoint.classes)
@@ -39,7 +46,7 @@ def run(model: str, data: Path, output: Path, batch_size: int, device: str, tta:
             (folder / "labels").mkdir()
             write_table(counts.assign(metric=list(metrics)), folder / "labels" / "labels.csv")
         tracking.log_metrics(run_id, metrics, step=0)
-        tracking.describe_run(run_id, f"{model} over {root}\n\n{markdown_table(counts)}")
+        tracking.describe_run(run_id, f"{model} over {data}\n\n{markdown_table(counts)}")
         rows = [(label, f"{count:,}") for label, count in counts.to_numpy()]
         table("Pictures by predicted label", ("label", "pictures"), rows)
         if failed is not None:

@@ -13,6 +13,7 @@ from stages.registry import (
     check_stored_heads,
     parse_batch_size,
     parse_device,
+    parse_gib,
     parse_output,
     parse_run_ids,
     parse_tta,
@@ -127,3 +128,10 @@ def test_without_training_on_stored_activations_there_is_no_head_to_compare_with
 def test_activations_below_other_layers_than_the_head_cannot_be_used():
     with pytest.raises(UserError, match=r"below the late layer group, .*; run precompute with precompute\.cut=head\.$"):
         check_stored_heads(Recipe(precompute=Precompute(cut="late")))
+
+
+def test_a_bound_in_gib_is_a_number_from_0_up():
+    assert [parse_gib(text) for text in ("0", "1.5")] == [0, 1.5]
+    for text in ("-1", "nan", "inf", "much"):
+        with pytest.raises(UserError, match=f"^max_download_gib is {text}; give a number of GiB from 0 up"):
+            parse_gib(text)

@@ -14,14 +14,14 @@ from optuna.study import StudyDirection
 
 from pipeline import tracking
 from pipeline.recipe.schema import Recipe, flatten
-from pipeline.sweep import study_run, workers
+from pipeline.sweep import best, study_run, workers
 from pipeline.sweep.trials import values_of
 from pipeline.tracking import RunRef
 from stages import precompute, sweep, sweep_head
 from tests.drawn_pictures import draw_pictures
 from tests.stages.chains import recipe_on
 
-VALUES = {"trials": 4, "workers": 3, "name": "mine", "objective": ["valid/loss", "valid/macro_f1"],
+VALUES = {"trials": 4, "workers": 3, "gpus_per_trial": 2, "name": "mine", "objective": ["valid/loss", "valid/macro_f1"],
           "sampler": "gp", "pruner": "median", "seeds": 2, "heartbeat_seconds": 7}  # fmt: skip
 SPACE = {"fine_tune.weight_decay": {"type": "uniform", "low": 0.05, "high": 0.25},
          "head.dropout": {"type": "uniform", "low": 0.2, "high": 0.4}}  # fmt: skip
@@ -43,6 +43,12 @@ class Bench:
         self.workers: list[int] = []
         self.studies: list[optuna.Study] = []
         self.lapses: list[float] = []
+        self.gpus_each: list[int] = []
+        self.called: list[tuple[int, str]] = []
+
+    def call(self, processes: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        self.called.append((processes, function.__name__))
+        return function(*arguments)
 
     def train(self, recipe: Recipe, *after_epoch: Any, find_given: bool = True) -> Any:
         self.seeds.append(recipe.seed)
@@ -63,8 +69,11 @@ class Bench:
             tracking.log_text(run_id, "how good", "report.html")
         return RunRef(run_id, "evaluate", "", None, {"test/accuracy": 0.79})
 
-    def __call__(self, count: int, target: Any, arguments: Sequence[Any], folder: Path, gpus: int) -> "Bench":
+    def __call__(
+        self, count: int, target: Any, arguments: Sequence[Any], folder: Path, gpus: int, gpus_each: int
+    ) -> "Bench":
         self.workers.append(count)
+        self.gpus_each.append(gpus_each)
         folder.mkdir(parents=True, exist_ok=True)
         self._work = lambda: target(0, *arguments)
         return self
@@ -89,9 +98,9 @@ def swept(fresh_workplace) -> tuple[Bench, Path]:
     bench = Bench()
     run_trials, leadership = workers.run_trials, study_run.Leadership
 
-    def note_study(study: optuna.Study, *more: Any) -> bool:
+    def note_study(study: optuna.Study, *more: Any, **named: Any) -> bool:
         bench.studies.append(study)
-        return run_trials(study, *more)
+        return run_trials(study, *more, **named)
 
     def note_lapse(study: optuna.Study, seconds: float) -> Any:
         bench.lapses.append(seconds)
@@ -101,6 +110,8 @@ def swept(fresh_workplace) -> tuple[Bench, Path]:
         patch.setattr(sweep, "train", bench.train)
         patch.setattr(sweep.evaluate, "run", bench.evaluate)
         patch.setattr(workers, "Workers", bench)
+        for module in (study_run, workers, best):
+            patch.setattr(module, "call", bench.call)
         patch.setattr(workers, "run_trials", note_study)
         patch.setattr(study_run, "Leadership", note_lapse)
         patch.setattr(study_run, "log_report", lambda *arguments: None)
@@ -118,6 +129,9 @@ def study_of(swept: tuple[Bench, Path]) -> optuna.Study:
 ARRIVES: dict[str, Callable[[Any], bool]] = {
     "sweep.trials": lambda swept: len(study_of(swept).trials) == 4,
     "sweep.workers": lambda swept: set(swept[0].workers) == {3},
+    # The finder, the trials, and the best with its seeds.
+    "sweep.gpus_per_trial": lambda swept: set(swept[0].gpus_each) == {2}
+    and swept[0].called == [(2, "_suggestions"), (2, "run_worker"), (2, "_train_seeds")],
     "sweep.storage": lambda swept: (swept[1] / "elsewhere.db").is_file() and not list(swept[1].rglob("sweeps.db")),
     "sweep.name": lambda swept: study_of(swept).study_name == "mine",
     "sweep.objective": lambda swept: study_of(swept).directions == [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]

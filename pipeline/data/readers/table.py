@@ -32,18 +32,20 @@ OPTIONAL = ("split", "group", "weight")
 CLASS = "probability of "
 
 
-def list_table(table: Path, address: str = "") -> Listing:
+def list_table(table: Path, address: str = "", is_labelled: bool = True) -> Listing:
     """The pictures in the rows of `table`, in their order; with the `address` that it was fetched from, its paths are
     relative to that.
 
     The columns `path` (relative to the table's folder, or for all pictures an address) and `label` are required;
     `split`, `group` and `weight` are optional and may have empty cells; others are ignored. Labels and groups are
     always text. In place of `label` there may be a column for each class with its probability (see `class_columns`);
-    the label is the likeliest then. A row that repeats an earlier one is set aside. Raises UserError, naming the row,
-    for any mistake.
+    the label is the likeliest then. Unless the table `is_labelled`, only `path` is read, and labels are empty. A row
+    that repeats an earlier one is set aside. Raises UserError, naming the row, for any mistake.
     """
-    header, rows = read_csv(table, NEEDED) if ending_of(table) != ".parquet" else _read_parquet(table)
-    indices = _columns(header, table)
+    needed, optional = (NEEDED, OPTIONAL) if is_labelled else (NEEDED[:1], ())
+    is_text = ending_of(table) != ".parquet"
+    header, rows = read_csv(table, needed) if is_text else _read_parquet(table, needed, optional)
+    indices = _columns(header, table, needed, optional)
     filled = ((number, cells) for number, cells in enumerate(rows, start=1) if any(cells))
     first = next(filled, (1, list[str]()))
     folder = _folder(table, first[1], indices["path"])
@@ -84,6 +86,8 @@ def list_table(table: Path, address: str = "") -> Listing:
         common, paths = places_of(columns["path"])
         root, addresses = pictures_folder() / common, dict(zip(paths, columns["path"], strict=True))
     found = set_name(table), root, paths
+    if not is_labelled:
+        return Listing(*found, [""] * len(paths), set_aside=set_aside, addresses=addresses)
     if "label" in columns:
         return Listing(*found, columns["label"], splits, set_aside, groups, weights, addresses=addresses)
     soft = _soft_labels(columns)
@@ -131,19 +135,19 @@ def _soft_labels(columns: Mapping[str, list[str]]) -> SoftLabels:
     return SoftLabels([name.removeprefix(CLASS) for name in classes], [tuple(map(float, row)) for row in rows])
 
 
-def _columns(header: Sequence[str], table: Path) -> dict[str, int]:
+def _columns(header: Sequence[str], table: Path, needed: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
     """The index of each column that is read, by its name in lower case, or, if it holds the probabilities of a class,
     by CLASS and the class's name."""
     names = [name.strip().lower() for name in header]
-    soft = class_columns(header, (*NEEDED, *OPTIONAL), table)
-    missing = [name for name in NEEDED if name not in names and not (name == "label" and soft)]
+    soft = class_columns(header, (*needed, *optional), table) if "label" in needed else {}
+    missing = [name for name in needed if name not in names and not (name == "label" and soft)]
     if missing:
         found = ", ".join(name for name in header if name.strip()) or "none"
         raise UserError(f"{table} has no column {' and no column '.join(missing)} (its columns are: {found}); add it.")
-    twice = next((name for name in (*NEEDED, *OPTIONAL) if names.count(name) > 1), None)
+    twice = next((name for name in (*needed, *optional) if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{table} has two columns {twice}; keep one of them.")
-    read = {name: names.index(name) for name in (*NEEDED, *OPTIONAL) if name in names}
+    read = {name: names.index(name) for name in (*needed, *optional) if name in names}
     return read | {f"{CLASS}{label}": index for label, index in soft.items()}
 
 
@@ -164,6 +168,8 @@ def _checked(row: Mapping[str, str], folder: Path | None, where: str) -> dict[st
     if "label" in names:
         return checked | {"label": sys.intern(names["label"])}
     cells = {name.removeprefix(CLASS): text for name, text in row.items() if name.startswith(CLASS)}
+    if not cells:
+        return checked
     shares = zip(cells, read_shares(cells, where), strict=True)
     return checked | {f"{CLASS}{name}": sys.intern(str(share)) for name, share in shares}
 
@@ -184,7 +190,7 @@ def _check_weight(text: str, where: str) -> None:
         raise UserError(f"{where} has the weight {text}; it takes a number above 0, or nothing for 1.")
 
 
-def _read_parquet(table: Path) -> tuple[list[str], Iterable[list[str]]]:
+def _read_parquet(table: Path, needed: Sequence[str], optional: Sequence[str]) -> tuple[list[str], Iterable[list[str]]]:
     """(header, rows) of a Parquet file, all as text, with "" for null."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -193,9 +199,9 @@ def _read_parquet(table: Path) -> tuple[list[str], Iterable[list[str]]]:
     try:
         file = pq.ParquetFile(table)
         names = file.schema_arrow.names
-        soft = class_columns(names, (*NEEDED, *OPTIONAL), table).values()
-        chosen = [index for index, name in enumerate(names) if name.strip().lower() in (*NEEDED, *OPTIONAL)]
-        header = [names[index] for index in sorted({*chosen, *soft})]
+        soft = class_columns(names, (*needed, *optional), table) if "label" in needed else {}
+        chosen = [index for index, name in enumerate(names) if name.strip().lower() in (*needed, *optional)]
+        header = [names[index] for index in sorted({*chosen, *soft.values()})]
         whole = file.read(columns=header)
         texts = [pc.fill_null(pc.cast(column, pa.string()), "").to_pylist() for column in whole.columns]
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -92,6 +92,16 @@ def check_address(address: str, where: str) -> None:
         )
 
 
+def check_source(address: str, option: str) -> None:
+    """UserError if the address of a table, given as the `option`, is none that can be opened, or holds a password."""
+    check_address(address, option)
+    if has_secrets(address):
+        raise UserError(
+            f"{option} is {without_secrets(address)} with a password or a signature in it, which the run's page would "
+            "show; leave that out, and put the password into ~/.netrc."
+        )
+
+
 def places_of(addresses: Sequence[str]) -> tuple[str, list[str]]:
     """(the folder that all of `addresses` have in common, the path of each below it): in a folder of the cache's
     PICTURES for their server or bucket, and named as they are. Different addresses have different places."""

@@ -2,23 +2,18 @@
 
 from pathlib import Path
 
-from pipeline.data.remote.addresses import check_address, has_secrets, pictures_folder, places_of, without_secrets
+from pipeline.data.remote.addresses import check_source, pictures_folder, places_of
 from pipeline.data.remote.fetch import NEVER, fetch_pictures
 from pipeline.system.errors import UserError
 
 
-def fetch_table(address: str) -> Path:
+def fetch_table(address: str, option: str = "data.source") -> Path:
     """The table at `address`, in the cache; as it was fetched before if its server is away. UserError if there is none,
     or if the address holds a password, which the run's page would show."""
-    check_address(address, "data.source")
-    if has_secrets(address):
-        raise UserError(
-            f"data.source is {without_secrets(address)} with a password or a signature in it, which the run's page "
-            "would show; leave that out, and put the password into ~/.netrc."
-        )
+    check_source(address, option)
     folder, (name,) = places_of([address])
     place = pictures_folder() / folder / name
     missing = fetch_pictures(place.parent, {place.name: address}, NEVER, recheck_hours=0.0, noun="table")
     if missing:
-        raise UserError(f"data.source is {address}, which {missing[place.name]}; mend the address.")
+        raise UserError(f"{option} is {address}, which {missing[place.name]}; mend the address.")
     return place

@@ -8,6 +8,13 @@ from PIL import Image
 
 from pipeline.data import inspection
 from pipeline.data.inspection import inspect_picture
+from pipeline.data.manifest import build_manifest, save_manifest
+from pipeline.data.readers.sources import list_source
+from pipeline.ranks.exchange import ask_all
+from pipeline.ranks.team import deal, together
+from pipeline.recipe.fields import PICTURE_ENDINGS
+from tests.drawn_pictures import draw_pictures
+from tests.several_processes import run_led
 
 
 def inspect_all(paths):
@@ -183,3 +190,53 @@ def test_names_outside_ascii_are_remembered(tmp_path, opened_files):
 
 def test_no_paths_give_no_results():
     assert inspect_all([]) == []
+
+
+INSPECTED: list[Path] = []
+
+
+def count_inspected(sees_other_files: bool) -> None:
+    """In each process, note what it opens from now on; helpers may see other files at the same place."""
+    inspect, state = inspection.inspect_picture, inspection._file_state
+
+    def noted(path):
+        INSPECTED.append(path)
+        return inspect(path)
+
+    inspection.inspect_picture = noted
+    if sees_other_files and deal().number:
+        inspection._file_state = lambda path: (state(path)[0], 1)
+
+
+def counts() -> list[int]:
+    return ask_all(len(INSPECTED))
+
+
+def lead_to_a_manifest(folder, sees_other_files):
+    inspection.PICTURES_AT_ONCE = 9
+    with together(count_inspected, sees_other_files):
+        count_inspected(sees_other_files)
+    make_manifest(folder, folder / "shared")
+    with together(counts):
+        (folder / "counts").write_text(" ".join(map(str, counts())))
+
+
+def make_manifest(folder, place):
+    listing = list_source(str(folder / "pictures"), list(PICTURE_ENDINGS))
+    save_manifest(build_manifest(listing, 0.2, 0.2, 0.1, 0), place)
+
+
+@pytest.mark.parametrize("sees_other_files", [False, True])
+def test_several_processes_make_the_manifest_of_one_to_the_byte(tmp_path, cache, sees_other_files):
+    draw_pictures(tmp_path / "pictures")
+    (tmp_path / "pictures" / "dot" / "bad.png").write_bytes(b"no picture")
+    make_manifest(tmp_path, tmp_path / "alone")
+    run_led(lead_to_a_manifest, tmp_path, sees_other_files, cache=tmp_path / "other cache")
+    alone, shared = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("alone", "shared")
+    )
+    assert alone == shared
+    assert b'bad.png","cannot be decoded' in shared["set_aside.csv"]
+    leader, helper = map(int, (tmp_path / "counts").read_text().split())
+    assert leader + helper == 73
+    assert helper == (0 if sees_other_files else 36)

@@ -7,7 +7,10 @@ import time
 import psutil
 import pytest
 
-from pipeline.ranks.launch import launch
+from pipeline.ranks.exchange import ask_all
+from pipeline.ranks.launch import call, launch
+from pipeline.ranks.team import together
+from pipeline.system.errors import Interrupted, UserError
 
 NOTE = (
     "import os, pathlib, sys; pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(os.environ['OMP_NUM_THREADS']);"
@@ -48,3 +51,50 @@ def test_a_launcher_that_is_stopped_stops_its_processes(tmp_path):
     os.kill(launcher.pid, signal.SIGTERM)
     assert launcher.wait(30) == 130
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def count_helpers(kind: str) -> int:
+    """What the leader of `call` does: asks its helpers, and may end in some way."""
+    with together(answer, kind):
+        answers = ask_all("leader")
+    if kind == "mistake":
+        raise UserError("The loss is no number.")
+    if kind == "stop":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return answers.count("helper")
+
+
+def answer(kind: str) -> None:
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    ask_all("helper")
+
+
+def test_a_call_for_one_process_is_done_in_this_one():
+    assert call(1, os.getpid) == os.getpid()
+
+
+@pytest.mark.slow
+def test_a_call_is_done_by_new_processes_and_gives_what_the_first_of_them_does(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert call(2, count_helpers, "") == 1
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "error", "words"),
+    [
+        ("mistake", UserError, r"^The loss is no number\.$"),
+        ("kill", Interrupted, r" gone: it was killed.* The same command resumes from the last backup\.$"),
+        ("stop", KeyboardInterrupt, ""),
+    ],
+)
+def test_a_call_that_ends_otherwise_raises_what_became_of_it(kind, error, words):
+    started = time.monotonic()
+    with pytest.raises(error, match=words):
+        call(2, count_helpers, kind)
+    assert time.monotonic() - started < 100

@@ -13,8 +13,9 @@ import torch.distributed as dist
 from pipeline.ranks import team, watch
 from pipeline.ranks.environment import Rank
 from pipeline.ranks.exchange import ask_all
-from pipeline.ranks.team import HelperError, deal, led, processes, together
-from pipeline.system.errors import UserError
+from pipeline.ranks.team import deal, led, processes, together
+from pipeline.ranks.watch import HelperError
+from pipeline.system.errors import Interrupted, Pruned, UserError
 from tests.several_processes import Forked, environments, run_led, start_led
 
 SLOW = torch.ones(3)
@@ -91,7 +92,7 @@ def lead_to_failure(folder: Path, kind: str) -> None:
         ("error", "HelperError {} In process 1 of 3: ZeroDivisionError: float division by zero"),
         (
             "kill",
-            "UserError {} Process 1 of 3 is gone: it was killed, or its machine went away. The same command resumes "
+            "Interrupted {} Process 1 of 3 is gone: it was killed, or its machine went away. The same command resumes "
             "from the last backup.",
         ),
     ],
@@ -105,6 +106,30 @@ def test_the_error_of_a_helper_is_raised_by_the_leader_and_all_end(tmp_path, kin
     assert ended[0][1] == 0, ended
     assert ended[1][1] == (-signal.SIGKILL if kind == "kill" else 1)
     assert ended[2][1] in (0, 1)  # by whether it heard of the end, or found the leader gone
+
+
+def answer() -> None:
+    """A helper's call that ends well."""
+    ask_all(None)
+
+
+def lead_after_a_trial_that_is_pruned(folder: Path) -> None:
+    started = time.monotonic()
+    try:
+        with together(answer):
+            ask_all(None)
+            raise Pruned("pruned at epoch 1")
+    except Pruned:
+        (folder / "seconds").write_text(str(time.monotonic() - started))
+    with together(answer):
+        ask_all(None)
+        (folder / "again").touch()
+
+
+def test_a_trial_that_is_pruned_keeps_the_helpers_and_waits_for_no_failure_of_theirs(tmp_path):
+    run_led(lead_after_a_trial_that_is_pruned, tmp_path, cache=tmp_path / "cache")
+    assert (tmp_path / "again").exists()
+    assert float((tmp_path / "seconds").read_text()) < team.SECONDS_TO_HEAR
 
 
 def wait_long() -> None:
@@ -159,7 +184,7 @@ def lead_past_the_deadline(folder: Path) -> None:
     try:
         with together(never_answer):
             dist.all_reduce(SLOW.clone())
-    except UserError as error:
+    except Interrupted as error:
         (folder / "error").write_text(str(error))
 
 

@@ -51,7 +51,7 @@ def bench(tracking_server: str, url: str, monkeypatch: pytest.MonkeyPatch) -> Be
     """Trials are run in this process, on the storage of the test's folder."""
 
     def run_here(recipe, study, url, run_id, train, report) -> None:
-        run_worker(0, recipe, url, study.study_name, run_id, train)
+        run_worker(0, recipe, url, study.study_name, run_id, train, "command")
         report()
 
     monkeypatch.setattr(study_run, "run_all", run_here)

@@ -24,7 +24,7 @@ from pipeline.sweep.trial_queue import (
     take_one_at_a_time,
 )
 from pipeline.sweep.trials import THE_RECIPE
-from pipeline.system.errors import Pruned, UserError
+from pipeline.system.errors import Interrupted, Pruned, UserError
 
 
 @pytest.fixture
@@ -85,12 +85,34 @@ def test_a_trial_that_raises_fails_with_its_reason_and_the_others_go_on(study: o
 
 
 def test_trial_after_trial_that_fails_is_given_up(study: optuna.Study) -> None:
-    def fails(trial: Trial) -> list[float]:
-        raise ValueError
-
     assert not run_trials(study, 10, fails)
     assert states(study) == ["FAIL"] * 3
     assert study.trials[0].user_attrs["reason"] == "ValueError"
+
+
+def fails(trial: Trial) -> list[float]:
+    raise ValueError
+
+
+def test_a_worker_that_does_not_survive_a_failure_is_followed_by_others_until_the_last_few_failed(study) -> None:
+    assert run_trials(study, 10, fails, "mine", survives_failure=False)
+    assert run_trials(study, 10, fails, "other", survives_failure=False)
+    assert run_trials(study, 10, fails, "mine", survives_failure=False)
+    assert len(study.trials) == 3
+    assert not run_trials(study, 10, fails, "mine", survives_failure=False)
+
+
+def test_a_trial_one_of_whose_processes_is_gone_is_queued_again_and_ends_its_worker(study: optuna.Study) -> None:
+    def loses_one(trial: Trial) -> list[float]:
+        trial.suggest_float("x", 0, 1)
+        raise Interrupted("Process 1 of 2 is gone.")
+
+    with pytest.raises(KeyboardInterrupt, match="Process 1 of 2 is gone"):
+        run_trials(study, 1, loses_one)
+    assert states(study) == ["FAIL", "WAITING"]
+    run_trials(study, 1, objective)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[1].params == study.trials[0].params
 
 
 def test_a_pruned_trial_is_pruned_and_says_where(study: optuna.Study) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pipeline.sweep.worker_processes import HAS_GIVEN_UP, Workers, _environment, environment_of
+from pipeline.sweep.worker_processes import HAS_GIVEN_UP, Workers, environment_of
 from pipeline.system.errors import UserError
 from tests.pipeline.sweep.worker_targets import crash, describe, wait
 
@@ -46,15 +46,6 @@ def test_each_worker_prints_into_a_file_has_its_threads_and_gpu_from_its_start_a
         assert seen == {"started with": ["1", str(index)], "now": ["1", str(index)]}
 
 
-def test_variables_are_set_for_the_block_and_then_restored(monkeypatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with _environment({"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"}):
-        assert (os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("2", "1")
-    assert os.environ["OMP_NUM_THREADS"] == "5"
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-
-
 def test_threads_that_the_user_gave_are_kept(monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert environment_of(0, 2, 0)["OMP_NUM_THREADS"] == "5"
@@ -64,6 +55,16 @@ def test_threads_that_the_user_gave_are_kept(monkeypatch) -> None:
 def test_each_worker_has_a_gpu_of_its_own_if_there_are_as_many(visible, expected, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [environment_of(index, 4, 3)["CUDA_VISIBLE_DEVICES"] for index in range(4)] == expected
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("", ["0,1", "2,3"]), ("4,5,6,7", ["4,5", "6,7"])])
+def test_workers_of_several_processes_have_as_many_gpus_and_share_the_cores_among_all(visible, expected, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("pipeline.sweep.worker_processes.usable_cores", lambda: 12)
+    given = [environment_of(index, 2, 4, gpus_each=2) for index in range(2)]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in given] == expected
+    assert [one["OMP_NUM_THREADS"] for one in given] == ["3", "3"]
 
 
 def test_one_that_is_killed_is_replaced_and_at_the_end_all_are_stopped_to_save_their_trials(

@@ -15,7 +15,7 @@ from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.sweep import workers
 from pipeline.sweep.study import describe_study, open_storage, open_study
-from pipeline.sweep.workers import run_all
+from pipeline.sweep.workers import check_gpus, run_all
 from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef
 
@@ -64,7 +64,13 @@ class Here:
     """Stands for worker processes: one worker, in this process."""
 
     def __init__(
-        self, count: int, target: Callable[..., bool], arguments: Sequence[Any], folder: Path, gpus: int
+        self,
+        count: int,
+        target: Callable[..., bool],
+        arguments: Sequence[Any],
+        folder: Path,
+        gpus: int,
+        gpus_each: int,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._work = lambda: target(0, *arguments)
@@ -114,3 +120,14 @@ def test_two_workers_do_all_trials_and_no_two_alike_each_on_its_share_of_the_cor
 def test_trials_that_all_fail_end_it_with_their_reason(swept, here) -> None:
     with pytest.raises(UserError, match=r"One trial after the other failed \(The loss is no number\.\); fix that"):
         swept(failing, 10)
+
+
+def test_more_gpus_than_there_are_are_refused_before_a_trial_starts(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr(workers, "choose_device", torch.device)
+    sweep = {"workers": 3, "gpus_per_trial": 2}
+    with pytest.raises(UserError, match=r"workers = 3 and sweep.gpus_per_trial = 2 ask for 6 GPUs, .* has 4; lower"):
+        check_gpus(build_recipe({"sweep": sweep, "device": "cuda"}, {}, "mine.yaml"))
+    for fewer in ({"workers": 2}, {"gpus_per_trial": 1}):
+        check_gpus(build_recipe({"sweep": sweep | fewer, "device": "cuda"}, {}, "mine.yaml"))
+    check_gpus(build_recipe({"sweep": sweep, "device": "cpu"}, {}, "mine.yaml"))

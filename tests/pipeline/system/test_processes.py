@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.system.processes import defer_signals, identity, is_alive, may_belong_to_one_alive
+from pipeline.system.processes import defer_signals, environment_set, identity, is_alive, may_belong_to_one_alive
 
 PROJECT = Path(__file__).parents[3]
 RUN = "a" * 32
@@ -171,3 +171,12 @@ def test_in_another_thread_nothing_is_deferred_and_nothing_breaks():
     thread.start()
     thread.join()
     assert reached == [[]]
+
+
+def test_variables_are_set_for_the_block_and_then_restored(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with environment_set({"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"}):
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("2", "1")
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ

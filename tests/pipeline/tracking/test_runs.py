@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from pipeline import tracking
 from pipeline.cache.store import describe
 from pipeline.system.errors import UserError
-from pipeline.tracking import artifacts, copy_curves, find_done, open_run, run_of, runs
+from pipeline.tracking import artifacts, copy_curves, find_done, nested_in, open_run, run_of, runs
 from pipeline.tracking.values import LONGEST_TAG, METRICS_PER_CALL, PARAMS_PER_CALL
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
@@ -99,6 +99,17 @@ def test_a_run_within_an_open_one_is_nested_in_it():
         assert mlflow.active_run().info.run_id == outer
     assert look_up(inner).data.tags["mlflow.parentRunId"] == outer
     assert "mlflow.parentRunId" not in look_up(outer).data.tags
+
+
+def test_a_run_is_nested_in_one_that_another_process_has_open():
+    with open_run("sweep", {}, {}) as outer:
+        pass
+    with nested_in(outer), open_run("seed", {}, {}) as inner, open_run("resize", {}, {}) as innermost:
+        pass
+    with open_run("main", {}, {}) as later:
+        pass
+    parents = [look_up(one).data.tags.get("mlflow.parentRunId") for one in (inner, innermost, later)]
+    assert parents == [outer, inner, None]
 
 
 def test_the_machine_is_measured_for_a_run_unless_those_nested_in_it_are(monkeypatch):

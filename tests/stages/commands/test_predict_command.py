@@ -13,8 +13,12 @@ from PIL import Image
 
 from pipeline import tracking
 from pipeline.evaluation.calibration import apply_temperature
+from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from pipeline.models.classifier import save_classifier
 from pipeline.system.errors import UserError
 from stages.tools import predict as predict_stage
+from tests.drawn_pictures import draw_pictures
+from tests.picture_server import picture_server
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ def predicted(tracking_server, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_stage, "predict_together", predict_together)
 
     def run(output):
-        predict_stage.run("models:/pets/1", tmp_path / "photos", output, 32, "cpu", tta=False)
+        predict_stage.run("models:/pets/1", str(tmp_path / "photos"), output, 32, "cpu", False, 1.0)
         (run,) = MlflowClient().search_runs([os.environ["MLFLOW_EXPERIMENT_ID"]])
         return run, answers
 
@@ -132,3 +136,37 @@ def test_what_was_predicted_is_kept_by_the_run_if_the_output_cannot_be_written(p
     assert run.info.status == "FAILED"
     assert len(pd.read_csv(f"{run.info.artifact_uri}/out.csv")) == 3
     assert len(run.data.metrics) == 3
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """The address of a model."""
+    facts = Checkpoint("test_resnet", ["cat", "dog"], 8, 0.5, 32, "crop", False)
+    save_checkpoint(build_network(facts).eval(), facts, tmp_path / "checkpoint")
+    save_classifier([tmp_path / "checkpoint"], 1.0, tmp_path / "model")
+    monkeypatch.setattr(tracking, "find_model", lambda given: tracking.LoggedModel(given, tmp_path / "model", None))
+    return "models:/pets/1"
+
+
+def test_pictures_of_a_table_at_an_address_are_fetched_and_named_by_their_own(tracking_server, cache, tmp_path, model):
+    served = tmp_path / "served"
+    draw_pictures(served)
+    paths = ["dot/1.png", "circle/0.png", "none.png"]
+    (served / "some.csv").write_text("\n".join(["path", *paths]))
+    with picture_server(served) as server:
+        for data, output in ((served / "some.csv", "here.csv"), (f"{server.uri}/some.csv", "away.csv")):
+            predict_stage.run(model, str(data), tmp_path / output, 2, "cpu", False, 1.0)
+        here, away = (pd.read_csv(tmp_path / name, keep_default_na=False) for name in ("here.csv", "away.csv"))
+        assert here["path"].tolist() == paths
+        assert away["path"].tolist() == [f"{server.uri}/{path}" for path in paths]
+    assert away.drop(columns=["path", "error"]).equals(here.drop(columns=["path", "error"]))
+    assert [error[:22] for error in away["error"]] == ["", "", "cannot be fetched: 404"]
+    assert "No such file" in here["error"][2]
+
+
+def test_pictures_at_addresses_that_take_too_much_are_refused(tracking_server, cache, tmp_path, model):
+    served = tmp_path / "served"
+    draw_pictures(served)
+    (served / "some.csv").write_text("path\ndot/1.png\n")
+    with picture_server(served) as server, pytest.raises(UserError, match="max_download_gib = 0 allows"):
+        predict_stage.run(model, f"{server.uri}/some.csv", tmp_path / "out.csv", 2, "cpu", False, 0.0)
