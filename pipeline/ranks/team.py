@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from pipeline.ranks.attempt import attempt_name
 from pipeline.ranks.deal import ALONE, Deal
 from pipeline.ranks.environment import Rank
 from pipeline.ranks.watch import ENDED, Failure, Watch, tell_failure
@@ -166,6 +167,7 @@ def help_leader(rank: Rank) -> int:
 def _join(rank: Rank) -> Session:
     global _session
     store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=SECONDS_TO_JOIN)))
+    store = PrefixStore(attempt_name(store, rank, SECONDS_TO_JOIN), store)
     session = Session(rank, store)
     # On an error or a deadline torch would end the process, before its run is closed.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")

@@ -16,7 +16,7 @@ from tests.workplace import PROJECT
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 300
+SECONDS = 600
 
 
 @pytest.mark.parametrize("victim", ["0", "1"])

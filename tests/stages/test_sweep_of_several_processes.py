@@ -23,7 +23,7 @@ SWEEP = {
     "trials": 2, "gpus_per_trial": 2, "seeds": 1, "heartbeat_seconds": 3, "name": "mine", "pruner": "none",
     "space": {"fine_tune.weight_decay": {"type": "uniform", "low": 0.05, "high": 0.25}},
 }  # fmt: skip
-SECONDS = 300
+SECONDS = 600
 
 
 def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
