@@ -19,6 +19,7 @@ from pipeline.runs.runner import Job, run_stage
 from pipeline.runs.upstream import Upstream
 from pipeline.system.console import say
 from pipeline.tracking import RunRef
+from pipeline.training.heads.cross_validation import cross_validate
 from stages.registry import STAGES, TRAINING
 
 
@@ -43,7 +44,9 @@ def work(upstreams: Sequence[Upstream], job: Job) -> None:
     stores = up.folder("activations", "precompute"), up.folder("checkpoint", "precompute")
     stored = read_last_activations(*stores, recipe.precompute.cut, recipe.evaluate.batch_size, device)
     network, members = load_members(networks, device)
-    evaluation = evaluate(recipe, members, up.manifest, stored, up.epochs(*TRAINING), device)
+    folds = recipe.evaluate.cross_validation_folds
+    out_of_fold = cross_validate(stored, up.manifest, folds, recipe.seed, device) if folds else None
+    evaluation = evaluate(recipe, members, up.manifest, stored, up.epochs(*TRAINING), device, out_of_fold)
     for sentence in filter(None, (evaluation.predictions.uncalibrated, evaluation.ensemble)):
         say(f"  {sentence}")
     shown, command = recipe.evaluate.top_losses, partial(command_line, recipe)

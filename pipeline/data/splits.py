@@ -91,6 +91,31 @@ def stratified_fraction(labels: Sequence[int], hashes: Sequence[str], fraction: 
     return np.array(sorted(kept), dtype=np.int64)
 
 
+def assign_folds(labels: Sequence[int], units: Sequence[str], folds: int, seed: int) -> Rows:
+    """The fold, from 0 to `folds` - 1, of each picture: those of a unit are in one, and each class is spread over all.
+
+    Units are assigned one by one, in random order but large ones first, each to the fold that has the fewest pictures
+    of its most frequent class; of several such folds to the smallest.
+    """
+    members: dict[str, Counter[int]] = {}
+    for label, unit in zip(labels, units, strict=True):
+        members.setdefault(unit, Counter())[label] += 1
+    of_class = {label: [0] * folds for label in labels}
+    of_all, chosen = [0] * folds, dict[str, int]()
+
+    def order(unit: str) -> tuple[int, str]:
+        return -members[unit].total().bit_length(), hashlib.sha256(f"fold/{seed}/{unit}".encode()).hexdigest()
+
+    for unit in sorted(members, key=order):
+        ((label, _),) = members[unit].most_common(1)
+        fold = min(range(folds), key=lambda one: (of_class[label][one], of_all[one]))
+        chosen[unit] = fold
+        of_all[fold] += members[unit].total()
+        for each, count in members[unit].items():
+            of_class[each][fold] += count
+    return np.array([chosen[unit] for unit in units], dtype=np.int64)
+
+
 def _ranked_by_class(labels: Sequence[int], hashes: Sequence[str], salt: str) -> list[list[int]]:
     """For each class its row numbers, in an order that depends only on the salt and the pictures' contents."""
     by_class: dict[int, list[int]] = {}
@@ -117,7 +142,7 @@ def assign_splits(
     _check_groups(table)
     given = table["split"].tolist()
     has_groups = bool((table["group"] != "").any())
-    units = _units(table["hash"].tolist(), table["group"].tolist()) if has_groups else table["hash"].tolist()
+    units = units_of(table["hash"].tolist(), table["group"].tolist()) if has_groups else table["hash"].tolist()
     splits = _earliest(units, given)
     moved = _moved(table, units, splits)
     labels = pd.factorize(table["label"], sort=True)[0].tolist()
@@ -172,9 +197,9 @@ def _check_groups(table: pd.DataFrame) -> None:
         )
 
 
-def _units(hashes: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """The name of each picture's unit, the pictures that must stay in one split: those of its group, their copies, the
-    groups of these copies, and so on."""
+def units_of(hashes: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """The name of each picture's unit, the pictures that must stay in one split: those of its group ("" is none), their
+    copies, the groups of these copies, and so on."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:

@@ -24,8 +24,9 @@ from pipeline.evaluation.diagnosis import (
 )
 from pipeline.evaluation.ensembles.gain import describe_ensemble, ensemble_metrics
 from pipeline.evaluation.ensembles.members import Member, predict_members
-from pipeline.evaluation.label_errors import label_errors
+from pipeline.evaluation.label_errors import label_errors, training_label_errors
 from pipeline.evaluation.metrics import (
+    Probabilities,
     accuracy_interval,
     all_metrics,
     positive_class,
@@ -49,9 +50,9 @@ class Evaluation:
     """`metrics` are named as they are logged. `verdict` is the one on over-fitting, `verdicts` are all further ones
     that were reached. `valid_activations` are the head's input for the validation pictures, in the order of the
     predictions table, and `kept_activations` for the training pictures at the manifest's rows `kept_rows`. `seed` draws
-    the samples that are shown. `corrected` are the manifest's corrected pictures. `members` has a row for each network
-    whose probabilities are averaged, with its results on the validation pictures; `epochs` and activations are of the
-    first of them."""
+    the samples that are shown. `training_label_errors` are None where training pictures were not cross-validated.
+    `corrected` are the manifest's corrected pictures. `members` has a row for each network whose probabilities are
+    averaged, with its results on the validation pictures; `epochs` and activations are of the first of them."""
 
     name: str
     predictions: Predictions
@@ -65,6 +66,7 @@ class Evaluation:
     kept_activations: npt.NDArray[np.float16] = field(repr=False)
     kept_rows: Rows = field(repr=False)
     seed: int
+    training_label_errors: pd.DataFrame | None = None
     corrected: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     members: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
@@ -122,10 +124,11 @@ def evaluate(
     stored: Activations,
     epochs: pd.DataFrame,
     device: torch.device,
+    out_of_fold: Probabilities | None = None,
 ) -> Evaluation:
     """Predict every picture once as it is, and those of the split evaluated once more with TTA, by the mean of the
-    `members`; then derive all else from the table, from the `stored` activations of the frozen body and from the
-    `epochs` of training.
+    `members`; then derive all else from the table, from the `stored` activations of the frozen body, from the `epochs`
+    of training and, where they were cross-validated, from the training pictures' `out_of_fold` probabilities.
 
     UserError if `evaluate.positive_class` is no class.
     """
@@ -154,6 +157,7 @@ def evaluate(
         _diagnose_balance(predictions, training_counts, metrics[f"{split}/accuracy"]),
         diagnose_size(training_counts, split, pictures, interval, recipe.data.test_fraction, split in manifest.drawn),
     ]
+    doubted = None if out_of_fold is None else training_label_errors(manifest.table, manifest.classes, out_of_fold)
     return Evaluation(
         name=manifest.name,
         predictions=predictions,
@@ -167,6 +171,7 @@ def evaluate(
         kept_activations=predicted.kept_activations,
         kept_rows=kept,
         seed=seed,
+        training_label_errors=doubted,
         corrected=manifest.corrected,
         members=predicted.members,
     )

@@ -1,32 +1,48 @@
-"""Labels that are likely wrong, by confident learning (Northcutt et al. 2021) on pictures that were held out."""
+"""Labels that are likely wrong, by confident learning (Northcutt et al. 2021), from probabilities by models that never
+trained on the pictures: the evaluated model for those held out, cross-validated heads for those of training."""
 
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
-from pipeline.evaluation.metrics import probabilities_of, targets_of
+from pipeline.evaluation.metrics import Probabilities, probabilities_of, targets_of
 
 HELD_OUT = ("valid", "test")
 
 
 def label_errors(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """The rows of a predictions table whose label is likely an error, the likeliest first: `row`, `path`, `split`,
-    `label`, the `suggested` class with its `probability`, and `quality`, the probability of the label as it is.
+    """The rows of a predictions table whose label is likely an error: see `_doubted`.
 
     Only validation and test rows are examined: on training rows the model has learned the errors themselves.
     """
     held_out = table[table["split"].isin(HELD_OUT)]
-    targets, probabilities = targets_of(held_out, classes), probabilities_of(held_out, classes)
+    return _doubted(held_out, classes, probabilities_of(held_out, classes))
+
+
+def training_label_errors(
+    manifest_table: pd.DataFrame, classes: Sequence[str], out_of_fold: Probabilities
+) -> pd.DataFrame:
+    """The training rows of a manifest's table whose label is likely an error: see `_doubted`. `out_of_fold` (training
+    pictures, classes) are their probabilities by models that never trained on them."""
+    train = manifest_table[manifest_table["split"] == "train"].rename_axis("row").reset_index()
+    return _doubted(train, classes, out_of_fold)
+
+
+def _doubted(pictures: pd.DataFrame, classes: Sequence[str], probabilities: Probabilities) -> pd.DataFrame:
+    """The `pictures` whose label is likely an error, the likeliest first: `row`, `path`, `split`, `label`, the
+    `suggested` class with its `probability`, and `quality`, the probability of the label as it is."""
+    targets = targets_of(pictures, classes)
     is_suspect = targets != targets
     if len(set(targets)) > 1:
         with warnings.catch_warnings(action="ignore"):  # about classes too rare to be evaluated
             is_suspect = find_label_issues(targets, probabilities, n_jobs=1)
-    found: pd.DataFrame = held_out.loc[is_suspect, ["row", "path", "split", "label"]].copy()
-    found["suggested"] = held_out.loc[is_suspect, "predicted"]
-    found["probability"] = held_out.loc[is_suspect, "confidence"]
+    found = pictures.loc[is_suspect, ["row", "path", "split", "label"]].copy()
+    found["suggested"] = np.array(classes)[probabilities[is_suspect].argmax(1)]
+    found["probability"] = probabilities[is_suspect].max(1)
     found["quality"] = get_label_quality_scores(targets, probabilities)[is_suspect] if len(found) else 0.0
     ranked: pd.DataFrame = found.sort_values("quality", kind="stable", ignore_index=True)
     return ranked

@@ -85,6 +85,13 @@ def stage_names(text: str) -> str:
     return ",".join(names)
 
 
+def folds(number: int) -> int:
+    """The number of parts in a cross-validation; ValueError for 1, which leaves nothing to train on."""
+    if number == 1:
+        raise ValueError("give 0 or a whole number from 2 up")
+    return number
+
+
 def timm_name(name: str) -> str:
     """The name of a backbone without that of timm's account on the hub, as in `hf-hub:timm/resnet18.a1_in1k`."""
     owner, _, own = name.rpartition("/")

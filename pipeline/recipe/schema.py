@@ -18,6 +18,7 @@ from pipeline.recipe.fields import (
     Rate,
     Section,
     WeightDecay,
+    folds,
     stage_names,
 )
 from pipeline.recipe.picture_sections import Augment, Data, Head, Model
@@ -88,6 +89,13 @@ class Evaluate(Section):
         le=1,
         description="a number above 0, up to 1: pictures of different splits whose activations are at least as similar "
         "are listed as near-duplicates",
+    )
+    cross_validation_folds: Annotated[int, AfterValidator(folds)] = Field(
+        5,
+        ge=0,
+        le=50,
+        description="0 (none) or a whole number from 2 to 50: parts of the training pictures, each judged by a head "
+        "that was trained on the others, to find labels that are likely wrong",
     )
     neighbours: int = Field(
         2000,

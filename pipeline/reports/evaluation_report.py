@@ -32,7 +32,13 @@ from pipeline.reports.page import (
     markdown_report,
     markdown_table,
 )
-from pipeline.reports.picture_cards import failure_cards, label_error_cards, mending_part, near_duplicate_cards
+from pipeline.reports.picture_cards import (
+    explained_label_errors,
+    failure_cards,
+    label_error_cards,
+    mending_part,
+    near_duplicate_cards,
+)
 from pipeline.reports.pictures import top_losses
 from pipeline.reports.training_figures import learning_figure
 from pipeline.system.tables import write_table
@@ -55,13 +61,14 @@ def write_evaluation(
 ) -> None:
     """Write the predictions, the tables, the figures and the report, as HTML and Markdown, into `folder`.
 
-    `network` is needed for the Grad-CAM of the `top_losses_shown` pictures; `command` gives the command that runs the
-    recipe with some of its keys changed.
+    `network` is needed for the Grad-CAM of the `top_losses_shown` pictures and of doubtful labels; `command` gives the
+    command that runs the recipe with some of its keys changed.
     """
     (folder / "figures").mkdir(exist_ok=True)
     _write_tables(evaluation, folder)
     worst = top_losses(evaluation.predictions.evaluated, top_losses_shown)
-    heats = explain_predictions(network, pixels, worst, evaluation.predictions.classes, device)
+    explained = pd.concat([worst[["row", "predicted"]], explained_label_errors(evaluation)])
+    heats = explain_predictions(network, pixels, explained, evaluation.predictions.classes, device)
     pictures = failure_cards(evaluation, pixels, worst, heats, folder)
     sections = [
         Section("", [*first_parts(evaluation), mending_part(evaluation, command)]),
@@ -70,7 +77,7 @@ def write_evaluation(
         Section("Over-fitting", overfitting_parts(evaluation, folder)),
         *([Section("The networks", ensemble_parts(evaluation))] if evaluation.ensemble else []),
         Section("Calibration", calibration_parts(evaluation, folder)),
-        Section("Labels that are likely wrong", label_error_cards(evaluation, pixels, folder)),
+        Section("Labels that are likely wrong", label_error_cards(evaluation, pixels, heats, folder)),
         Section("Near-duplicates across splits", near_duplicate_cards(evaluation, pixels, folder)),
         Section("Thresholds", threshold_parts(evaluation, folder)),
         Section("Test-time augmentation", tta_parts(evaluation)),
@@ -90,8 +97,10 @@ def summarize(evaluation: Evaluation) -> str:
     ensemble = f"{evaluation.ensemble}\n\n" if evaluation.ensemble else ""
     verdict, *further = (f"**{one.name}**: {one.words}" for one in (evaluation.verdict, *evaluation.verdicts))
     verdicts = "".join(f"- {one}\n" for one in further)
+    in_training = evaluation.training_label_errors
+    of_training = "" if in_training is None else f", {len(in_training)} in training (training_label_errors.csv)"
     found = (
-        f"{len(evaluation.label_errors)} labels are likely wrong (label_errors.csv), and "
+        f"{len(evaluation.label_errors)} labels are likely wrong (label_errors.csv){of_training}, and "
         f"{len(evaluation.near_duplicates)} pictures have a near-duplicate in another split (near_duplicates.csv). "
         "All figures are in report.html."
     )
@@ -110,6 +119,8 @@ def _write_tables(evaluation: Evaluation, folder: Path) -> None:
     write_table(predictions.confused_pairs, folder / "confused_pairs.csv")
     write_table(predictions.by_class, folder / "classes.csv")
     write_table(evaluation.label_errors, folder / "label_errors.csv")
+    if evaluation.training_label_errors is not None:
+        write_table(evaluation.training_label_errors, folder / "training_label_errors.csv")
     write_table(evaluation.near_duplicates, folder / "near_duplicates.csv")
     if predictions.positive is not None:
         write_table(predictions.operating_points, folder / "operating_points.csv")

@@ -25,7 +25,8 @@ from pipeline.reports.pictures import (
 )
 
 PICTURES_EACH = 8
-MOST_SUSPECTS = 24
+# Of likely label errors; of those in training the page shows more than have Grad-CAM and stand in the figure.
+MOST_SUSPECTS, MOST_TRAINING_SUSPECTS = 24, 96
 
 
 def mending_part(evaluation: Evaluation, command: Callable[[Mapping[str, object]], str]) -> Mending:
@@ -51,7 +52,7 @@ def failure_cards(
 
     def cards(name: str, heading: str, rows: pd.DataFrame, note: str = "", heats: Heats | None = None) -> Pictures:
         shown = caption_predictions(rows, pixels, heats)
-        return _cards(name, heading, shown, rows[["row"]], evaluation, folder, note)
+        return _cards(name, heading, shown, rows[["row"]], evaluation.predictions.table, folder, note)
 
     where = "Beside each picture, Grad-CAM: the brighter, the more it spoke for the class that was predicted."
     wrong = cards("confidently_wrong", "Most confidently wrong", confidently_wrong(evaluated, PICTURES_EACH))
@@ -65,8 +66,18 @@ def failure_cards(
     ]
 
 
-def label_error_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
-    """The labels that are likely wrong, and the training pictures that the model has not come to believe."""
+def explained_label_errors(evaluation: Evaluation) -> pd.DataFrame:
+    """The training pictures whose cards have Grad-CAM, as rows of a predictions table: `row`, and the class `predicted`
+    by cross-validation."""
+    found = evaluation.training_label_errors
+    if found is None:
+        return evaluation.predictions.table.loc[[], ["row", "predicted"]]
+    return found.head(MOST_SUSPECTS)[["row", "suggested"]].rename(columns={"suggested": "predicted"})
+
+
+def label_error_cards(evaluation: Evaluation, pixels: Pixels, heats: Heats | None, folder: Path) -> list[Part]:
+    """The labels that are likely wrong, held out or cross-validated, and the training pictures that the model has not
+    come to believe. `heats` are those of `explained_label_errors`, by row."""
     errors = evaluation.label_errors
     words = (
         f"{len(errors)} of the validation and test labels, by confident learning: the model, which never trained on "
@@ -75,16 +86,40 @@ def label_error_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -> l
     )
     doubtful = errors.head(MOST_SUSPECTS)
     shown = caption_label_errors(doubtful, pixels)
+    table = evaluation.predictions.table
     train = top_losses(evaluation.predictions.of("train"), PICTURES_EACH)
     trained = "The model has trained on these labels; where it still speaks against one, it is often wrong."
     return [
         Paragraph(words),
-        _cards("label_errors", "The most doubtful", shown, doubtful[["row"]], evaluation, folder),
+        _cards("label_errors", "The most doubtful", shown, doubtful[["row"]], table, folder),
+        *_training_label_error_cards(evaluation, pixels, heats, folder),
         _cards(
             "training_losses", "Highest losses of training pictures", caption_predictions(train, pixels),
-            train[["row"]], evaluation, folder, trained,
+            train[["row"]], table, folder, trained,
         ),
     ]  # fmt: skip
+
+
+def _training_label_error_cards(
+    evaluation: Evaluation, pixels: Pixels, heats: Heats | None, folder: Path
+) -> list[Part]:
+    """The training pictures that cross-validation doubts; nothing where there was none."""
+    errors = evaluation.training_label_errors
+    if errors is None:
+        return []
+    shown = errors.head(MOST_TRAINING_SUSPECTS)
+    note = (
+        f"{len(errors)} of the training labels, by cross-validation: heads that were trained on the other pictures "
+        "doubt them. All are in training_label_errors.csv"
+    )
+    note += f"; these are the {len(shown)} most doubtful." if len(shown) < len(errors) else "."
+    # The model itself has learned these labels, right or wrong.
+    suggested = shown.set_index("row")["suggested"]
+    table = evaluation.predictions.table
+    judged = table[table["row"].isin(shown["row"])].assign(predicted=lambda rows: rows["row"].map(suggested))
+    cards = caption_label_errors(shown, pixels, heats)
+    heading = "The most doubtful of training"
+    return [_cards("training_label_errors", heading, cards, shown[["row"]], judged, folder, note)]
 
 
 def near_duplicate_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
@@ -97,7 +132,10 @@ def near_duplicate_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -
     )
     alike = pairs.head(MOST_SUSPECTS)
     shown, rows = caption_pairs(alike, pixels), alike[["row", "twin_row"]]
-    return [Paragraph(words), _cards("near_duplicates", "The most alike", shown, rows, evaluation, folder)]
+    return [
+        Paragraph(words),
+        _cards("near_duplicates", "The most alike", shown, rows, evaluation.predictions.table, folder),
+    ]
 
 
 def _cards(
@@ -105,11 +143,11 @@ def _cards(
     heading: str,
     shown: Sequence[CaptionedPictures],
     rows: pd.DataFrame,
-    evaluation: Evaluation,
+    predictions: pd.DataFrame,
     folder: Path,
     note: str = "",
 ) -> Pictures:
-    """Cards of pictures; `rows` names those of each card, a picture a column."""
-    path = save_figure(pictures_figure(shown, heading), folder, name)
-    mendable = with_mending(shown, rows.to_numpy().tolist(), evaluation.predictions.table)
+    """Cards of pictures; `rows` names those of each card, a picture a column. The figure shows the first of them."""
+    path = save_figure(pictures_figure(shown[:MOST_SUSPECTS], heading), folder, name)
+    mendable = with_mending(shown, rows.to_numpy().tolist(), predictions)
     return Pictures(heading, mendable, path, note)

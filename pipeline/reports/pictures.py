@@ -69,19 +69,20 @@ def caption_predictions(
     path; beside it, if `heats` has its row, the picture with the heat laid over it."""
     shown = []
     for row in rows.to_dict("records"):
-        picture = np.asarray(pixels[row["row"]])
-        heat = None if heats is None else heats.get(row["row"])
-        beside = [] if heat is None else [overlay(picture, heat)]
+        pictures = _with_heat(np.asarray(pixels[row["row"]]), row["row"], heats)
         caption = [*_caption(row), f"loss {row['loss']:.2f}", str(row["path"])]
-        shown.append(CaptionedPictures([picture, *beside], caption))
+        shown.append(CaptionedPictures(pictures, caption))
     return shown
 
 
-def caption_label_errors(errors: pd.DataFrame, pixels: Pixels) -> list[CaptionedPictures]:
-    """The pictures of a table of `label_errors`, with the label that is doubted and the one suggested."""
+def caption_label_errors(
+    errors: pd.DataFrame, pixels: Pixels, heats: Mapping[int, npt.NDArray[np.floating]] | None = None
+) -> list[CaptionedPictures]:
+    """The pictures of a table of `label_errors`, with the label that is doubted and the one suggested; beside each, if
+    `heats` has its row, the picture with the heat laid over it."""
     return [
         CaptionedPictures(
-            [np.asarray(pixels[row["row"]])],
+            _with_heat(np.asarray(pixels[row["row"]]), row["row"], heats),
             [f"labelled {row['label']} ({row['quality']:.1%})", f"more like {row['suggested']} "
              f"({row['probability']:.1%})", f"{row['split']}: {row['path']}"],
         )
@@ -137,6 +138,12 @@ def pictures_figure(shown: Sequence[CaptionedPictures], title: str) -> Figure:
         axes.imshow(np.concatenate([in_colour(picture) for picture in one.pictures], axis=1))
         axes.set_title("\n".join(_lines(one.caption, wide)), fontsize=8, parse_math=False)
     return figure
+
+
+def _with_heat(picture: Pixels, row: int, heats: Mapping[int, npt.NDArray[np.floating]] | None) -> list[Pixels]:
+    """The picture, and beside it, if there is any heat for its row, the same with the heat laid over it."""
+    heat = None if heats is None else heats.get(row)
+    return [picture] if heat is None else [picture, overlay(picture, heat)]
 
 
 def in_colour(picture: Pixels) -> Pixels:

@@ -30,9 +30,9 @@ def small_network(classes: list[str], backbone: str = "test_resnet", image_px: i
 
 
 def small_evaluation(
-    network: Network, classes: list[str], splits: list[str], image_px: int = 32
+    network: Network, classes: list[str], splits: list[str], image_px: int = 32, out_of_fold: np.ndarray | None = None
 ) -> tuple[Evaluation, np.ndarray]:
-    """The evaluation, and the pixels of its pictures."""
+    """The evaluation, and the pixels of its pictures. `out_of_fold` are of the training pictures."""
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (len(splits), image_px, image_px, 3), dtype=np.uint8)
     table = pd.DataFrame(
@@ -53,7 +53,7 @@ def small_evaluation(
     told = {"run_id": "r", "stage": "resize", "phase": "", "rate": 0.01, "rate_key": "resize.lr"}
     epochs = pd.DataFrame(told | {"epoch": [1, 2], **losses})
     members = [Member("resize", network, pixels)]
-    return evaluate(RECIPE, members, manifest, stored, epochs, CPU), pixels
+    return evaluate(RECIPE, members, manifest, stored, epochs, CPU, out_of_fold), pixels
 
 
 def cats_and_dogs(

@@ -148,8 +148,8 @@ def recipe_on(data: Path, **changes: Any) -> Recipe:
                    "weight_decay": 0.07, "label_smoothing": 0.2, "cycles": 2, "cycle_len": 1, "cycle_mult": 3,
                    "warm_up": 0.3},
         "evaluate": {"batch_size": 7, "tta_views": 3, "top_losses": 5, "positive_class": "cross",
-                     "duplicate_similarity": 0.5, "neighbours": 7, "onnx": False, "champion_by": "macro_f1",
-                     "register_as": "wired"},
+                     "duplicate_similarity": 0.5, "cross_validation_folds": 3, "neighbours": 7, "onnx": False,
+                     "champion_by": "macro_f1", "register_as": "wired"},
     }  # fmt: skip
     for key, value in changes.items():
         *sections, last = key.split("__")

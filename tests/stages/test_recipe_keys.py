@@ -137,6 +137,7 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
     "evaluate.positive_class": lambda chain: "flagging as cross" in (chain["evaluate"].files / "report.md").read_text(),
     "evaluate.duplicate_similarity": lambda chain: 0.5
     <= pd.read_csv(chain["evaluate"].files / "near_duplicates.csv")["similarity"].min() < 0.97,
+    "evaluate.cross_validation_folds": lambda chain: len({read.seed for read in chain["evaluate"].did.training}) == 3,
     "evaluate.neighbours": lambda chain: len(pd.read_csv(chain["evaluate"].files / "neighbours" / "pictures.csv")) == 7,
     "evaluate.onnx": lambda chain: not (chain["evaluate"].files / "onnx").exists(),
     "evaluate.champion_by": lambda chain: "test/macro_f1" in chain["evaluate"].run.data.tags["thaw.champion"],

@@ -15,7 +15,7 @@ from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.errors import UserError
-from pipeline.training.heads.many_heads import count_at_once, epoch_of, losses_of
+from pipeline.training.heads.many_heads import count_at_once, epoch_of, for_seeds, losses_of
 from pipeline.training.heads.stacked_heads import HeadShape, StackedHeads
 from pipeline.training.heads.stacked_optimizers import StackedOptimizer, build_stacked_optimizer
 from pipeline.training.lr_finder import EXPLODED, SMOOTHING, Curve, debiased_average, suggestions
@@ -106,7 +106,8 @@ def _losses(
     ]
     average = torch.zeros(len(stack), dtype=torch.float64, device=batches.device)
     lowest, has_ended = torch.full_like(average, torch.inf), torch.zeros_like(average, dtype=torch.bool)
-    steps = (step for epoch in count() for step in epoch_of(stack.seeds, batches, epoch))
+    by_seed = for_seeds(batches, stack.seeds)
+    steps = (step for epoch in count() for step in epoch_of(by_seed, epoch))
     for number, (factor, (inputs, targets, weights)) in enumerate(zip(factors, steps, strict=False), start=1):
         by_head = None if weights is None else weights[:, stack.seed_of]
         loss, _ = losses_of(stack.train(inputs, generators), targets[:, stack.seed_of], weights=by_head)

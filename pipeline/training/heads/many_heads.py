@@ -111,15 +111,22 @@ def count_at_once(shape: HeadShape, batch_size: int, device: torch.device) -> in
     return max(int(free) // bytes_per_head(shape, batch_size), 1)
 
 
-def epoch_of(seeds: Sequence[int], batches: Batches, epoch: int) -> Iterator[Batch]:
-    """The (inputs, targets, weights) that a head of each seed trains on in one epoch: (pictures, seeds, activations),
-    (pictures, seeds) or, where labels are soft, (pictures, seeds, classes), and (pictures, seeds), or None if all
-    pictures count alike."""
-    order = np.stack([_rows(replace(batches, seed=seed), epoch) for seed in seeds], axis=-1)
-    targets = to_device(torch.from_numpy(batches.labels[order]), batches.device)
-    weights = None if batches.weights is None else to_device(torch.from_numpy(batches.weights[order]), batches.device)
+def for_seeds(batches: Batches, seeds: Sequence[int]) -> list[Batches]:
+    """The same batches in the order of each seed."""
+    return [replace(batches, seed=seed) for seed in seeds]
+
+
+def epoch_of(by_seed: Sequence[Batches], epoch: int) -> Iterator[Batch]:
+    """The (inputs, targets, weights) that a head of each seed trains on in one epoch, from batches of the same stored
+    rows: (pictures, seeds, activations), (pictures, seeds) or, where labels are soft, (pictures, seeds, classes), and
+    (pictures, seeds), or None if all pictures count alike. All seeds have as many batches as the one with the fewest.
+    """
+    first, steps = by_seed[0], min(map(len, by_seed))
+    order = np.stack([_rows(one, epoch)[:steps] for one in by_seed], axis=-1)
+    targets = to_device(torch.from_numpy(first.labels[order]), first.device)
+    weights = None if first.weights is None else to_device(torch.from_numpy(first.weights[order]), first.device)
     for step, rows in enumerate(order):
-        inputs = batches.fetch(rows.ravel())
+        inputs = first.fetch(rows.ravel())
         yield inputs.view(*rows.shape, -1), targets[step], None if weights is None else weights[step]
 
 
@@ -157,6 +164,32 @@ def _lots(settings: Sequence[HeadSetting], heads_at_once: int) -> list[list[int]
     return lots
 
 
+def train_stack(
+    stack: StackedHeads,
+    settings: Sequence[HeadSetting],
+    by_seed: Sequence[Batches],
+    shared: SharedSettings,
+    tick: Callable[[], object],
+) -> Iterator[list[float]]:
+    """Train the heads of the stack, each by its setting and on the batches of its seed; `tick` is called after each
+    step. Gives, after each epoch, the mean batch loss of each head."""
+    rates, decays = [one.lr for one in settings], [one.weight_decay for one in settings]
+    optimizer = build_stacked_optimizer(list(stack.parameters.values()), rates, decays, shared.options)
+    smoothed = [one.label_smoothing for one in settings]
+    device, epochs, steps = by_seed[0].device, settings[0].stored_epochs, min(map(len, by_seed))
+    smoothing = torch.tensor(smoothed, device=device) if any(smoothed) else None
+    generators = [torch.Generator(device) for _ in stack.groups]
+    for epoch in range(epochs):
+        for group, generator in zip(stack.groups, generators, strict=True):
+            generator.manual_seed(seed_for(stack.seeds[group.seed] + 1, epoch))
+        losses = []
+        for step, batch in enumerate(epoch_of(by_seed, epoch), epoch * steps):
+            losses.append(_descend(stack, batch, generators, smoothing, shared.options))
+            optimizer.step(rate_factor(step, [epochs], steps, shared.warm_up))
+            tick()
+        yield torch.stack(losses).mean(0).tolist()
+
+
 def _train_lot(
     stack: StackedHeads,
     settings: Sequence[HeadSetting],
@@ -166,22 +199,9 @@ def _train_lot(
     tick: Callable[[], object],
 ) -> list[tuple[list[float], list[Validated]]]:
     """(losses, results in validation) by epoch of each head of the stack."""
-    rates, decays = [one.lr for one in settings], [one.weight_decay for one in settings]
-    optimizer = build_stacked_optimizer(list(stack.parameters.values()), rates, decays, shared.options)
-    smoothed = [one.label_smoothing for one in settings]
-    smoothing = torch.tensor(smoothed, device=train.device) if any(smoothed) else None
-    generators = [torch.Generator(train.device) for _ in stack.groups]
     mean_losses, validated = [], []
-    epochs = settings[0].stored_epochs
-    for epoch in range(epochs):
-        for group, generator in zip(stack.groups, generators, strict=True):
-            generator.manual_seed(seed_for(stack.seeds[group.seed] + 1, epoch))
-        losses = []
-        for step, batch in enumerate(epoch_of(stack.seeds, train, epoch), epoch * len(train)):
-            losses.append(_descend(stack, batch, generators, smoothing, shared.options))
-            optimizer.step(rate_factor(step, [epochs], len(train), shared.warm_up))
-            tick()
-        mean_losses.append(torch.stack(losses).mean(0).tolist())
+    for losses in train_stack(stack, settings, for_seeds(train, stack.seeds), shared, tick):
+        mean_losses.append(losses)
         validated.append(validate_heads(stack, valid))
     by_head = zip(zip(*mean_losses, strict=True), zip(*validated, strict=True), strict=True)
     return [(list(losses), list(results)) for losses, results in by_head]

@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.splits import assign_splits, contradictions, grouped_split, stratified_fraction, stratified_split
+from pipeline.data.splits import (
+    assign_folds,
+    assign_splits,
+    contradictions,
+    grouped_split,
+    stratified_fraction,
+    stratified_split,
+    units_of,
+)
 from pipeline.system.errors import UserError
 
 FRACTIONS = {"test": 0.25, "valid": 0.15}
@@ -308,3 +316,33 @@ def test_copies_within_a_class_contradict_nothing():
     table = picture_table(6)
     table.loc[2, "hash"] = table.loc[0, "hash"]
     assert contradictions(table) == {}
+
+
+@pytest.mark.parametrize("counts", [(200, 40), (7,) * 30, (3, 50, 1)])
+def test_each_class_is_spread_over_all_folds_which_are_alike_in_size(counts):
+    labels, hashes = pictures(*counts)
+    of_fold = Counter(assign_folds(labels, hashes, 5, seed=0).tolist())
+    assert max(of_fold.values()) - min(of_fold.values()) <= 2
+    by_class = Counter(zip(labels, assign_folds(labels, hashes, 5, seed=0).tolist(), strict=True))
+    for label in range(len(counts)):
+        of_class = [by_class[label, fold] for fold in range(5)]
+        assert max(of_class) - min(of_class) <= 1
+
+
+def test_copies_and_groups_are_never_divided_by_folds():
+    labels, hashes = pictures(60, 30)
+    groups = [f"herd {row // 7}" if row % 3 else "" for row in range(90)]
+    hashes[11] = hashes[80]
+    units = units_of(hashes, groups)
+    folds = assign_folds(labels, units, 4, seed=0).tolist()
+    assert len(set(zip(units, folds, strict=True))) == len(set(units)) < 60
+    assert folds[11] == folds[80]
+    assert set(folds) == {0, 1, 2, 3}
+
+
+def test_folds_follow_from_the_seed_and_not_from_the_order_of_pictures():
+    labels, hashes = pictures(40, 20)
+    folds = assign_folds(labels, hashes, 5, seed=0).tolist()
+    backwards = assign_folds(labels[::-1], hashes[::-1], 5, seed=0).tolist()
+    assert backwards[::-1] == folds
+    assert assign_folds(labels, hashes, 5, seed=1).tolist() != folds

@@ -222,3 +222,15 @@ def test_a_positive_class_that_is_none_is_reported_before_anything_is_predicted(
 
 def test_label_errors_are_held_out_pictures(tested):
     assert set(tested.label_errors["split"]) <= {"valid", "test"}
+    assert tested.training_label_errors is None
+
+
+def test_those_of_training_pictures_are_found_by_what_is_out_of_fold(network):
+    manifest = manifest_of(["train"] * 9 + ["valid"] * 4)
+    rows = manifest.rows("train")
+    out_of_fold = np.full((9, 3), 0.02) + 0.94 * np.eye(3)[manifest.targets[rows]]
+    out_of_fold[4] = np.roll(out_of_fold[4], 1)
+    found = evaluate(RECIPE, [Member("resize", network, PIXELS)], manifest, ACTIVATIONS, NO_EPOCHS, CPU, out_of_fold)
+    (suspect,) = found.training_label_errors.to_dict("records")
+    assert (suspect["row"], suspect["split"]) == (rows[4], "train")
+    assert suspect["suggested"] == CLASSES[(manifest.targets[rows[4]] + 1) % 3]

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.label_errors import label_errors
+from pipeline.evaluation.label_errors import label_errors, training_label_errors
 
 CLASSES = ["ant", "bee", "cow"]
 
@@ -73,3 +73,15 @@ def test_no_picture_and_one_class_alone_have_no_errors(labels):
 def test_a_class_that_is_not_held_out_is_no_error(mislabelled):
     table, _ = mislabelled
     label_errors(table[table["label"] != "cow"], CLASSES)
+
+
+def test_training_rows_are_judged_by_the_probabilities_that_are_given_for_them(mislabelled):
+    table, wrong = mislabelled
+    table["split"] = ["valid", "train", "test"] * 30
+    manifest = table[["path", "split", "label"]].set_index(table["row"])
+    train = table["split"] == "train"
+    out_of_fold = table.loc[train, [f"probability/{name}" for name in CLASSES]].to_numpy()
+    found = training_label_errors(manifest, CLASSES, out_of_fold)
+    assert found["row"].iloc[0] in wrong
+    as_held_out = label_errors(table[train].assign(split="valid"), CLASSES)
+    pd.testing.assert_frame_equal(found, as_held_out.assign(split="train"))

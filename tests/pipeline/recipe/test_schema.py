@@ -161,3 +161,11 @@ def test_stages_that_are_not_named_and_those_without_cycles_are_left_out(changes
 def test_stages_are_named_right_and_once(stages):
     with pytest.raises(ValidationError, match="choose from"):
         Recipe(stages=stages)
+
+
+@pytest.mark.parametrize("number", [1, -1, 51, 2.5])
+def test_one_fold_is_none(number):
+    assert Recipe.model_validate({"evaluate": {"cross_validation_folds": 0}}).evaluate.cross_validation_folds == 0
+    assert Recipe.model_validate({"evaluate": {"cross_validation_folds": 2}}).evaluate.cross_validation_folds == 2
+    with pytest.raises(ValidationError):
+        Recipe.model_validate({"evaluate": {"cross_validation_folds": number}})

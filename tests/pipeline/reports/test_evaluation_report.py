@@ -141,6 +141,23 @@ def test_one_class_alone_in_the_test_split_is_no_error(tmp_path):
     assert "test/roc_auc" not in evaluation.metrics
 
 
+def test_doubtful_labels_of_training_pictures_are_a_table_and_cards_to_mend_and_are_counted(tmp_path):
+    network = small_network(CLASSES)
+    out_of_fold = np.full((9, 3), 0.02) + 0.94 * np.eye(3)[np.arange(9) % 3]
+    out_of_fold[4] = [0.02, 0.02, 0.96]
+    evaluation, pixels = small_evaluation(network, CLASSES, EVEN_SPLITS, out_of_fold=out_of_fold)
+    folder = write(evaluation, network, pixels, tmp_path)
+    (suspect,) = pd.read_csv(folder / "training_label_errors.csv").to_dict("records")
+    assert (suspect["row"], suspect["label"], suspect["suggested"]) == (4, "bee", "cow")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    cards = page.partition(">The most doubtful of training<")[2].partition("<h3")[0]
+    assert cards.count("<figure>") == 1
+    assert cards.count("<img") == 2, "the picture and its Grad-CAM"
+    assert 'data-action="relabel" data-label="cow"' in cards
+    assert 'data-split="train"' in cards
+    assert ", 1 in training (training_label_errors.csv)" in summarize(evaluation)
+
+
 def test_a_backbone_without_a_feature_map_has_no_heat(odd):
     pixels = np.zeros((len(SPLITS), 160, 160, 3), np.uint8)
     rows = odd[0].predictions.evaluated.head(2)

@@ -2,6 +2,7 @@
 alone."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.stages.chains import AUGMENTED
@@ -56,3 +57,14 @@ def test_evaluate_predicts_every_split_once_and_the_test_split_again_with_the_fi
     (varied,) = [one for one in predictions if one.views is not None]
     assert set(varied.rows) == chain.rows("test")
     assert varied.views.shape == (2, 2, 3), "the first of three views is the picture as it is"
+
+
+def test_evaluate_judges_each_training_picture_by_a_head_that_never_saw_it_and_lists_the_doubtful(chain):
+    did, files, train, valid = chain["evaluate"].did, chain["evaluate"].files, chain.rows("train"), chain.rows("valid")
+    known = {read.seed: set(read.rows) for read in did.training}
+    assert all(valid < rows < train | valid for rows in known.values())
+    assert [set(read.rows) for read in did.validation] == [train - rows for rows in known.values()]
+    assert sorted(row for read in did.validation for row in read.rows) == sorted(train)
+    found = pd.read_csv(files / "training_label_errors.csv")
+    assert set(found["row"]) <= train
+    assert f"{len(found)} of the training labels, by cross-validation" in (files / "report.md").read_text()
