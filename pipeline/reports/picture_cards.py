@@ -25,7 +25,7 @@ from pipeline.reports.pictures import (
 )
 
 PICTURES_EACH = 8
-# Of likely label errors; of those in training the page shows more than have Grad-CAM and stand in the figure.
+# Of likely label errors; in training there are more of them, of which the first have Grad-CAM.
 MOST_SUSPECTS, MOST_TRAINING_SUSPECTS = 24, 96
 
 
@@ -52,7 +52,7 @@ def failure_cards(
 
     def cards(name: str, heading: str, rows: pd.DataFrame, note: str = "", heats: Heats | None = None) -> Pictures:
         shown = caption_predictions(rows, pixels, heats)
-        return _cards(name, heading, shown, rows[["row"]], evaluation.predictions.table, folder, note)
+        return _cards(name, heading, shown, rows[["row"]], evaluation, folder, note)
 
     where = "Beside each picture, Grad-CAM: the brighter, the more it spoke for the class that was predicted."
     wrong = cards("confidently_wrong", "Most confidently wrong", confidently_wrong(evaluated, PICTURES_EACH))
@@ -86,16 +86,15 @@ def label_error_cards(evaluation: Evaluation, pixels: Pixels, heats: Heats | Non
     )
     doubtful = errors.head(MOST_SUSPECTS)
     shown = caption_label_errors(doubtful, pixels)
-    table = evaluation.predictions.table
     train = top_losses(evaluation.predictions.of("train"), PICTURES_EACH)
     trained = "The model has trained on these labels; where it still speaks against one, it is often wrong."
     return [
         Paragraph(words),
-        _cards("label_errors", "The most doubtful", shown, doubtful[["row"]], table, folder),
+        _cards("label_errors", "The most doubtful", shown, doubtful[["row"]], evaluation, folder),
         *_training_label_error_cards(evaluation, pixels, heats, folder),
         _cards(
             "training_losses", "Highest losses of training pictures", caption_predictions(train, pixels),
-            train[["row"]], table, folder, trained,
+            train[["row"]], evaluation, folder, trained,
         ),
     ]  # fmt: skip
 
@@ -117,9 +116,10 @@ def _training_label_error_cards(
     suggested = shown.set_index("row")["suggested"]
     table = evaluation.predictions.table
     judged = table[table["row"].isin(shown["row"])].assign(predicted=lambda rows: rows["row"].map(suggested))
-    cards = caption_label_errors(shown, pixels, heats)
-    heading = "The most doubtful of training"
-    return [_cards("training_label_errors", heading, cards, shown[["row"]], judged, folder, note)]
+    cards = with_mending(caption_label_errors(shown, pixels, heats), [[row] for row in suggested.index], judged)
+    heading = "The most doubtful in training"
+    path = save_figure(pictures_figure(cards[:PICTURES_EACH], heading), folder, "training_label_errors")
+    return [Pictures(heading, cards, path, note)]
 
 
 def near_duplicate_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -> list[Part]:
@@ -132,10 +132,7 @@ def near_duplicate_cards(evaluation: Evaluation, pixels: Pixels, folder: Path) -
     )
     alike = pairs.head(MOST_SUSPECTS)
     shown, rows = caption_pairs(alike, pixels), alike[["row", "twin_row"]]
-    return [
-        Paragraph(words),
-        _cards("near_duplicates", "The most alike", shown, rows, evaluation.predictions.table, folder),
-    ]
+    return [Paragraph(words), _cards("near_duplicates", "The most alike", shown, rows, evaluation, folder)]
 
 
 def _cards(
@@ -143,11 +140,11 @@ def _cards(
     heading: str,
     shown: Sequence[CaptionedPictures],
     rows: pd.DataFrame,
-    predictions: pd.DataFrame,
+    evaluation: Evaluation,
     folder: Path,
     note: str = "",
 ) -> Pictures:
-    """Cards of pictures; `rows` names those of each card, a picture a column. The figure shows the first of them."""
-    path = save_figure(pictures_figure(shown[:MOST_SUSPECTS], heading), folder, name)
-    mendable = with_mending(shown, rows.to_numpy().tolist(), predictions)
+    """Cards of pictures; `rows` names those of each card, a picture a column."""
+    path = save_figure(pictures_figure(shown, heading), folder, name)
+    mendable = with_mending(shown, rows.to_numpy().tolist(), evaluation.predictions.table)
     return Pictures(heading, mendable, path, note)

@@ -150,7 +150,7 @@ def test_doubtful_labels_of_training_pictures_are_a_table_and_cards_to_mend_and_
     (suspect,) = pd.read_csv(folder / "training_label_errors.csv").to_dict("records")
     assert (suspect["row"], suspect["label"], suspect["suggested"]) == (4, "bee", "cow")
     page = (folder / "report.html").read_text(encoding="utf-8")
-    cards = page.partition(">The most doubtful of training<")[2].partition("<h3")[0]
+    cards = page.partition(">The most doubtful in training<")[2].partition("<h3")[0]
     assert cards.count("<figure>") == 1
     assert cards.count("<img") == 2, "the picture and its Grad-CAM"
     assert 'data-action="relabel" data-label="cow"' in cards

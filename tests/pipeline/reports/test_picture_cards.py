@@ -104,8 +104,8 @@ def test_of_many_doubtful_training_pictures_the_page_shows_some_and_the_figure_f
     evaluation, pixels = evaluated
     drawn = []
     monkeypatch.setattr(picture_cards, "pictures_figure", lambda shown, title: drawn.append(len(shown)) or Figure())
-    monkeypatch.setattr(picture_cards, "MOST_SUSPECTS", 1)
-    monkeypatch.setattr(picture_cards, "MOST_TRAINING_SUSPECTS", 2)
+    for name, number in (("PICTURES_EACH", 1), ("MOST_SUSPECTS", 1), ("MOST_TRAINING_SUSPECTS", 2)):
+        monkeypatch.setattr(picture_cards, name, number)
     many = doubting(evaluation, [7, 2, 4])
     cards = label_error_cards(many, pixels, None, folder)[2]
     assert cards.note.startswith("3 of the training labels")

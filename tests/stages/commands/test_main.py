@@ -134,9 +134,11 @@ def test_artifacts_hold_what_the_next_stage_and_a_reader_need(workplace, main):
     assert stage_files("lr_find", "figures") == {"figures/lr_find.png"}
     assert stage_files("fine_tune") >= {"checkpoint", "epochs.csv", "steps.csv", "figures"}
     assert stage_files("evaluate") >= {"predictions.csv", "report.html", "report.md", "label_errors.csv"}
+    assert "training_label_errors.csv" in stage_files("evaluate")
     figures = {
         "confusion", "confusion_shares", "top_losses", "confidently_wrong", "most_uncertain", "some_right", "learning",
         "reliability", "label_errors", "near_duplicates", "curves", "operating_points", "embedding", "training_losses",
+        "training_label_errors",
     }  # fmt: skip
     assert stage_files("evaluate", "figures") == {f"figures/{name}.png" for name in figures}
     assert not [path for path in workplace.folder.glob("artifacts/**/*") if path.suffix in (".pkl", ".pickle", ".pth")]
