@@ -35,7 +35,7 @@ def log_summary(
 ) -> None:
     """Log on the parent run which stages were reused and the best and final figures, name it after its `data` and its
     accuracy, and print the table of stages, with the seconds that they were `expected` to take, and what came out."""
-    best = {"best/valid_accuracy": max, "best/valid_loss": min}
+    best = {"best_valid_accuracy": max, "best_valid_loss": min}
     found = {name: [ref.metrics[name] for ref in done.values() if name in ref.metrics] for name in best}
     tracking.log_metrics(run_id, {name: best[name](values) for name, values in found.items() if values}, step=0)
     reused = ", ".join(name for name, ref in done.items() if ref.reused)

@@ -45,10 +45,10 @@ def best_metrics(records: Sequence[EpochRecord]) -> dict[str, float]:
     metric."""
     by_accuracy, by_loss = best_epoch(records, "best_accuracy"), best_epoch(records, "best_loss")
     return {
-        "best/valid_accuracy": by_accuracy.valid_accuracy,
-        "best/valid_accuracy_epoch": by_accuracy.epoch,
-        "best/valid_loss": by_loss.valid_loss,
-        "best/valid_loss_epoch": by_loss.epoch,
+        "best_valid_accuracy": by_accuracy.valid_accuracy,
+        "best_valid_accuracy_epoch": by_accuracy.epoch,
+        "best_valid_loss": by_loss.valid_loss,
+        "best_valid_loss_epoch": by_loss.epoch,
     }
 
 

@@ -8,11 +8,11 @@ from pipeline.tracking.runs import RunRef
 STAGES = {
     "precompute": ({}, 1.0, True),
     "train_head": (
-        {"best/valid_accuracy": 0.91, "best/valid_loss": 0.4, "kept_valid_accuracy": 0.9, "valid/accuracy": 0.8},
+        {"best_valid_accuracy": 0.91, "best_valid_loss": 0.4, "kept_valid_accuracy": 0.9, "valid/accuracy": 0.8},
         61.0,
         True,
     ),
-    "resize": ({"best/valid_accuracy": 0.88, "best/valid_loss": 0.3, "valid/accuracy": 0.875}, 3.0, False),
+    "resize": ({"best_valid_accuracy": 0.88, "best_valid_loss": 0.3, "valid/accuracy": 0.875}, 3.0, False),
 }
 
 
@@ -30,7 +30,7 @@ def test_the_parent_run_gets_the_best_figures_of_all_stages_and_names_their_runs
     with tracking.open_run("main", {}, {}) as run_id:
         log_summary(run_id, "cells", done)
     data = MlflowClient().get_run(run_id).data
-    assert data.metrics == {"best/valid_accuracy": 0.91, "best/valid_loss": 0.3}
+    assert data.metrics == {"best_valid_accuracy": 0.91, "best_valid_loss": 0.3}
     assert data.tags["thaw.reused_stages"] == "precompute, train_head"
 
 

@@ -106,8 +106,8 @@ def test_the_result_is_the_best_figures_the_top_rates_the_tables_and_the_trained
     assert epochs["epoch"].tolist() == [4, 5, 6]
     assert steps["step"].tolist() == list(range(13, 25))
     assert set(RATES) < set(steps.columns)
-    assert metrics["best/valid_accuracy"] == epochs["valid_accuracy"].max()
-    assert metrics["best/valid_loss"] == pytest.approx(epochs["valid_loss"].min())
+    assert metrics["best_valid_accuracy"] == epochs["valid_accuracy"].max()
+    assert metrics["best_valid_loss"] == pytest.approx(epochs["valid_loss"].min())
     assert tracking.artifact(run_id, "figures/training.png").read_bytes().startswith(b"\x89PNG")
     trained, checkpoint = load_checkpoint(tracking.artifact(run_id, "checkpoint"))
     assert checkpoint == replace(CHECKPOINT, epochs=6, steps=24)
@@ -123,7 +123,7 @@ def test_the_run_says_which_epochs_its_checkpoint_is_of_and_how_it_validates(tmp
     assert metrics["kept_epoch"] == 6
     text = MlflowClient().get_run(run_id).data.tags[tracking.DESCRIPTION]
     assert text.startswith(f"Valid accuracy {metrics['kept_valid_accuracy']:.4f}, valid loss")
-    assert {"kept_valid_loss", "kept_valid_accuracy", "kept_valid_macro_f1", "best/valid_loss_epoch"} < set(metrics)
+    assert {"kept_valid_loss", "kept_valid_accuracy", "kept_valid_macro_f1", "best_valid_loss_epoch"} < set(metrics)
 
 
 def test_the_networks_that_its_cycles_ended_with_stay_with_the_run_if_asked_for(tmp_path):

@@ -211,14 +211,14 @@ def test_a_finished_run_that_was_marked_done_is_found_with_all_that_is_known_of_
     ) as run_id:
         for place in ARTIFACTS:
             tracking.log_text(run_id, "{}", place)
-        tracking.log_metrics(run_id, {"best/valid_loss": 0.25}, step=3)
+        tracking.log_metrics(run_id, {"best_valid_loss": 0.25}, step=3)
         done = tracking.mark_done(run_id, 12.5)
     assert (done.run_id, done.stage, done.fingerprint, done.upstream) == (run_id, "resize", "f", "u")
-    assert (done.seconds, done.reused, done.metrics["best/valid_loss"]) == (12.5, False, 0.25)
+    assert (done.seconds, done.reused, done.metrics["best_valid_loss"]) == (12.5, False, 0.25)
     found = find_done("f", ARTIFACTS)
     assert found.reused
     assert (found.run_id, found.seconds, found.upstream) == (run_id, 12.5, "u")
-    assert found.metrics["best/valid_loss"] == 0.25
+    assert found.metrics["best_valid_loss"] == 0.25
 
 
 def test_a_run_that_was_not_marked_done_is_never_reused():

@@ -81,10 +81,10 @@ def test_the_best_is_the_highest_accuracy_and_the_lowest_loss_of_any_epoch_which
         for epoch, accuracy, loss in [(4, 0.7, 0.4), (5, 0.9, 0.5), (6, 0.8, 0.6)]
     ]
     assert best_metrics(epochs) == {
-        "best/valid_accuracy": 0.9,
-        "best/valid_accuracy_epoch": 5,
-        "best/valid_loss": 0.4,
-        "best/valid_loss_epoch": 4,
+        "best_valid_accuracy": 0.9,
+        "best_valid_accuracy_epoch": 5,
+        "best_valid_loss": 0.4,
+        "best_valid_loss_epoch": 4,
     }
 
 

@@ -90,7 +90,7 @@ def test_curves_go_on_over_the_stages_on_the_parent_run(workplace, main):
 
 def test_the_parent_run_carries_the_final_figures_and_the_flat_recipe(main):
     parent = main.parent
-    for name in ("best/valid_accuracy", "test/accuracy", "test/macro_f1", "test/tta_accuracy", "overfit/plain_gap"):
+    for name in ("best_valid_accuracy", "test/accuracy", "test/macro_f1", "test/tta_accuracy", "overfit/plain_gap"):
         assert name in parent.data.metrics
     assert parent.data.metrics["test/accuracy"] == main.stage("evaluate").data.metrics["test/accuracy"]
     assert parent.data.params["fine_tune.cycle_len"] == "1"

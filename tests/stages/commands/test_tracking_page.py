@@ -84,7 +84,7 @@ def browser(workplace, main, tmp_path_factory) -> Iterator[Browser]:
 def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser, main):
     info = main.parent.info
     page = browser.look("run", f"#/experiments/{info.experiment_id}/runs/{info.run_id}", "1280,2400")
-    for words in ("Finished", "precompute", "fine_tune", "evaluate", "test/accuracy", "best/valid_accuracy"):
+    for words in ("Finished", "precompute", "fine_tune", "evaluate", "test/accuracy", "best_valid_accuracy"):
         assert words in page
     assert "thaw.verdict" in page
     assert main.stage("evaluate").data.tags["thaw.verdict"] in page
@@ -93,8 +93,8 @@ def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser
 @pytest.mark.parametrize(
     ("stage", "sections"),
     [
-        ("main", ["best", "lr", "overfit", "test", "train", "valid", "Model metrics"]),
-        ("fine_tune", ["best", "lr", "overfit", "train", "valid", "Model metrics"]),
+        ("main", ["lr", "overfit", "test", "train", "valid", "Model metrics"]),
+        ("fine_tune", ["lr", "overfit", "train", "valid", "Model metrics"]),
         ("evaluate", ["overfit", "test", "train", "valid", "Model metrics"]),
     ],
 )
@@ -120,7 +120,7 @@ def test_two_runs_stand_side_by_side_in_the_compare_view(browser, main, main_aga
     experiment = main.parent.info.experiment_id
     query = urllib.parse.urlencode({"runs": json.dumps(ids), "experiments": json.dumps([experiment])})
     page = browser.look("compare", f"#/compare-runs?{query}", "1280,2400")
-    for words in (*ids, "fine_tune.weight_decay", "best/valid_accuracy", "overfit/gap"):
+    for words in (*ids, "fine_tune.weight_decay", "best_valid_accuracy", "overfit/gap"):
         assert words in page
 
 
