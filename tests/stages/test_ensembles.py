@@ -41,23 +41,28 @@ TRAINING = ("lr_find", "train_head", "lr_find_unfrozen", "fine_tune", "resize")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run of main with one seed, then one with two, the runs nested in the latter, and what main said of it."""
+class Ensemble:
+    """A run of main with two seeds, on top of one with the first seed `alone`: the `parent` run, the `stages` by their
+    names on it, the runs `nested` in it, and what was `said`."""
 
-    folder: Path
-    one: mlflow.entities.Run
-    two: mlflow.entities.Run
-    stages: list[dict[str, RunRef]]
+    pictures: Path
+    alone: dict[str, RunRef]
+    parent: mlflow.entities.Run
+    stages: dict[str, RunRef]
     nested: list[mlflow.entities.Run]
     said: list[str]
 
     def stage(self, name: str) -> mlflow.entities.Run:
-        """The run of a stage of the ensemble, by its name on the run of main."""
-        return mlflow.get_run(self.stages[1][name].run_id)
+        return mlflow.get_run(self.stages[name].run_id)
 
     @property
     def evaluated(self) -> mlflow.entities.Run:
         return self.stage("evaluate")
+
+    @property
+    def members(self) -> list[mlflow.entities.Run]:
+        """The runs whose networks are averaged."""
+        return [mlflow.get_run(one) for one in self.evaluated.data.tags["thaw.members"].split(", ")]
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -67,7 +72,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(fresh_workplace) -> Iterator[Trained]:
+def ensemble(fresh_workplace) -> Iterator[Ensemble]:
+    """Its workplace stays entered for the tests of this file."""
     with fresh_workplace().entered() as folder, watched(), pytest.MonkeyPatch.context() as patch:
         pictures = draw_pictures(folder / "pictures")
         stages: list[dict[str, RunRef]] = []
@@ -78,17 +84,19 @@ def trained(fresh_workplace) -> Iterator[Trained]:
             log_summary(run_id, data, done, *more)
 
         patch.setattr(main, "log_summary", note)
-        one = main.run(recipe_on(pictures, **SHORT))
+        main.run(recipe_on(pictures, **SHORT))
         said: list[str] = []
         patch.setattr(main, "say", said.append)
         patch.setattr(evaluate, "say", said.append)
-        two = main.run(recipe_on(pictures, seeds=2, **SHORT))
-        runs = mlflow.search_runs(output_format="list", order_by=["attributes.start_time ASC"])
-        parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
-        nested = [
-            run for run in runs if two.run_id in (parents[run.info.run_id], parents.get(parents[run.info.run_id]))
-        ]
-        yield Trained(folder, mlflow.get_run(one.run_id), mlflow.get_run(two.run_id), stages, nested, said)
+        parent = mlflow.get_run(main.run(recipe_on(pictures, seeds=2, **SHORT)).run_id)
+        yield Ensemble(pictures.parent, stages[0], parent, stages[1], runs_below(parent.info.run_id), said)
+
+
+def runs_below(parent: str) -> list[mlflow.entities.Run]:
+    """The runs nested in a run, and those nested in these, oldest first."""
+    runs = mlflow.search_runs(output_format="list", order_by=["attributes.start_time ASC"])
+    parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
+    return [run for run in runs if parent in (own := parents[run.info.run_id], parents.get(own))]
 
 
 def predicted_by(run: mlflow.entities.Run, table: pd.DataFrame, pictures: Path, views: torch.Tensor | None = None):
@@ -101,112 +109,108 @@ def predicted_by(run: mlflow.entities.Run, table: pd.DataFrame, pictures: Path, 
     return predict(network, np.stack(squares), np.arange(len(squares)), 8, CPU, views)
 
 
-def member_runs(trained: Trained) -> list[mlflow.entities.Run]:
-    return [mlflow.get_run(one) for one in trained.evaluated.data.tags["thaw.members"].split(", ")]
-
-
 def probabilities(table: pd.DataFrame, prefix: str = "") -> np.ndarray:
     return table[[f"{prefix}probability/{label}" for label in CLASSES]].to_numpy(float)
 
 
-def test_the_first_networks_stages_are_those_of_a_run_without_an_ensemble(trained):
+def test_the_first_networks_stages_are_those_of_a_run_without_an_ensemble(ensemble):
     for name in ("precompute", *TRAINING):
-        assert trained.stage(name).info.run_id == trained.stages[0][name].run_id
-    assert trained.evaluated.info.run_id != trained.stages[0]["evaluate"].run_id
-    assert trained.evaluated.info.run_id == trained.two.data.tags["thaw.stage.evaluate"]
+        assert ensemble.stage(name).info.run_id == ensemble.alone[name].run_id
+    assert ensemble.evaluated.info.run_id != ensemble.alone["evaluate"].run_id
+    assert ensemble.evaluated.info.run_id == ensemble.parent.data.tags["thaw.stage.evaluate"]
 
 
-def test_each_network_has_its_own_runs_in_one_of_its_seed_on_the_same_activations_and_split(trained):
-    by_id = {run.info.run_id: run.info.run_name for run in trained.nested}
-    below = [(by_id.get(run.data.tags["mlflow.parentRunId"], "main"), run.info.run_name) for run in trained.nested]
+def test_each_network_has_its_own_runs_in_one_of_its_seed_on_the_same_activations_and_split(ensemble):
+    by_id = {run.info.run_id: run.info.run_name for run in ensemble.nested}
+    below = [(by_id.get(run.data.tags["mlflow.parentRunId"], "main"), run.info.run_name) for run in ensemble.nested]
     of_second = [("seed 4", name) for name in ("lr_find", "train_head", "lr_find (unfrozen)", "fine_tune", "resize")]
     assert below == [("main", "seed 3"), ("main", "seed 4"), *of_second, ("main", "evaluate")]
     for name in TRAINING:
-        assert trained.stage(f"{name} seed 4").data.params["seed"] == "4"
-    assert trained.stage("train_head seed 4").data.tags["thaw.upstream"] == trained.stage("precompute").info.run_id
-    assert trained.stage("resize seed 4").info.run_id in trained.nested[1].data.tags["mlflow.note.content"]
-    assert "valid/accuracy" in trained.nested[1].data.metrics
+        assert ensemble.stage(f"{name} seed 4").data.params["seed"] == "4"
+    assert ensemble.stage("train_head seed 4").data.tags["thaw.upstream"] == ensemble.stage("precompute").info.run_id
+    assert ensemble.stage("resize seed 4").info.run_id in ensemble.nested[1].data.tags["mlflow.note.content"]
+    assert "valid/accuracy" in ensemble.nested[1].data.metrics
 
 
-def test_the_networks_that_are_averaged_are_each_of_the_stage_that_validates_best(trained):
-    for seed, member in zip(("", " seed 4"), member_runs(trained), strict=True):
-        runs = [trained.stage(f"{name}{seed}") for name in ("train_head", "fine_tune", "resize")]
+def test_the_networks_that_are_averaged_are_each_of_the_stage_that_validates_best(ensemble):
+    for seed, member in zip(("", " seed 4"), ensemble.members, strict=True):
+        runs = [ensemble.stage(f"{name}{seed}") for name in ("train_head", "fine_tune", "resize")]
         assert member.info.run_id in [run.info.run_id for run in runs]
         assert member.data.metrics[kept_name("valid/accuracy")] == max(
             run.data.metrics[kept_name("valid/accuracy")] for run in runs
         )
-    assert trained.said[0].startswith("The networks of 2 seeds are averaged, each as the stage left it that validates")
-    assert trained.two.data.tags["thaw.evaluated_stage"] == trained.said[0]
+    assert ensemble.said[0].startswith("The networks of 2 seeds are averaged, each as the stage left it that validates")
+    assert ensemble.parent.data.tags["thaw.evaluated_stage"] == ensemble.said[0]
 
 
-def test_predictions_are_the_mean_of_the_networks_probabilities_plain_and_with_tta(trained):
-    table, pictures = trained.predictions, trained.folder / "pictures"
+def test_predictions_are_the_mean_of_the_networks_probabilities_plain_and_with_tta(ensemble):
+    table, pictures = ensemble.predictions, ensemble.pictures
     views = view_matrices("all", 0.8, 3)
-    plain = [predicted_by(run, table, pictures) for run in member_runs(trained)]
-    tta = [predicted_by(run, table, pictures, views) for run in member_runs(trained)]
+    plain = [predicted_by(run, table, pictures) for run in ensemble.members]
+    tta = [predicted_by(run, table, pictures, views) for run in ensemble.members]
     np.testing.assert_allclose(probabilities(table), np.mean(plain, axis=0), atol=1e-4)
     np.testing.assert_allclose(probabilities(table, "tta_"), np.mean(tta, axis=0), atol=1e-4)
     assert np.abs(plain[0] - plain[1]).max() > 0.01, "the networks have to differ for this to mean anything"
 
 
-def test_the_run_says_how_each_network_validates_and_whether_the_mean_is_better(trained):
-    metrics, runs = trained.evaluated.data.metrics, member_runs(trained)
+def test_the_run_says_how_each_network_validates_and_whether_the_mean_is_better(ensemble):
+    metrics, runs = ensemble.evaluated.data.metrics, ensemble.members
     own = [metrics["ensemble_valid_accuracy_1"], metrics["ensemble_valid_accuracy_2"]]
     assert own == pytest.approx([run.data.metrics[kept_name("valid/accuracy")] for run in runs])
     assert metrics["ensemble_networks"] == 2
     assert metrics["ensemble_valid_gain"] == pytest.approx(metrics["valid/accuracy"] - np.mean(own))
-    sentence = next(one for one in trained.said if "probabilities of 2 networks are averaged" in one).strip()
+    sentence = next(one for one in ensemble.said if "probabilities of 2 networks are averaged" in one).strip()
     for place in ("report.html", "model_card.md"):
-        assert sentence in Path(trained.evaluated.info.artifact_uri, place).read_text()
-    assert sentence in trained.evaluated.data.tags["mlflow.note.content"]
+        assert sentence in Path(ensemble.evaluated.info.artifact_uri, place).read_text()
+    assert sentence in ensemble.evaluated.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize("with_onnx", [True, False])
 @pytest.mark.parametrize("tta", [False, True])
-def test_the_served_model_answers_with_the_mean_as_evaluate_does(trained, monkeypatch, with_onnx, tta):
+def test_the_served_model_answers_with_the_mean_as_evaluate_does(ensemble, monkeypatch, with_onnx, tta):
     if not with_onnx:
         monkeypatch.setattr("pipeline.models.classifier.ONNX", "none")
-    classifier = load_classifier(tracking.find_model(trained.evaluated.data.tags["thaw.model"]).checkpoint, CPU)
+    classifier = load_classifier(tracking.find_model(ensemble.evaluated.data.tags["thaw.model"]).checkpoint, CPU)
     assert len(classifier.members) == 2
     assert any(isinstance(one.network, torch.nn.Module) for one in classifier.members) != with_onnx
-    table = trained.predictions
-    decoded = [classifier.decode((trained.folder / "pictures" / path).read_bytes()) for path in table["path"]]
-    temperature = trained.evaluated.data.metrics["temperature"]
+    table = ensemble.predictions
+    decoded = [classifier.decode((ensemble.pictures / path).read_bytes()) for path in table["path"]]
+    temperature = ensemble.evaluated.data.metrics["temperature"]
     wanted = apply_temperature(probabilities(table, "tta_" if tta else ""), temperature)
     np.testing.assert_allclose(classifier.probabilities(decoded, 8, tta), wanted, atol=1e-4)
 
 
-def test_each_network_is_exported_and_a_file_says_how_they_make_one_answer(trained):
-    folder = Path(trained.evaluated.info.artifact_uri) / "onnx"
+def test_each_network_is_exported_and_a_file_says_how_they_make_one_answer(ensemble):
+    folder = Path(ensemble.evaluated.info.artifact_uri) / "onnx"
     assert {path.name for path in folder.iterdir()} == {"member_001", "member_002", "ensemble.json"}
     assert (folder / "member_002" / "model.onnx").is_file()
-    assert trained.evaluated.data.metrics["onnx_max_difference"] < 1e-3
-    assert trained.evaluated.data.metrics["served_milliseconds_per_picture"] > 0
+    assert ensemble.evaluated.data.metrics["onnx_max_difference"] < 1e-3
+    assert ensemble.evaluated.data.metrics["served_milliseconds_per_picture"] > 0
 
 
-def test_runs_with_commas_between_them_are_evaluated_together_and_a_finished_evaluation_is_reused(trained):
-    ids = trained.evaluated.data.tags["thaw.members"]
+def test_runs_with_commas_between_them_are_evaluated_together_and_a_finished_evaluation_is_reused(ensemble):
+    ids = ensemble.evaluated.data.tags["thaw.members"]
     recipe, _, upstream = _read(STAGES["evaluate"], ["--upstream", ids])
     assert (recipe.seed, upstream) == (3, ids)
-    again = evaluate.run(recipe_on(trained.folder / "pictures" / "pictures.csv", seeds=2, **SHORT), ids)
-    assert (again.run_id, again.reused) == (trained.evaluated.info.run_id, True)
+    again = evaluate.run(recipe_on(ensemble.pictures / "pictures.csv", seeds=2, **SHORT), ids)
+    assert (again.run_id, again.reused) == (ensemble.evaluated.info.run_id, True)
 
 
-def test_an_ensemble_is_compared_like_any_other_run(trained):
-    evaluated = read_evaluated_run(trained.two.info.run_id)
-    assert len(evaluated.evaluated) == len(trained.predictions)
-    assert evaluated.metrics["test/accuracy"] == trained.two.data.metrics["test/accuracy"]
+def test_an_ensemble_is_compared_like_any_other_run(ensemble):
+    evaluated = read_evaluated_run(ensemble.parent.info.run_id)
+    assert len(evaluated.evaluated) == len(ensemble.predictions)
+    assert evaluated.metrics["test/accuracy"] == ensemble.parent.data.metrics["test/accuracy"]
 
 
 @pytest.mark.parametrize("also", ["itself", "another split"])
-def test_runs_that_cannot_be_averaged_are_refused_in_a_sentence(trained, also):
-    first = trained.stage("train_head").info.run_id
+def test_runs_that_cannot_be_averaged_are_refused_in_a_sentence(ensemble, also):
+    first = ensemble.stage("train_head").info.run_id
     words, second = "twice; give each run once", first
     if also == "another split":
-        recipe = recipe_on(trained.folder / "pictures" / "pictures.csv", data__split_seed=9, **SHORT)
+        recipe = recipe_on(ensemble.pictures / "pictures.csv", data__split_seed=9, **SHORT)
         words, second = "for other pictures", train_head.run(recipe, precompute.run(recipe).run_id).run_id
     with pytest.raises(UserError, match=words):
-        evaluate.run(recipe_on(trained.folder / "pictures" / "pictures.csv", **SHORT), f"{first}, {second}")
+        evaluate.run(recipe_on(ensemble.pictures / "pictures.csv", **SHORT), f"{first}, {second}")
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,11 @@ HEADS = {"settings": 5, "seeds": 3, "finder_seeds": 6,
 
 
 class Bench:
-    """Stands for the stages of a trial and for worker processes, and notes what is asked of them."""
+    """Stands for the stages of a trial and for worker processes, and notes what is asked of them; `folder` is where the
+    sweep ran."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.seeds: list[int] = []
         self.evaluated: list[str] = []
         self.workers: list[int] = []
@@ -91,11 +93,15 @@ class Bench:
     def clear_ended(self) -> bool:
         return True
 
+    @property
+    def study(self) -> optuna.Study:
+        """As it was left in its storage."""
+        return optuna.load_study(study_name="mine", storage=f"sqlite:///{self.folder}/elsewhere.db")
+
 
 @pytest.fixture(scope="module")
-def swept(fresh_workplace) -> tuple[Bench, Path]:
-    """A sweep whose trials take no time, and the folder with its storage."""
-    bench = Bench()
+def bench(fresh_workplace) -> Bench:
+    """On which a sweep ran, whose trials took no time."""
     run_trials, leadership = workers.run_trials, study_run.Leadership
 
     def note_study(study: optuna.Study, *more: Any, **named: Any) -> bool:
@@ -107,6 +113,7 @@ def swept(fresh_workplace) -> tuple[Bench, Path]:
         return leadership(study, seconds)
 
     with fresh_workplace().entered() as folder, pytest.MonkeyPatch.context() as patch:
+        bench = Bench(folder)
         patch.setattr(sweep, "train", bench.train)
         patch.setattr(sweep.evaluate, "run", bench.evaluate)
         patch.setattr(workers, "Workers", bench)
@@ -119,38 +126,35 @@ def swept(fresh_workplace) -> tuple[Bench, Path]:
         patch.setattr("pipeline.sweep.leader.SECONDS_TO_SETTLE", 0.01)
         values = VALUES | {"space": SPACE, "storage": f"sqlite:///{folder}/elsewhere.db"}
         sweep.run(recipe_on(draw_pictures(folder / "pictures"), sweep=values))
-        return bench, folder
-
-
-def study_of(swept: tuple[Bench, Path]) -> optuna.Study:
-    return optuna.load_study(study_name="mine", storage=f"sqlite:///{swept[1]}/elsewhere.db")
+        return bench
 
 
 ARRIVES: dict[str, Callable[[Any], bool]] = {
-    "sweep.trials": lambda swept: len(study_of(swept).trials) == 4,
-    "sweep.workers": lambda swept: set(swept[0].workers) == {3},
+    "sweep.trials": lambda bench: len(bench.study.trials) == 4,
+    "sweep.workers": lambda bench: set(bench.workers) == {3},
     # The finder, the trials, and the best with its seeds.
-    "sweep.gpus_per_trial": lambda swept: set(swept[0].gpus_each) == {2}
-    and swept[0].called == [(2, "_suggestions"), (2, "run_worker"), (2, "_train_seeds")],
-    "sweep.storage": lambda swept: (swept[1] / "elsewhere.db").is_file() and not list(swept[1].rglob("sweeps.db")),
-    "sweep.name": lambda swept: study_of(swept).study_name == "mine",
-    "sweep.objective": lambda swept: study_of(swept).directions == [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
-    and all(values_of(trial) == [0.5, 0.7] for trial in study_of(swept).trials),
-    "sweep.sampler": lambda swept: {type(study.sampler) for study in swept[0].studies} == {GPSampler},
-    "sweep.pruner": lambda swept: {type(study.pruner) for study in swept[0].studies} == {MedianPruner},
+    "sweep.gpus_per_trial": lambda bench: set(bench.gpus_each) == {2}
+    and bench.called == [(2, "_suggestions"), (2, "run_worker"), (2, "_train_seeds")],
+    "sweep.storage": lambda bench: (bench.folder / "elsewhere.db").is_file()
+    and not list(bench.folder.rglob("sweeps.db")),
+    "sweep.name": lambda bench: bench.study.study_name == "mine",
+    "sweep.objective": lambda bench: bench.study.directions == [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
+    and all(values_of(trial) == [0.5, 0.7] for trial in bench.study.trials),
+    "sweep.sampler": lambda bench: {type(study.sampler) for study in bench.studies} == {GPSampler},
+    "sweep.pruner": lambda bench: {type(study.pruner) for study in bench.studies} == {MedianPruner},
     # The finder and four trials with the recipe's own seed, then the best with its seeds.
-    "sweep.seeds": lambda swept: swept[0].seeds == [3] * 5 + [3, 4] and len(swept[0].evaluated) == 1,
-    "sweep.heartbeat_seconds": lambda swept: swept[0].lapses == [3 * 7]
-    and {study._storage.get_heartbeat_interval() for study in swept[0].studies} == {7},
-    "sweep.space": lambda swept: all(set(trial.params) == set(SPACE) for trial in study_of(swept).trials)
-    and all(0.05 <= trial.params["fine_tune.weight_decay"] <= 0.25 for trial in study_of(swept).trials),
+    "sweep.seeds": lambda bench: bench.seeds == [3] * 5 + [3, 4] and len(bench.evaluated) == 1,
+    "sweep.heartbeat_seconds": lambda bench: bench.lapses == [3 * 7]
+    and {study._storage.get_heartbeat_interval() for study in bench.studies} == {7},
+    "sweep.space": lambda bench: all(set(trial.params) == set(SPACE) for trial in bench.study.trials)
+    and all(0.05 <= trial.params["fine_tune.weight_decay"] <= 0.25 for trial in bench.study.trials),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ARRIVES)
-def test_a_key_of_a_sweep_arrives_in_its_study(key, swept):
+def test_a_key_of_a_sweep_arrives_in_its_study(key, bench):
     assert flatten(Recipe())[key] != (VALUES | {"space": SPACE, "storage": "elsewhere"})[key.removeprefix("sweep.")]
-    assert ARRIVES[key](swept)
+    assert ARRIVES[key](bench)
 
 
 @pytest.fixture(scope="module")
