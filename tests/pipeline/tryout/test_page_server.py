@@ -1,4 +1,4 @@
-"""The page and its requests, without a socket; in a browser they are tested in tests/stages/test_try_stage.py."""
+"""The page and its requests, without a socket; tests/stages/commands/test_try_command.py looks at it in a browser."""
 
 import asyncio
 import base64
