@@ -69,15 +69,24 @@ class StageRun:
         before = self.before.network()
         return {name for name, tensor in self.network().items() if not torch.equal(tensor, before[name])}
 
+    def layer_groups(self) -> dict[str, list[str]]:
+        """The names of its network's parameters by layer group."""
+        return layer_groups(load_checkpoint(self.files / "checkpoint")[0])
+
     def moved_groups(self) -> set[str]:
         """The layer groups of which a parameter has moved."""
-        network, _ = load_checkpoint(self.files / "checkpoint")
         moved = self.moved()
-        return {group for group, names in layer_groups(network).items() if moved & set(names)}
+        return {group for group, names in self.layer_groups().items() if moved & set(names)}
 
     def moved_statistics(self) -> set[str]:
-        """The parts, body and head, of which running statistics have moved."""
-        return {name.partition(".")[0] for name in self.moved() if "running" in name}
+        """The layer groups of which running statistics of BatchNorm have moved."""
+        groups = {_part(name): group for group, names in self.layer_groups().items() for name in names}
+        return {groups[_part(name)] for name in self.moved() if "running" in name}
+
+
+def _part(name: str) -> str:
+    """The part of a network that a parameter or a buffer is of."""
+    return name.rpartition(".")[0]
 
 
 @dataclass(frozen=True)

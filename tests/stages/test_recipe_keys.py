@@ -178,7 +178,7 @@ SHOWN_BY: dict[str, dict[str, list[str]]] = {
             "precompute.cut", "train_head.freeze",
         ],
         "test_resizing_leaves_the_group_that_the_recipe_freezes_as_it_is": ["resize.freeze"],
-        "test_batchnorm_learns_new_statistics_where_the_recipe_says_batch": [
+        "test_batchnorm_learns_new_statistics_where_the_recipe_says_batch_but_for_what_is_frozen": [
             "train_head.batchnorm", "fine_tune.batchnorm", "resize.batchnorm",
         ],
     },
