@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from pipeline.recipe.schema import Recipe, flatten
-from tests.stages import test_sweep_keys
 from tests.stages.chains import StageRun
+from tests.stages.keys import test_sweep_keys
 
 
 def only(values: Any) -> Any:
@@ -146,7 +146,7 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
 
 # Keys that other tests show to arrive: the module of the test, its name, and the keys.
 SHOWN_BY: dict[str, dict[str, list[str]]] = {
-    "tests.stages.test_picture_keys": {
+    "tests.stages.keys.test_picture_keys": {
         "test_the_device_of_the_recipe_is_asked_for": ["device"],
         "test_the_split_follows_from_its_own_seed": ["data.split_seed"],
         "test_files_of_other_endings_are_set_aside": ["data.extensions"],
