@@ -146,6 +146,12 @@ def test_the_verdict_compares_with_guessing_by_the_class_shares_of_the_training_
     assert f"guessing alone gives {wanted:.3f}" in found.verdict.words
 
 
+def test_the_verdict_is_on_the_loss_of_training_pictures_against_that_of_validation_pictures(tested):
+    train_loss, valid_loss = tested.metrics["train/plain_loss"], tested.metrics["valid/loss"]
+    assert abs(train_loss - valid_loss) > 0.01, "else they could not be told apart"
+    assert f"training loss {train_loss:.3f}, validation loss {valid_loss:.3f}" in tested.verdict.words
+
+
 def test_the_table_of_splits_has_a_row_for_each_and_one_for_tta(tested):
     table = tested.splits_table
     assert table["split"].tolist() == ["train", "valid", "test", "test, with TTA"]
