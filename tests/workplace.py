@@ -16,6 +16,8 @@ from pipeline.data.readers.sources import list_source
 from tests.forked_processes import fork_command
 
 PROJECT = Path(__file__).parents[1]
+# A guard against commands that hang, on a machine however busy.
+LONGEST_SECONDS = 1200
 # By these a test's own surroundings could lead a run elsewhere.
 NOT_INHERITED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
@@ -60,14 +62,16 @@ class Workplace:
     def mlflow_run(self, *arguments: str, expect: int = 0) -> str:
         """What `mlflow run . --env-manager local` with these arguments prints."""
         command = ["mlflow", "run", ".", "--env-manager", "local", *arguments]
-        done = subprocess.run(command, cwd=PROJECT, env=self.environment(), capture_output=True, text=True, timeout=280)
+        done = subprocess.run(
+            command, cwd=PROJECT, env=self.environment(), capture_output=True, text=True, timeout=LONGEST_SECONDS
+        )
         assert (done.returncode == 0) == (expect == 0), done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def command(self, name: str, *settings: str, expect: int = 0) -> str:
         """What `python -m stages NAME`, with settings such as "seed=1", prints."""
         process = fork_command("stages", [name, *(f"--{setting}" for setting in settings)], self.environment())
-        printed, _ = process.communicate(280)
+        printed, _ = process.communicate(LONGEST_SECONDS)
         assert process.returncode == expect, printed
         return printed
 

@@ -15,7 +15,7 @@ from pipeline.recipe.schema import write_recipe
 from tests.forked_processes import Forked
 from tests.several_processes import environments, start_command
 from tests.stages.chains import Chain
-from tests.workplace import Workplace
+from tests.workplace import LONGEST_SECONDS, Workplace
 
 STAGES = ("precompute", "train_head", "fine_tune", "resize")
 NOWHERE = "http://127.0.0.1:9"
@@ -30,7 +30,7 @@ def start(workplace: Workplace, *words: str, processes: int = 2) -> list[Forked]
 def run(workplace: Workplace, *words: str, processes: int = 2) -> str:
     """What a command prints, once it has ended well."""
     started = start(workplace, *words, processes=processes)
-    printed = [one.communicate(250)[0] for one in started]
+    printed = [one.communicate(LONGEST_SECONDS)[0] for one in started]
     assert [one.returncode for one in started] == [0] * processes, "\n".join(printed)
     assert printed[1:] == [""] * (processes - 1), "only the leader speaks"
     return printed[0]
