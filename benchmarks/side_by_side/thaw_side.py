@@ -167,9 +167,10 @@ def unfrozen_finder(work: Work) -> Act:
 
 
 def tta(work: Work) -> Act:
-    """Pictures as they are and in four views, as `evaluate` predicts them; precompute has cached the graph."""
+    """Pictures in four views, as `evaluate` predicts them: as they are, and then in the three others; precompute has
+    cached the graph."""
     network, (pixels, _) = network_of(work), read(work.tta, 0, work)
-    views = view_matrices("sideways", DEFAULTS.augment.crop, 4)
+    views = view_matrices("sideways", DEFAULTS.augment.crop, DEFAULTS.evaluate.tta_views)[1:]
     passes = len(pixels) * (1 + len(views))
     frozen_network(network, checkpoint_of(work), pixels, passes)
 

@@ -1,5 +1,8 @@
 """The network: a timm body under a new head, with its own normalisation."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -55,9 +58,34 @@ def build_head(activations: int, classes: int, hidden: int, dropout: float) -> n
     layers: list[nn.Module] = []
     width = activations
     if hidden:
-        layers += [nn.BatchNorm1d(width), nn.Dropout(dropout / 2), nn.Linear(width, hidden), nn.ReLU()]
+        layers += [nn.BatchNorm1d(width), Dropout(dropout / 2), nn.Linear(width, hidden), nn.ReLU()]
         width = hidden
     last = nn.Linear(width, classes)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, nn.BatchNorm1d(width), nn.Dropout(dropout), last)
+    return nn.Sequential(*layers, nn.BatchNorm1d(width), Dropout(dropout), last)
+
+
+class Dropout(nn.Dropout):
+    """torch's dropout, which takes a CPU a third of the time: with torch's own, a head on stored activations
+    spends a sixth of its training on random numbers."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`input`, masked in train mode."""
+        if not self.training or self.p == 0 or input.is_cuda:
+            return super().forward(input)
+        return input * dropout_mask(input.shape, self.p, input.device)
+
+
+def dropout_mask(
+    shape: Sequence[int], dropout: float, device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Zeros at random, each with the probability `dropout` (on a CPU to the nearest of 2**16), and 1 / (1 - dropout)
+    elsewhere; on a CPU the very mask that `Dropout` draws."""
+    if device.type == "cuda":
+        return torch.empty(shape, device=device).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
+    count = math.prod(shape)
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64)
+    # A draw of 64 bits is four numbers of 16.
+    numbers = drawn.random_(-(2**63), None, generator=generator).view(torch.int16)[:count].view(*shape)
+    return (numbers >= round(dropout * 2**16) - 2**15) / (1 - dropout)

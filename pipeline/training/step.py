@@ -1,7 +1,7 @@
 """One optimizer step: eager, or captured as a CUDA graph and replayed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,9 +16,10 @@ from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say
 from pipeline.system.device import mixed_precision
 from pipeline.training.compiled import CompiledNetwork
+from pipeline.training.depthwise import DepthwiseGradients
+from pipeline.training.folded import FoldedStatistics
 from pipeline.training.joint.forward import SharedForward
 from pipeline.training.optim import AS_EVER
-from pipeline.training.small_maps import PaddedSmallMaps
 
 # Steps of a shape that run eagerly before it is captured: libraries choose their kernels and the optimizer builds its
 # state in them.
@@ -60,11 +61,14 @@ def steps_of(
     if device.type == "cuda":
         return CapturedStep(forward, optimizer, label_smoothing, device, options)
 
-    is_depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in module.modules())
-    eagerly = PaddedSmallMaps if is_depthwise and compiled is None else nullcontext
+    convolves = compiled is None and any(isinstance(part, nn.Conv2d) for part in module.modules())
+    # The last one sees a convolution first.
+    faster = (DepthwiseGradients(), FoldedStatistics(module)) if convolves else ()
 
     def step(inputs: Tensor, targets: Tensor, weights: Tensor | None) -> StepLoss:
-        with eagerly():
+        with ExitStack() as block:
+            for mode in faster:
+                block.enter_context(mode)
             return train_step(forward, optimizer, inputs, targets, label_smoothing, weights, options)
 
     return step

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.network import build_head
+from pipeline.models.network import build_head, dropout_mask
 
 # Numbers of 4 bytes that a parameter takes in training: itself, its gradient, AdamW's two moments and its step; and
 # both products and their gradients where scale and shift are folded into the weights.
@@ -154,11 +154,8 @@ def bytes_per_head(shape: HeadShape, batch_size: int) -> int:
 
 
 def _mask(like: Tensor, dropout: float, generator: torch.Generator) -> Tensor | None:
-    """The mask of dropout: on a CPU the very numbers that `nn.Dropout` draws; None where it is off."""
-    if dropout == 0:
-        return None
-    kept = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    return kept.bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
+    """The mask of dropout; None where it is off."""
+    return dropout_mask(like.shape, dropout, like.device, generator) if dropout else None
 
 
 def _state(shape: HeadShape, seed: int) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.body import Body, build_body
-from pipeline.models.network import Network, build_head
+from pipeline.models.network import Dropout, Network, build_head, dropout_mask
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 
@@ -97,13 +97,36 @@ def test_a_reset_head_is_not_the_old_one() -> None:
 def test_a_head_with_a_hidden_layer_is_fastais() -> None:
     head = build_head(20, 3, 8, 0.5)
     kinds = [type(layer) for layer in head]
-    assert kinds == [nn.BatchNorm1d, nn.Dropout, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Dropout, nn.Linear]
+    assert kinds == [nn.BatchNorm1d, Dropout, nn.Linear, nn.ReLU, nn.BatchNorm1d, Dropout, nn.Linear]
     assert [layer.p for layer in head if isinstance(layer, nn.Dropout)] == [0.25, 0.5]
     assert [layer.num_features for layer in head if isinstance(layer, nn.BatchNorm1d)] == [20, 8]
 
 
 def test_a_head_without_a_hidden_layer_is_one_linear_layer() -> None:
     head = build_head(20, 3, 0, 0.4)
-    assert [type(layer) for layer in head] == [nn.BatchNorm1d, nn.Dropout, nn.Linear]
+    assert [type(layer) for layer in head] == [nn.BatchNorm1d, Dropout, nn.Linear]
     assert head[1].p == 0.4
     assert (head[2].in_features, head[2].out_features) == (20, 3)
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.25, 0.5, 0.9])
+def test_dropout_leaves_out_its_share_and_keeps_the_mean(dropout: float) -> None:
+    mask = dropout_mask((1001, 97), dropout, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert float((mask == 0).float().mean()) == pytest.approx(dropout, abs=0.01)
+    assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - dropout)])
+    for part in (mask[::2], mask[:, ::4], mask[:, 1::4]):  # four neighbours are of one draw
+        assert float(part.mean()) == pytest.approx(1, abs=0.02 / (1 - dropout))
+
+
+def test_dropout_acts_in_train_mode_alone_and_masks_values_and_gradients_alike() -> None:
+    layer, inputs = Dropout(0.5), torch.ones(8, 50, requires_grad=True)
+    torch.manual_seed(0)
+    outputs = layer(inputs)
+    outputs.sum().backward()
+    assert inputs.grad is not None
+    assert torch.equal(outputs, inputs.grad)
+    assert set(outputs.detach().flatten().tolist()) == {0.0, 2.0}
+    torch.manual_seed(0)
+    assert torch.equal(layer(inputs), outputs)
+    assert not torch.equal(layer(inputs), outputs)
+    assert torch.equal(layer.eval()(inputs), inputs)
