@@ -22,6 +22,8 @@ from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_with_parent, environment_set, raise_on_signals
 
 STOPPED_STATUS = 130
+# What shells add to the number of the signal that ended a process.
+BY_SIGNAL = 128
 # What gives torch's own account of how processes ended, which the leader has told in a sentence.
 LOGGERS = ("torch.distributed", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing.spawn")
 # Signals that torch handles while its processes run.
@@ -57,7 +59,7 @@ def call(processes: int, function: Callable[..., Any], *arguments: Any) -> Any:
         status = _status(error)
         if status == STOPPED_STATUS:
             raise KeyboardInterrupt from None
-        if status > STOPPED_STATUS - 2:  # by a signal
+        if status > BY_SIGNAL:
             raise Interrupted(
                 f"One of {processes} processes that worked together is gone: it was killed. The same command resumes "
                 "from the last backup."
@@ -122,4 +124,4 @@ def _status(error: ChildFailedError) -> int:
     """That of the leader, unless it was only stopped because another process had failed."""
     leader, (_, first) = error.failures.get(0), error.get_first_failure()
     failed = leader if leader is not None and leader.exitcode > 0 else first
-    return failed.exitcode if failed.exitcode > 0 else 128 - failed.exitcode
+    return failed.exitcode if failed.exitcode > 0 else BY_SIGNAL - failed.exitcode
