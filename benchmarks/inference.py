@@ -29,7 +29,7 @@ from pipeline.data.augment import view_matrices
 from pipeline.evaluation.predict import predict
 from pipeline.models.activations import StoreSettings, write_activations
 from pipeline.models.checkpoint import Checkpoint, build_network
-from pipeline.models.cut import cut_network
+from pipeline.models.cut import Halves, cut_network
 from pipeline.models.engine.frozen_part import training_module
 from pipeline.models.engine.passes import Frozen, frozen_below, frozen_network
 from pipeline.models.layer_groups import training_mode
@@ -85,10 +85,10 @@ def measure_precompute(backbone: str, repeats: int) -> Figures:
     stored = np.empty((len(pixels), network.width), dtype=np.float16)
     settings = StoreSettings(64, "float16", CPU)
 
-    def by(below: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
-        return lambda: write_activations(stored, network, pixels, np.arange(len(pixels)), settings, below=below)
+    def by(chosen: Halves) -> Callable[[], None]:
+        return lambda: write_activations(stored, network, pixels, np.arange(len(pixels)), settings, halves=chosen)
 
-    ways = {PLAIN: by(own.below), KEPT: by(own.below), ENGINE: by(halves.below)}
+    ways = {PLAIN: by(own), KEPT: by(own), ENGINE: by(halves)}
     return in_turns(ways, len(pixels), repeats), {}
 
 

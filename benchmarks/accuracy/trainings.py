@@ -53,10 +53,10 @@ class Ready:
         decoder = choose_decoder(data.decoder, device)
         pixels = open_pixels(manifest, settings.image_px, data.fit, data.max_store_gib, decoder=decoder)
         halves = cut_network(body.to(device), "head", settings.image_px)
-        below = frozen_below(body, checkpoint, halves, pixels, len(pixels)).below
+        halves = frozen_below(body, checkpoint, halves, pixels, len(pixels))
         stored = np.empty((len(pixels), body.width), dtype=np.float16)
         how = StoreSettings(settings.batch_size, "float16", device)
-        write_activations(stored, body, pixels, np.arange(len(pixels)), how, below=below)
+        write_activations(stored, body, pixels, np.arange(len(pixels)), how, halves=halves)
         return cls(recipe, manifest, checkpoint, pixels, body.cpu(), stored)
 
     @cached_property

@@ -77,7 +77,7 @@ def write(pixels: Pixels, work: Work) -> np.ndarray:
     halves = frozen_below(network, checkpoint_of(work), halves, pixels, len(pixels))
     stored = np.empty((len(pixels), network.width), dtype=np.float16)
     settings = StoreSettings(DEFAULTS.precompute.batch_size, "float16", DEVICE)
-    write_activations(stored, network, pixels, np.arange(len(pixels)), settings, below=halves.below)
+    write_activations(stored, network, pixels, np.arange(len(pixels)), settings, halves=halves)
     return stored
 
 
