@@ -33,7 +33,8 @@ from pipeline import tracking
 from pipeline.data.readers.sources import list_source
 from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoint
 from pipeline.models.classifier import TOP_K, load_classifier, save_classifier
-from pipeline.runs.publish import SERVED_MODEL, pinned
+from pipeline.runs.publish import SERVED_MODEL
+from pipeline.runs.served_code import pinned
 
 CHECKPOINT = Checkpoint("tf_efficientnet_lite0", ["defective", "functional"], 512, 0.5, 256, "crop", True)
 BATCH, TURNS, SINGLE_REQUESTS = 32, 12, 200

@@ -47,8 +47,9 @@ from pipeline.models.cut import cut_network
 from pipeline.models.layer_groups import training_mode
 from pipeline.models.network import Network
 from pipeline.system.device import choose_device, mixed_precision
-from pipeline.training.fit import EpochRecord, Phase, fit
+from pipeline.training.fit import Phase, fit
 from pipeline.training.optim import head_optimizer, thaw, thaw_above
+from pipeline.training.records import EpochRecord
 from pipeline.training.schedule import group_rates
 from pipeline.training.step import steps_of, train_step
 

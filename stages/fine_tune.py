@@ -1,15 +1,15 @@
 """fine_tune: all layers, each group at its own rate, in cosine cycles with warm restarts."""
 
 from collections.abc import Callable
-from functools import partial
 
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.runner import ignore_epoch, run_stage
-from pipeline.runs.train import train_unfrozen
+from pipeline.runs.runner import run_stage
+from pipeline.runs.stage import ignore_epoch
 from pipeline.runs.upstream import Upstream
 from pipeline.system.errors import UserError
+from pipeline.system.later import later
 from pipeline.tracking import RunRef
-from pipeline.training.fit import EpochRecord
+from pipeline.training.records import EpochRecord
 from pipeline.training.schedule import group_rates
 from stages.registry import STAGES, TRAINING
 
@@ -22,4 +22,4 @@ def run(recipe: Recipe, upstream: str | None, after_epoch: Callable[[EpochRecord
     if not settings.cycles:
         raise UserError("fine_tune.cycles is 0, so that nothing is trained; set it to 1 or more.")
     rates = group_rates(up.rate(settings.lr, "fine_tune.lr"), settings.lr_ratio)
-    return run_stage(stage, up, {}, partial(train_unfrozen, up, settings, rates), after_epoch)
+    return run_stage(stage, up, {}, later("pipeline.runs.train.train_unfrozen", up, settings, rates), after_epoch)

@@ -2,24 +2,12 @@
 the whole network."""
 
 from dataclasses import replace
-from functools import partial
 
-import torch
-
-from pipeline import tracking
-from pipeline.models.activations import activation_batches, read_activations
 from pipeline.recipe.schema import Recipe
-from pipeline.reports.lr_finder_figures import lr_find_figure
-from pipeline.runs.runner import Job, run_stage
-from pipeline.runs.train import picture_phase
-from pipeline.runs.upstream import SUGGESTED, Upstream
-from pipeline.system.console import say
-from pipeline.system.tables import write_table
+from pipeline.runs.runner import run_stage
+from pipeline.runs.upstream import Upstream
+from pipeline.system.later import later
 from pipeline.tracking import RunRef
-from pipeline.training.joint.helpers import find_together
-from pipeline.training.lr_finder import Curve, choose_suggestion, curve_table, range_test, require_suggestion, suggest
-from pipeline.training.optim import thaw_above
-from pipeline.training.schedule import group_rates, thawed_rates
 from stages.registry import STAGES
 
 
@@ -32,44 +20,4 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
         inputs = {"freeze": recipe.train_head.freeze}  # what is trained next
     else:
         stage, inputs = replace(stage, sections=("training", "lr_find", "augment"), title="lr_find (unfrozen)"), {}
-    return run_stage(stage, up, inputs, partial(work, up))
-
-
-def work(up: Upstream, job: Job) -> None:
-    """Test, suggest, log."""
-    is_unfrozen = up.chain[0].stage != "precompute"
-    rule: str = up.recipe.lr_find.suggestion_unfrozen if is_unfrozen else up.recipe.lr_find.suggestion
-    curve = _on_pixels(up, job) if is_unfrozen else _on_activations(up)
-    found = suggest(curve, is_unfrozen)
-    chosen, suggested = choose_suggestion(found, rule, curve, up.recipe.training.optimizer)
-    with tracking.new_files(job.run_id) as folder:
-        write_table(curve_table(curve), folder / "curve.csv")
-        (folder / "figures").mkdir()
-        lr_find_figure(curve, found, chosen).savefig(folder / "figures" / "lr_find.png", dpi=120)
-    points = [("lr_find/loss", float(loss), step) for step, loss in enumerate(curve.smoothed)]
-    points += [("lr_find/lr", float(rate), step) for step, rate in enumerate(curve.rates)]
-    points += [(f"suggestion/{name}", rate, 0) for name, rate in found.items() if rate is not None]
-    points += [] if suggested is None else [(SUGGESTED, suggested, 0)]
-    tracking.log_points(job.run_id, points)
-    rate = require_suggestion(suggested, chosen, f"figures/lr_find.png of run {job.run_id}")
-    say(f"  suggested rate: {rate:.2e} ({chosen}), found in {len(curve.rates)} batches")
-
-
-def _on_activations(up: Upstream) -> Curve:
-    recipe, settings, frozen = up.recipe, up.recipe.lr_find, up.recipe.train_head.freeze
-    network, checkpoint = up.network("precompute")
-    torch.manual_seed(recipe.seed)
-    network.reset_head(recipe.head.hidden, recipe.head.dropout)
-    stored = read_activations(up.folder("activations", "precompute"))
-    train, _ = activation_batches(stored, up.split(1.0), settings.batch_size, up.device, recipe.seed)
-    cut, rates = (recipe.precompute.cut, checkpoint.image_px), thawed_rates(settings.end_lr, settings.lr_ratio, frozen)
-    above, optimizer = thaw_above(network.to(up.device), *cut, frozen, rates, settings.weight_decay, recipe.training)
-    return range_test(above, optimizer, train, settings, "body" if settings.batchnorm == "fixed" else "none")
-
-
-def _on_pixels(up: Upstream, job: Job) -> Curve:
-    settings = up.recipe.lr_find
-    network, checkpoint = up.network(up.chain[0].stage)
-    told = {"fixed_statistics": "all" if settings.batchnorm == "fixed" else "none"}
-    phase = picture_phase(up, settings, "none", group_rates(settings.end_lr, settings.lr_ratio), [], told)
-    return find_together(network, phase.build(network, checkpoint, up.pixels(job.run_id, checkpoint)), settings)
+    return run_stage(stage, up, inputs, later("stages.work.lr_find.work", up))

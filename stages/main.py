@@ -12,8 +12,7 @@ from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.plan.announcement import announced
 from pipeline.runs.recipe_check import check_recipe
 from pipeline.runs.recipe_pictures import gather_inputs
-from pipeline.runs.runner import AfterEpoch, ignore_epoch
-from pipeline.runs.stage import RECIPE_FILE, step_name
+from pipeline.runs.stage import RECIPE_FILE, AfterEpoch, ignore_epoch, step_name
 from pipeline.runs.summary import log_results, log_summary
 from pipeline.system.console import say
 from pipeline.tracking import RunRef

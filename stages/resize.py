@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from pipeline.recipe.schema import Recipe, resize_steps
-from pipeline.runs.runner import ignore_epoch, run_stage
-from pipeline.runs.stage import step_name
-from pipeline.runs.train import train_unfrozen
+from pipeline.runs.runner import run_stage
+from pipeline.runs.stage import ignore_epoch, step_name
 from pipeline.runs.upstream import TOP_RATE, Upstream, suggested
 from pipeline.system.errors import UserError
+from pipeline.system.later import later
 from pipeline.tracking import RunRef
-from pipeline.training.fit import EpochRecord
+from pipeline.training.records import EpochRecord
 from pipeline.training.schedule import group_rates
 from stages.registry import STAGES, TRAINING
 
@@ -32,6 +31,8 @@ def run(recipe: Recipe, upstream: str | None, after_epoch: Callable[[EpochRecord
     if lr == "auto":
         lr = suggested(up.chain[0]) if up.chain[0].stage == "lr_find" else trained.metrics[TOP_RATE]
     rates = group_rates(lr, settings.lr_ratio)
-    work = partial(train_unfrozen, up, settings, rates, frozen=settings.freeze, image_px=settings.image_px)
+    work = later(
+        "pipeline.runs.train.train_unfrozen", up, settings, rates, frozen=settings.freeze, image_px=settings.image_px
+    )
     stage = replace(STAGES["resize"], title=step_name("resize", done + 1))
     return run_stage(stage, up, {}, work, after_epoch, {"resize": settings})

@@ -19,7 +19,9 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 LOADED = [
-    "stages.main", "stages.tools.predict", "stages.tools.compare", "stages.tools.try_model", "PIL.PngImagePlugin",
+    "stages.main", "stages.work.precompute", "stages.work.lr_find", "stages.work.train_head", "stages.work.evaluate",
+    "pipeline.runs.work.new_run", "pipeline.runs.plan.estimate", "pipeline.models.network_check",
+    "stages.tools.predict", "stages.tools.compare", "stages.tools.try_model", "PIL.PngImagePlugin",
     "PIL.JpegImagePlugin",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs.publish import SERVING
+from pipeline.runs.served_code import SERVING
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages")
@@ -38,6 +38,7 @@ FLOORS: dict[str, set[str]] = {
         "recipe",
         "training.schedule",
         "training.history",
+        "training.records",
         "reports",
         "tracking",
         "runs",
@@ -62,12 +63,15 @@ HEAVY = {
 # What a mistake is reported with, before anything heavy is imported.
 LIGHT = (
     "pipeline.recipe.*", "pipeline.data.readers.*", "pipeline.models.weights", "pipeline.training.schedule",
-    "pipeline.runs.stage", "pipeline.runs.fingerprint", "pipeline.sweep.space", "pipeline.system.errors",
-    "pipeline.system.console", "pipeline.system.disk", "pipeline.system.processes", "pipeline.cache.hashing",
-    "pipeline.ranks.environment", "pipeline.ranks.door", "pipeline.tryout.address", "stages.registry",
-    "stages.__main__",
+    "pipeline.training.records", "pipeline.runs.stage", "pipeline.runs.fingerprint", "pipeline.sweep.space",
+    "pipeline.system.errors", "pipeline.system.later", "pipeline.system.console", "pipeline.system.disk",
+    "pipeline.system.processes", "pipeline.cache.hashing", "pipeline.ranks.environment", "pipeline.ranks.door",
+    "pipeline.tryout.address", "stages.registry", "stages.__main__",
 )  # fmt: skip
 CHAINS_STAGES = {"stages.main", "stages.sweep"}
+# What finds a finished run: the tracking server, and the manifest of the pictures.
+NEEDED_TO_REUSE = {"mlflow", "pandas", "pyarrow"}
+LOADS_OPTUNA = {"stages.sweep"}
 IMPORTS_WITHIN_FUNCTIONS = {"pipeline.data.readers.table", "pipeline.models.classifier"}
 HANDS_ON_NAMES = "pipeline.tracking"
 IMPORT_MLFLOW = ("pipeline.tracking", "pipeline.serving")
@@ -76,7 +80,8 @@ COMMAND_LINE = {"__init__", "__main__", "registry"}
 TESTED_WITHIN_OTHERS = {
     "pipeline.ranks.watch", "pipeline.models.engine.spread", "pipeline.models.engine.helpers",
     "pipeline.training.joint.forward", "pipeline.training.joint.whole_batch", "pipeline.training.joint.pictures",
-    "pipeline.system.errors", "pipeline.cache.hashing", "pipeline.recipe.fields",
+    "pipeline.training.records", "pipeline.runs.work.materials", "pipeline.runs.work.new_run",
+    "pipeline.runs.plan.estimate", "pipeline.system.errors", "pipeline.cache.hashing", "pipeline.recipe.fields",
     "pipeline.tracking.names", "pipeline.tracking.artifacts", "pipeline.tracking.values", "pipeline.runs.stage",
 }  # fmt: skip
 IN_PYPI = {"PIL": "pillow"}
@@ -102,6 +107,13 @@ def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     for child in ast.walk(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
+
+
+@cache
+def loaded_later(module: str) -> frozenset[str]:
+    """The full names of the functions that `module` hands to `later`, whose modules are loaded when they are called."""
+    calls = (node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call))
+    return frozenset(ast.literal_eval(one.args[0]) for one in calls if getattr(one.func, "id", "") == "later")
 
 
 @cache
@@ -155,10 +167,23 @@ def test_there_is_something_to_look_at():
 @pytest.mark.parametrize("module", [name for name in LIBRARY if name != "pipeline"])
 def test_a_wing_imports_only_the_wings_below_it(module):
     allowed = FLOORS[wing_of(module)]
-    for name in imports(module) & set(TREES):
+    for name in (imports(module) & set(TREES)) | {name.rpartition(".")[0] for name in loaded_later(module)}:
         inner = name.removeprefix("pipeline.")
         assert name != "pipeline" or module == "pipeline"
         assert wing_of(name) in {wing_of(module)} | allowed or inner in allowed, f"{module} imports {name}"
+
+
+def test_what_is_loaded_later_is_there():
+    names = {name for module in TREES for name in loaded_later(module)}
+    assert {"stages.work.evaluate.work", "pipeline.runs.work.new_run.run_alone"} <= names
+    for name in names:
+        module, _, function = name.rpartition(".")
+        assert function in [node.name for node in TREES[module].body if isinstance(node, ast.FunctionDef)], name
+
+
+@pytest.mark.parametrize("module", [name for name in STAGES if name.count(".") == 1 and name not in LOADS_OPTUNA])
+def test_a_stage_that_is_reused_loads_no_torch(module):
+    assert not reached(module) & (HEAVY - NEEDED_TO_REUSE)
 
 
 def test_nothing_imports_the_doors():

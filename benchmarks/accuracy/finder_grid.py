@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.accuracy.trainings import Ready, fine_tune, suggest_for_all, suggest_for_head, train_head
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
-from pipeline.training.fit import EpochRecord
+from pipeline.training.records import EpochRecord
 
 HEAD, ALL = "head", "all layers"
 Train: TypeAlias = Callable[[Ready, Network, int, float], EpochRecord]

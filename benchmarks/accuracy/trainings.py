@@ -25,9 +25,10 @@ from pipeline.models.weights import find_weights
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.recipe_pictures import list_pictures
 from pipeline.system.device import choose_device
-from pipeline.training.fit import EpochRecord, Phase, fit
+from pipeline.training.fit import Phase, fit
 from pipeline.training.lr_finder import choose_suggestion, range_test, suggest
 from pipeline.training.optim import head_optimizer, thaw
+from pipeline.training.records import EpochRecord
 from pipeline.training.schedule import cycle_lengths, group_rates
 
 

@@ -42,6 +42,7 @@ _TITLES = {
     "artifacts": "a run's fetched artifacts",
     "checkpoints": "the checkpoint",
     "graphs": "the network's ONNX graph",
+    "checks": "what is known of a network",
 }
 _CHUNK_BYTES = 4_000_000
 # A process that waits longer for a lock reports it.

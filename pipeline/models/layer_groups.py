@@ -7,10 +7,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.models.network import Network
-from pipeline.recipe.fields import FROZEN_GROUPS, GROUPS
+from pipeline.recipe.fields import FROZEN_GROUPS, GROUPS, Frozen
 from pipeline.system.errors import UserError
 
-Frozen: TypeAlias = Literal["none", "early", "body"]
 # Whose BatchNorm keeps its running statistics while it is trained: nobody's, the body's, or the head's too.
 FixedStatistics: TypeAlias = Literal["none", "body", "all"]
 

@@ -3,12 +3,13 @@
 A field's description says what the key takes, and is what a user reads after a mistake and in `--help`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 # The layer groups, from the input up, and those that each value of `freeze` keeps frozen.
 GROUPS = ("early", "late", "head")
+Frozen: TypeAlias = Literal["none", "early", "body"]
 FROZEN_GROUPS = {"none": (), "early": ("early",), "body": ("early", "late")}
 # The stages of main, in their order.
 STAGE_NAMES = ("precompute", "lr_find", "train_head", "fine_tune", "resize", "evaluate")

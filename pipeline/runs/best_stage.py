@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pipeline.tracking import RunRef
-from pipeline.training.history import kept_name
+from pipeline.training.records import kept_name
 
 ACCURACY, LOSS = kept_name("valid/accuracy"), kept_name("valid/loss")
 

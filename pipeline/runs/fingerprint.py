@@ -36,7 +36,7 @@ def source_digest(module: str) -> str:
 
 
 def imported_modules(module: str) -> set[str]:
-    """The project's modules that running `module` loads, itself included, but for the command line."""
+    """The project's modules that running `module` loads, now or `later`, itself included, but for the command line."""
     seen: set[str] = set()
     waiting = [module]
     while waiting:
@@ -48,7 +48,7 @@ def imported_modules(module: str) -> set[str]:
 
 
 def direct_imports(module: str) -> frozenset[str]:
-    """The project's modules that `module` names in its own import statements."""
+    """The project's modules that `module` names in its own import statements, or hands to `later`."""
     return _read_module(module)[1]
 
 
@@ -83,7 +83,8 @@ def _read_module(module: str) -> tuple[str, frozenset[str]]:
 
 @cache
 def _parse(source: str) -> tuple[str, frozenset[str]]:
-    """(a hash of the source without sentences, what it imports of the project, modules and names in them alike)."""
+    """(a hash of the source without sentences, what it imports of the project, modules and names in them alike, and
+    the modules of functions that are called `later`)."""
     tree = ast.parse(source)
     named: set[str] = set()
     for node in ast.walk(tree):
@@ -91,6 +92,8 @@ def _parse(source: str) -> tuple[str, frozenset[str]]:
             named |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "later":
+            named.add(ast.literal_eval(node.args[0]).rpartition(".")[0])
     ours = frozenset(name for name in named if name.split(".")[0] in PACKAGES)
     return hashlib.sha256(ast.dump(_WithoutSentences().visit(tree)).encode()).hexdigest(), ours
 

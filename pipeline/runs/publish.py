@@ -24,14 +24,10 @@ from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.reports.model_card import model_card
 from pipeline.runs.ensemble.networks import EvaluatedNetwork
 from pipeline.runs.fingerprint import PROJECT
-from pipeline.runs.served_code import copy_served_code
+from pipeline.runs.served_code import copy_served_code, pinned
 from pipeline.system.console import say, warn
 
 SERVED_MODEL = PROJECT / "pipeline" / "serving.py"
-SERVING = (
-    "mlflow", "filelock", "numpy", "onnxruntime", "pandas", "pillow", "rich", "safetensors", "timm", "torch",
-    "torchvision",
-)  # fmt: skip
 CHECKED_PICTURES = 64
 MEASURED_ANSWERS = 5
 # Between the probabilities of the ONNX file and the network's, for the served model to answer from the file on a CPU.
@@ -197,10 +193,3 @@ def _example(square: Pixels) -> bytes:
     file = io.BytesIO()
     Image.fromarray(square.squeeze()).save(file, "JPEG", quality=85)
     return file.getvalue()
-
-
-def pinned(names: Sequence[str] = SERVING) -> list[str]:
-    """The lines of requirements.txt, such as `torch==2.14.1`, for these packages."""
-    lines = (PROJECT / "requirements.txt").read_text(encoding="utf-8").split()
-    by_name = {line.split("==")[0]: line for line in lines}
-    return [by_name[name] for name in names]

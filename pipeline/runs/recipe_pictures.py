@@ -8,11 +8,11 @@ from pipeline.data.manifest import Manifest, build_manifest
 from pipeline.data.readers.sources import list_source
 from pipeline.data.remote.fetch import fetch_listing
 from pipeline.data.splits import SPLITS
-from pipeline.models.hub import fetch_weights
 from pipeline.models.weights import Weights, find_weights
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.recipe_check import check_machine
 from pipeline.system.console import say
-from pipeline.system.device import choose_device
+from pipeline.system.later import later
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,11 @@ class Inputs:
 def gather_inputs(recipe: Recipe) -> Inputs:
     """What the recipe starts from; UserError if it cannot be had."""
     tracking.connect()  # a server that is away is reported before pictures are opened
-    choose_device(recipe.device)  # and so is a device that is not there, or a hub out of reach
+    check_machine(recipe)  # and so is a device that is not there, or a hub out of reach
     model = recipe.model
-    weights = fetch_weights(model.backbone, find_weights(model.backbone, model.weights, recipe.seed))
+    weights = find_weights(model.backbone, model.weights, recipe.seed)
+    if weights.kind == "hub":
+        weights = later("pipeline.models.hub.fetch_weights")(model.backbone, weights)
     return Inputs(list_pictures(recipe), weights)
 
 

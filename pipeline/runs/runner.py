@@ -1,45 +1,26 @@
 """Runs a stage, or reuses a finished run of it."""
 
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
 
 from pipeline import tracking
-from pipeline.cache.hashing import content_key, library_versions
-from pipeline.cache.location import cache_folder
-from pipeline.cache.store import locked
-from pipeline.data.nvjpeg import choose_decoder
-from pipeline.ranks.team import processes
+from pipeline.cache.hashing import library_versions
 from pipeline.recipe.fields import Section
-from pipeline.recipe.schema import flatten, write_recipe
-from pipeline.runs.fingerprint import git_tags, source_digest, stage_fingerprint
-from pipeline.runs.stage import RECIPE_FILE, Stage
+from pipeline.recipe.schema import flatten
+from pipeline.runs.fingerprint import source_digest, stage_fingerprint
+from pipeline.runs.stage import AfterEpoch, Job, Stage, ignore_epoch
 from pipeline.runs.upstream import Upstream
 from pipeline.system.console import duration, say
-from pipeline.system.device import precision_of
-from pipeline.system.disk import report_full_disk
-from pipeline.system.errors import Pruned
-from pipeline.system.memory import return_freed_memory
+from pipeline.system.later import later
 from pipeline.tracking import RunRef
-from pipeline.training.fit import EpochRecord
 
-BACKUPS = "checkpoints"
 # The libraries that make the numbers.
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "onnxruntime")
-AfterEpoch: TypeAlias = Callable[[EpochRecord], None]
 _announce: ContextVar[Callable[[], None]] = ContextVar("announce", default=lambda: None)
-
-
-def ignore_epoch(record: EpochRecord) -> None:
-    """The default `after_epoch`: does nothing."""
 
 
 @contextmanager
@@ -55,17 +36,6 @@ def before_first_work(announce: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _announce.reset(token)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A stage's work: the id of the run that is open for it, and the folder for backups, which is removed when the
-    stage has finished. A stage that trains calls `after_epoch` with each epoch's record, those of a backup that it
-    resumes from included; that may end it by raising `Pruned`."""
-
-    run_id: str
-    folder: Path
-    after_epoch: AfterEpoch = ignore_epoch
 
 
 def run_stage(
@@ -91,25 +61,18 @@ def run_stage(
         known |= {"upstream": up.chain[0].fingerprint, "upstream_resolved": up.chain[0].resolved}
     code = source_digest(f"stages.{stage.name}")
     fingerprint = stage_fingerprint(stage.name, sections, recipe.seed, {**known, **inputs}, code)
-    found = _find(stage, up, fingerprint)
-    if found is None:
+    find = partial(_find, stage, up, fingerprint)
+    ref: RunRef | None = find()
+    if ref is None:
         _announce.get()()
-        with _alone(stage, up, fingerprint) as folder:
-            found = _find(stage, up, fingerprint)  # another process may have made it while this one waited
-            if found is None:
-                if recipe.reuse == "never":
-                    shutil.rmtree(folder, ignore_errors=True)
-                try:
-                    done = _run(stage, up, fingerprint, Job("", folder, after_epoch), work, flatten(own))
-                    return_freed_memory()
-                except Pruned:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    raise
-                shutil.rmtree(folder, ignore_errors=True)
-                return done
-    say(f"{stage.name}: reused run {found.run_id} (took {duration(found.seconds)}{_format_resolved(found)})")
-    link_mlflow_run(stage.name, found.run_id, "Nothing that it depends on has changed: reused")
-    return found
+        own_keys = tuple(f"{name}." for name in stage.sections)
+        params = {key: value for key, value in flatten(own).items() if key == "seed" or key.startswith(own_keys)}
+        run_alone = later("pipeline.runs.work.new_run.run_alone", stage, up, fingerprint, params)
+        ref = run_alone(find, work, after_epoch)
+    if ref.reused:
+        say(f"{stage.name}: reused run {ref.run_id} (took {duration(ref.seconds)}{_format_resolved(ref)})")
+        link_mlflow_run(stage.name, ref.run_id, "Nothing that it depends on has changed: reused")
+    return ref
 
 
 def link_mlflow_run(stage: str, run_id: str, why: str) -> None:
@@ -119,45 +82,6 @@ def link_mlflow_run(stage: str, run_id: str, why: str) -> None:
         with tracking.open_run(stage, tags, {}, again=os.environ["MLFLOW_RUN_ID"]) as own_run_id:
             tracking.name_run(own_run_id, stage)
             tracking.describe_run(own_run_id, f"{why} [run {run_id}]({tracking.page_of(run_id)}).")
-
-
-def _run(
-    stage: Stage,
-    up: Upstream,
-    fingerprint: str,
-    job: Job,
-    work: Callable[[Job], None],
-    settings: Mapping[str, object],
-) -> RunRef:
-    say(f"{stage.name}: started")
-    started = time.perf_counter()
-    title = stage.title or stage.name
-    tags = {tracking.STAGE: stage.name, tracking.FINGERPRINT: fingerprint, **git_tags()}
-    tags[tracking.PROCESSES] = str(processes())
-    for name, value in {"device": up.device.type, "precision": precision_of(up.device)}.items():
-        tags[f"{tracking.RESOLVED}{name}"] = value
-    if up.chain:
-        tags[tracking.UPSTREAM] = up.chain[0].run_id
-    own = tuple(f"{name}." for name in stage.sections)
-    params = {key: value for key, value in settings.items() if key == "seed" or key.startswith(own)}
-    with tracking.open_run(title, tags, params) as run_id:
-        tracking.name_run(run_id, title)
-        tracking.log_text(run_id, write_recipe(up.recipe), RECIPE_FILE)
-        with report_full_disk(f"the results of {stage.name}"):
-            work(replace(job, run_id=run_id))
-        done = tracking.mark_done(run_id, time.perf_counter() - started, stage.artifacts)
-    say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
-    return done
-
-
-@contextmanager
-def _alone(stage: Stage, up: Upstream, fingerprint: str) -> Iterator[Path]:
-    """The folder for backups of this fingerprint, on this device and by this decoder, while no other process on this
-    machine works on it."""
-    resolved = {"device": up.device.type, "decoder": choose_decoder(up.recipe.data.decoder, up.device)}
-    folder = cache_folder() / BACKUPS / content_key({"fingerprint": fingerprint} | resolved)
-    with locked(folder, f"{stage.name}: another process is running this very stage; waiting for its result"):
-        yield folder
 
 
 def _find(stage: Stage, up: Upstream, fingerprint: str) -> RunRef | None:

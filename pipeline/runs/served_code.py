@@ -1,7 +1,8 @@
-"""The code of a served model, as a package of a name of its own."""
+"""The code of a served model, as a package of a name of its own, and the packages that it needs."""
 
 import ast
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.runs.fingerprint import PROJECT, imported_modules
@@ -9,6 +10,10 @@ from pipeline.runs.fingerprint import PROJECT, imported_modules
 OWN = "pipeline"
 NAME = "thaw_model_"
 DIGEST = 12
+SERVING = (
+    "mlflow", "filelock", "numpy", "onnxruntime", "pandas", "pillow", "rich", "safetensors", "timm", "torch",
+    "torchvision",
+)  # fmt: skip
 
 
 def copy_served_code(loader: Path, folder: Path) -> Path:
@@ -26,6 +31,13 @@ def copy_served_code(loader: Path, folder: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(_import_from(package, source), encoding="utf-8")
     return folder / package / loader.relative_to(PROJECT / OWN)
+
+
+def pinned(names: Sequence[str] = SERVING) -> list[str]:
+    """The lines of requirements.txt, such as `torch==2.14.1`, for these packages."""
+    lines = (PROJECT / "requirements.txt").read_text(encoding="utf-8").split()
+    by_name = {line.split("==")[0]: line for line in lines}
+    return [by_name[name] for name in names]
 
 
 def _files(loader: Path) -> set[PurePosixPath]:

@@ -1,12 +1,16 @@
-"""What a stage is. Imports nothing of this project, so that the table of all stages is read at once."""
+"""What a stage is, and the work of a run of it. Loads nothing heavy, so that the table of stages is read at once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pipeline.training.records import EpochRecord
 
 RECIPE_FILE = "recipe.yaml"
 # The folder of a training run's files with the networks that its cycles ended with.
 SNAPSHOTS = "snapshots"
+AfterEpoch: TypeAlias = Callable[[EpochRecord], None]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,21 @@ class Stage:
     title: str = ""
     short_for: Mapping[str, str] = field(default_factory=dict)
     checks: tuple[Callable[[Any], None], ...] = ()
+
+
+def ignore_epoch(record: EpochRecord) -> None:
+    """The default `after_epoch`: does nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage's work: the id of the run that is open for it, and the folder for backups, which is removed when the
+    stage has finished. A stage that trains calls `after_epoch` with each epoch's record, those of a backup that it
+    resumes from included; that may end it by raising `Pruned`."""
+
+    run_id: str
+    folder: Path
+    after_epoch: AfterEpoch = ignore_epoch
 
 
 def seed_name(stage: str, seed: int) -> str:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from pipeline import tracking
 from pipeline.system.console import duration, roughly, say, table
 from pipeline.tracking.runs import RunRef
-from pipeline.training.history import kept_name
+from pipeline.training.records import kept_name
 
 # Where `make ui` starts a server.
 LOCAL_SERVER = "http://127.0.0.1:5000"

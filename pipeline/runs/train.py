@@ -7,19 +7,20 @@ from typing import Any
 
 from pipeline import tracking
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint, save_state
-from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
+from pipeline.recipe.fields import Frozen
 from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainHead, UnfrozenStage
 from pipeline.reports.training_figures import training_figure
-from pipeline.runs.runner import Job
-from pipeline.runs.stage import SNAPSHOTS
+from pipeline.runs.stage import SNAPSHOTS, Job
 from pipeline.runs.upstream import Upstream
+from pipeline.runs.work.materials import augmentation_of, device_of, network_of, pixels_of, split_of
 from pipeline.system.tables import write_table
-from pipeline.training.fit import EpochRecord, Phase
+from pipeline.training.fit import Phase
 from pipeline.training.history import best_metrics, describe_result, epoch_points, epoch_table, kept_metrics, step_table
 from pipeline.training.joint.pictures import PicturePhase
 from pipeline.training.phases import Training, train_in_phases
+from pipeline.training.records import EpochRecord
 from pipeline.training.resume import Backups
 from pipeline.training.schedule import cycle_lengths
 
@@ -41,7 +42,7 @@ def train_unfrozen(
 
     `rates` are by layer group. Without `image_px`, images keep the size that the network was trained on.
     """
-    network, checkpoint = up.network(*TRAINED_BY, image_px=image_px, drop_path=settings.drop_path)
+    network, checkpoint = network_of(up, *TRAINED_BY, image_px=image_px, drop_path=settings.drop_path)
 
     def on_pixels(frozen: Frozen, cycle_epochs: list[int]) -> Phase:
         told = {
@@ -53,7 +54,7 @@ def train_unfrozen(
         }
         phase = picture_phase(up, settings, frozen, rates, cycle_epochs, told)
         phase = replace(phase, drop_path=settings.drop_path)
-        return phase.build(network, checkpoint, up.pixels(job.run_id, checkpoint))
+        return phase.build(network, checkpoint, pixels_of(up, job.run_id, checkpoint))
 
     deeper = GRADUAL[: GRADUAL.index(frozen)] if settings.gradual_epochs else ()
     phases = [partial(on_pixels, one, [settings.gradual_epochs]) for one in deeper]
@@ -72,15 +73,15 @@ def picture_phase(
     """A phase on pictures by a stage's section of the recipe, with cycles of `cycle_epochs`; `told` is what else a
     Phase holds, by name. The finder, whose batches are fewer, reads from all training pictures."""
     return PicturePhase(
-        up.split(1.0 if isinstance(settings, LrFind) else settings.fraction),
-        up.augmentation,
+        split_of(up, 1.0 if isinstance(settings, LrFind) else settings.fraction),
+        augmentation_of(up.recipe),
         settings.batch_size,
         up.recipe.seed,
         frozen,
         rates,
         settings.weight_decay,
         up.recipe.training,
-        up.device.type,
+        device_of(up.recipe).type,
         cycle_epochs,
         told,
     )

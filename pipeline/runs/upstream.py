@@ -1,4 +1,5 @@
-"""What earlier runs give to a stage: pictures, networks, stores, and suggested rates."""
+"""What earlier runs give to a stage: the manifest, files, epochs, and suggested rates. What it computes with is opened
+by work/materials.py, which loads torch."""
 
 import math
 from collections import Counter
@@ -8,20 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from pipeline import tracking
-from pipeline.data.augment import Augmentation, augmentation
-from pipeline.data.decode import Pixels
-from pipeline.data.loader import Split, training_split
 from pipeline.data.manifest import Manifest, load_manifest
-from pipeline.data.stored_pixels import decoder_of
-from pipeline.models.checkpoint import Checkpoint, load_checkpoint
-from pipeline.models.network import Network
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.pixels import open_run_pixels
 from pipeline.runs.stage import Stage, step_name
-from pipeline.system.device import choose_device
 from pipeline.system.errors import UserError
 from pipeline.system.tables import read_table
 from pipeline.tracking import RunRef
@@ -67,36 +59,10 @@ class Upstream:
         """The artifact folder `name` of the nearest run of one of `stages`."""
         return tracking.artifact(self.nearest(*stages).run_id, name)
 
-    @property
-    def device(self) -> torch.device:
-        """Which device computes."""
-        return choose_device(self.recipe.device)
-
     @cached_property
     def manifest(self) -> Manifest:
         """The pictures, as precompute split them."""
         return load_manifest(self.folder("manifest", "precompute"))
-
-    def network(self, *stages: str, image_px: int | None = None, drop_path: float = 0.0) -> tuple[Network, Checkpoint]:
-        """The network of the nearest run of one of `stages`, on the CPU, and how it is built; with `image_px`, built
-        for that size, with `drop_path` of `build_body`."""
-        return load_checkpoint(self.folder("checkpoint", *stages), image_px, drop_path)
-
-    def pixels(self, run_id: str, checkpoint: Checkpoint) -> Pixels:
-        """The pictures as the network of `checkpoint` takes them, for the open run `run_id`."""
-        precompute = self.nearest("precompute").run_id
-        pixels = open_run_pixels(precompute, run_id, self.manifest, checkpoint, self.recipe.data, self.device)
-        tracking.set_tags(run_id, {f"{tracking.RESOLVED}decoder": decoder_of(pixels)})
-        return pixels
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """How training pictures are varied."""
-        return augmentation(**self.recipe.augment.model_dump())
-
-    def split(self, fraction: float) -> Split:
-        """The validation rows, and this fraction of the training rows."""
-        return training_split(self.manifest, fraction, self.recipe.seed, self.recipe.training.balance)
 
     def rate(self, lr: float | Sequence[float] | str, key: str) -> float | Sequence[float]:
         """The rate, or rates, of the recipe; for "auto" what the upstream run of lr_find suggests.

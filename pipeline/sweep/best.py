@@ -13,7 +13,7 @@ from pipeline.recipe.presets import command_line
 from pipeline.recipe.schema import Recipe, training_settings, write_recipe
 from pipeline.runs.best_stage import best_stage
 from pipeline.runs.ensemble.seeds import with_seed
-from pipeline.runs.runner import ignore_epoch
+from pipeline.runs.stage import ignore_epoch
 from pipeline.runs.summary import CURVES, results_of
 from pipeline.sweep.sweep_report import NOT_EVALUATED, BestRecipe, write_sweep_report
 from pipeline.sweep.trial_run import Train, recipe_of
@@ -21,7 +21,7 @@ from pipeline.sweep.trials import best_trial
 from pipeline.system.console import say
 from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef
-from pipeline.training.history import kept_name
+from pipeline.training.records import kept_name
 
 BEST_RECIPE = "best_recipe.yaml"
 EVALUATED = "evaluated"

@@ -9,13 +9,14 @@ from pipeline import tracking
 from pipeline.recipe.schema import Recipe, training_settings
 from pipeline.runs.best_stage import best_stage
 from pipeline.runs.fingerprint import git_tags
-from pipeline.runs.runner import AfterEpoch
+from pipeline.runs.stage import AfterEpoch
 from pipeline.runs.summary import CURVES
 from pipeline.sweep.space import Value, values_of, with_values
 from pipeline.sweep.trials import is_recipes_own
 from pipeline.system.errors import Pruned
 from pipeline.tracking import RunRef
-from pipeline.training.history import epoch_points, kept_name
+from pipeline.training.history import epoch_points
+from pipeline.training.records import kept_name
 
 UNFROZEN = ("fine_tune", "resize")
 TRAINED = ("train_head", *UNFROZEN)

@@ -21,40 +21,9 @@ from pipeline.system.device import mixed_precision
 from pipeline.system.errors import UserError
 from pipeline.training.average import MovingAverage, averaged_steps
 from pipeline.training.optim import rates_at, set_rates
+from pipeline.training.records import EpochRecord, StepRecord
 from pipeline.training.schedule import position_in_cycle, rate_factor
 from pipeline.training.step import Step, steps_of
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step: its number over all stages, its loss, and the rate of each layer group."""
-
-    step: int
-    loss: float
-    rates: dict[str, float]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch. `epoch` and `step` count over all stages, from 1. `train_loss` is the mean cross-entropy of its
-    batches, without label smoothing and with equal weights for all pictures, as in validation; for mixed pictures and
-    soft labels the shares of the classes are the target, below whose entropy it cannot fall."""
-
-    epoch: int
-    step: int
-    cycle: int
-    train_loss: float
-    valid_loss: float
-    valid_accuracy: float
-    valid_macro_f1: float
-    seconds: float
-    images_per_second: float
-    steps: list[StepRecord] = field(repr=False)
-
-    @property
-    def overfit_gap(self) -> float:
-        """The validation loss minus the training loss."""
-        return self.valid_loss - self.train_loss
 
 
 @dataclass(frozen=True)

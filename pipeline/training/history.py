@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from pipeline.training.fit import EpochRecord
 from pipeline.training.keep import Trained, best_epoch
+from pipeline.training.records import EpochRecord, kept_name
 
 POINTS_PER_EPOCH = 40
 EPOCH_COLUMNS = [
@@ -58,12 +58,6 @@ def kept_metrics(trained: Trained) -> dict[str, float]:
     results = trained.validated
     values = {"valid/loss": results.loss, "valid/accuracy": results.accuracy, "valid/macro_f1": results.macro_f1}
     return {kept_name(name): value for name, value in values.items()} | {"kept_epoch": trained.kept_epochs[-1]}
-
-
-def kept_name(name: str) -> str:
-    """The metric of the weights that a stage keeps: `kept_valid_accuracy` for `valid/accuracy`, whose last point is of
-    the last epoch."""
-    return f"kept_{name.replace('/', '_')}"
 
 
 def epoch_table(records: Sequence[EpochRecord], kept_epochs: Collection[int] = ()) -> pd.DataFrame:

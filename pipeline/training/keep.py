@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from pipeline.training.average import MovingAverage
-from pipeline.training.fit import EpochRecord, Phase, Validated, validate
+from pipeline.training.fit import Phase, Validated, validate
+from pipeline.training.records import EpochRecord
 from pipeline.training.schedule import position_in_cycle
 
 Keep: TypeAlias = Literal["last", "best_loss", "best_accuracy", "mean_of_cycles", "moving_average"]

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from pipeline.models.cut import Cut, cut_network
-from pipeline.models.layer_groups import Frozen, freeze, layer_groups
+from pipeline.models.layer_groups import freeze, layer_groups
 from pipeline.models.network import Network
+from pipeline.recipe.fields import Frozen
 from pipeline.recipe.training_sections import TrainingOptions
 
 # fastai's second moment: 0.99 forgets faster than Adam's 0.999, which suits runs of a few hundred steps.

@@ -8,10 +8,11 @@ from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say
 from pipeline.system.processes import defer_signals
 from pipeline.training.average import MovingAverage
-from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
+from pipeline.training.fit import Phase, TrainingProgress, fit
 from pipeline.training.history import describe_epoch, describe_kept
 from pipeline.training.joint.helpers import helped
 from pipeline.training.keep import Snapshot, Trained, ends_cycle, keep_snapshot, snapshot_after, stops_early
+from pipeline.training.records import EpochRecord
 from pipeline.training.resume import Backup, Backups, TrainingState
 
 

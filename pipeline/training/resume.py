@@ -23,8 +23,9 @@ from pipeline.cache.store import is_whole, publish, write_whole
 from pipeline.system.console import say
 from pipeline.system.errors import UserError
 from pipeline.training.average import MovingAverage
-from pipeline.training.fit import EpochRecord, StepRecord, TrainingProgress
+from pipeline.training.fit import TrainingProgress
 from pipeline.training.keep import Snapshot
+from pipeline.training.records import EpochRecord, StepRecord
 
 TENSORS = "state.safetensors"
 FACTS = "progress.json"

@@ -9,10 +9,11 @@ from torch import nn
 from pipeline.data.batches import Batches, fetch_activations
 from pipeline.models.network import build_head
 from pipeline.recipe.training_sections import TrainingOptions
-from pipeline.training.fit import EpochRecord, Phase, fit
+from pipeline.training.fit import Phase, fit
 from pipeline.training.heads.many_heads import AS_ALONE, HeadSetting, SharedSettings
 from pipeline.training.heads.stacked_heads import HeadShape
 from pipeline.training.optim import AS_EVER, build_optimizer
+from pipeline.training.records import EpochRecord
 
 CPU = torch.device("cpu")
 WIDTH, CLASSES = 20, 3

@@ -32,8 +32,8 @@ from pipeline.evaluation.calibration import apply_temperature
 from pipeline.evaluation.predict import predict
 from pipeline.models.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from pipeline.models.classifier import Tta, save_classifier
-from pipeline.runs.publish import SERVED_MODEL, pinned
-from pipeline.runs.served_code import copy_served_code
+from pipeline.runs.publish import SERVED_MODEL
+from pipeline.runs.served_code import copy_served_code, pinned
 from pipeline.system.errors import UserError
 
 CLASSES = ["cat", "dog", "hen"]

@@ -22,7 +22,7 @@ from pipeline.models.classifier import load_classifier
 from pipeline.runs.evaluated_runs import read_evaluated_run
 from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef
-from pipeline.training.history import kept_name
+from pipeline.training.records import kept_name
 from stages import evaluate, fine_tune, main, precompute, train_head
 from stages.__main__ import _read
 from stages.registry import STAGES

@@ -9,8 +9,8 @@ from pipeline.data.decode import Pixels
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.cut import Above, Cut, cut_network
 from pipeline.models.engine.passes import frozen_below, pays
-from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
+from pipeline.recipe.fields import Frozen
 from pipeline.system.errors import UserError
 
 # Where a network is cut of which these layer groups are frozen.

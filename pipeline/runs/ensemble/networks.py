@@ -1,4 +1,4 @@
-"""The networks that an evaluation averages: those of its upstream runs, which have to be for the same pictures."""
+"""The networks that an evaluation averages: those of its upstream runs, opened one after the other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,14 @@ from pathlib import Path
 import torch
 
 from pipeline import tracking
-from pipeline.cache.hashing import content_key
 from pipeline.data.decode import Pixels
 from pipeline.evaluation.ensembles.members import Member
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.engine.passes import frozen_network
-from pipeline.models.facts import Checkpoint, read_facts
+from pipeline.models.facts import read_facts
 from pipeline.models.network import Network
-from pipeline.recipe.schema import Recipe
-from pipeline.runs.stage import Stage
 from pipeline.runs.upstream import Upstream
-from pipeline.system.errors import UserError
+from pipeline.runs.work.materials import pixels_of
 
 SHORT_ID = 8
 
@@ -40,35 +37,6 @@ class EvaluatedNetwork:
         return network, Member(self.name, frozen, self.pixels)
 
 
-def read_upstreams(stage: Stage, recipe: Recipe, run_ids: str | None) -> list[Upstream]:
-    """What each of the runs `run_ids`, with commas between them, gives to `stage`.
-
-    UserError if one of them is none that it can follow, is there twice, or is of other pictures or another split.
-    """
-    ids = [one.strip() for one in run_ids.split(",")] if run_ids else [None]
-    upstreams = [Upstream.of(stage, recipe, one) for one in ids]
-    first, *others = upstreams
-    seen = [first.chain[0].run_id]
-    for up in others:
-        run_id, precompute = up.chain[0].run_id, up.nearest("precompute").run_id
-        if run_id in seen:
-            raise UserError(f"upstream names run {run_id} twice; give each run once.")
-        seen.append(run_id)
-        is_same = precompute == first.nearest("precompute").run_id or up.manifest.digest == first.manifest.digest
-        if not is_same or _inputs(up) != _inputs(first):
-            raise UserError(
-                f"The network of run {run_id} is for other pictures than that of run {seen[0]}, splits or ranges "
-                "included, so that the two cannot be averaged; give runs of the same data and data.split_seed."
-            )
-    return upstreams
-
-
-def ensemble_inputs(upstreams: Sequence[Upstream]) -> dict[str, str]:
-    """What an evaluation depends on beside the first of its upstream runs; nothing where there is one."""
-    others = [{"fingerprint": up.chain[0].fingerprint, "resolved": up.chain[0].resolved} for up in upstreams[1:]]
-    return {"ensemble": content_key({"others": others})} if others else {}
-
-
 def open_networks(upstreams: Sequence[Upstream], run_id: str) -> list[EvaluatedNetwork]:
     """The networks of these runs, for the open run `run_id`; those of one size share their pixels."""
     by_size: dict[int, Pixels] = {}
@@ -77,7 +45,7 @@ def open_networks(upstreams: Sequence[Upstream], run_id: str) -> list[EvaluatedN
         folder = up.folder("checkpoint", up.chain[0].stage)
         facts = read_facts(folder)
         if facts.image_px not in by_size:
-            by_size[facts.image_px] = upstreams[0].pixels(run_id, facts)
+            by_size[facts.image_px] = pixels_of(upstreams[0], run_id, facts)
         found.append(EvaluatedNetwork(_name(up), folder, by_size[facts.image_px]))
     return found
 
@@ -93,9 +61,3 @@ def _name(up: Upstream) -> str:
     """Such as "resize, seed 2 (1a2b3c4d)"."""
     ref = up.chain[0]
     return f"{ref.stage}, seed {tracking.read_params(ref.run_id)['seed']} ({ref.run_id[:SHORT_ID]})"
-
-
-def _inputs(up: Upstream) -> Checkpoint:
-    """How the network takes pictures, and for which classes."""
-    facts = read_facts(up.folder("checkpoint", up.chain[0].stage))
-    return Checkpoint("", facts.classes, 0, 0.0, 0, facts.fit, facts.grey, ranges=facts.ranges)

@@ -14,6 +14,7 @@ from pipeline.evaluation.predict import predict
 from pipeline.runs.ensemble.networks import EvaluatedNetwork
 from pipeline.runs.stage import SNAPSHOTS
 from pipeline.runs.upstream import Upstream
+from pipeline.runs.work.materials import device_of
 from pipeline.system.console import say
 
 
@@ -55,7 +56,7 @@ def _snapshots(up: Upstream, kept: EvaluatedNetwork) -> list[EvaluatedNetwork]:
 
 def _validate(networks: Sequence[EvaluatedNetwork], up: Upstream) -> tuple[float, float]:
     """The accuracy and the loss of the mean of their probabilities, on the validation pictures."""
-    rows, size, device = up.manifest.rows("valid"), up.recipe.evaluate.batch_size, up.device
+    rows, size, device = up.manifest.rows("valid"), up.recipe.evaluate.batch_size, device_of(up.recipe)
     members = (one.load(device)[1] for one in networks)
     seen = [
         predict(member.network, member.pixels, rows, size, device, description=f"validating {member.name}")

@@ -21,9 +21,9 @@ from pipeline.models.engine.frozen_part import CUTS, TrainedAbove
 from pipeline.models.engine.graph import Part, below, whole
 from pipeline.models.engine.passes import open_session, pays
 from pipeline.models.engine.session import Session
-from pipeline.models.layer_groups import Frozen, training_mode
+from pipeline.models.layer_groups import training_mode
 from pipeline.models.network import Network
-from pipeline.recipe.fields import GROUPS
+from pipeline.recipe.fields import GROUPS, Frozen
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.plan.work import Training
 from pipeline.system.device import choose_device, mixed_precision, pictures_per_pass

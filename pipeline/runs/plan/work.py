@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.models.layer_groups import Frozen
+from pipeline.recipe.fields import Frozen
 from pipeline.recipe.schema import Recipe, resize_steps, stages_of
 from pipeline.recipe.training_sections import TrainingStage, UnfrozenStage
 from pipeline.runs.stage import seed_name, step_name

@@ -11,9 +11,10 @@ from pipeline.models.network import Network
 from pipeline.ranks.exchange import of_leader, receive_tensors, send_tensors
 from pipeline.ranks.team import check_all, deal, together
 from pipeline.recipe.schema import LrFind
-from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
+from pipeline.training.fit import Phase, TrainingProgress, fit
 from pipeline.training.joint.pictures import Origin
 from pipeline.training.lr_finder import Curve, range_test
+from pipeline.training.records import EpochRecord
 from pipeline.training.resume import restore, tensors_of
 
 Moments: TypeAlias = Iterator[EpochRecord | TrainingProgress]

@@ -12,9 +12,9 @@ from pipeline.data.joint.shared_pixels import Source, source_of
 from pipeline.data.loader import Split, pixel_batches
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.engine.frozen_part import training_module
-from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
 from pipeline.ranks.team import deal
+from pipeline.recipe.fields import Frozen
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.device import choose_device
 from pipeline.training.fit import Phase

@@ -17,8 +17,9 @@ from pipeline.models.layer_groups import FixedStatistics, freeze, layer_groups, 
 from pipeline.models.network import Network
 from pipeline.models.weights import find_weights
 from pipeline.system.errors import UserError
-from pipeline.training.fit import EpochRecord, Phase, fit
+from pipeline.training.fit import Phase, fit
 from pipeline.training.optim import thaw, thaw_above
+from pipeline.training.records import EpochRecord
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 

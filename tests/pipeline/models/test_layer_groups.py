@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from pipeline.models.body import Body, build_body
-from pipeline.models.layer_groups import FixedStatistics, Frozen, freeze, layer_groups, training_mode
+from pipeline.models.layer_groups import FixedStatistics, freeze, layer_groups, training_mode
 from pipeline.models.network import Network
+from pipeline.recipe.fields import Frozen
 from pipeline.system.errors import UserError
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads

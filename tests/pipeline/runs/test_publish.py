@@ -22,7 +22,8 @@ from pipeline.recipe.schema import Evaluate, Recipe
 from pipeline.runs import publish as publishing
 from pipeline.runs.ensemble.networks import EvaluatedNetwork
 from pipeline.runs.fingerprint import PROJECT
-from pipeline.runs.publish import SERVED_MODEL, SERVING, evaluated_content, pinned, publish, registered_name
+from pipeline.runs.publish import SERVED_MODEL, evaluated_content, publish, registered_name
+from pipeline.runs.served_code import SERVING, pinned
 from stages.__main__ import NOT_GIVEN
 from stages.registry import OPTIONS
 from tests.pipeline.small_evaluations import cats_and_dogs

@@ -15,10 +15,11 @@ from pipeline.recipe.recipe_file import override_recipe, read_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.runs import runner
 from pipeline.runs.fingerprint import source_digest
-from pipeline.runs.publish import pinned
-from pipeline.runs.runner import Job, before_first_work, run_stage
-from pipeline.runs.stage import RECIPE_FILE, Stage
+from pipeline.runs.runner import before_first_work, run_stage
+from pipeline.runs.served_code import pinned
+from pipeline.runs.stage import RECIPE_FILE, Job, Stage
 from pipeline.runs.upstream import Upstream
+from pipeline.runs.work import new_run
 from pipeline.system.errors import UserError
 from pipeline.tracking.artifacts import local_artifacts
 from pipeline.tracking.runs import RunRef
@@ -212,7 +213,7 @@ def test_another_version_of_a_library_that_makes_the_numbers_runs_a_stage_again(
 def test_a_backup_made_by_another_decoder_is_not_resumed_from(monkeypatch):
     folders = []
     for decoder in ("pillow", "nvjpeg", "pillow"):
-        monkeypatch.setattr(runner, "choose_decoder", lambda choice, device: decoder)  # noqa: B023
+        monkeypatch.setattr(new_run, "choose_decoder", lambda choice, device: decoder)  # noqa: B023
         with pytest.raises(KeyboardInterrupt):
             run_stage(RESIZE, on(Recipe()), INPUTS, lambda job: _stop(folders, job))
     assert folders[0] == folders[2] != folders[1]

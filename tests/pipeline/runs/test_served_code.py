@@ -16,8 +16,8 @@ from pipeline.models.checkpoint import Checkpoint, build_network, save_checkpoin
 from pipeline.models.classifier import save_classifier
 from pipeline.runs import served_code
 from pipeline.runs.fingerprint import PROJECT
-from pipeline.runs.publish import SERVED_MODEL, pinned
-from pipeline.runs.served_code import copy_served_code
+from pipeline.runs.publish import SERVED_MODEL
+from pipeline.runs.served_code import copy_served_code, pinned
 
 LABELLED = "np.array(classes)[probabilities.argmax(1)]"
 

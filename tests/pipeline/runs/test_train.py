@@ -22,11 +22,12 @@ from pipeline.models.network import Network
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training_sections import TrainingOptions, UnfrozenStage
 from pipeline.runs import train as train_module
-from pipeline.runs.runner import Job, ignore_epoch
+from pipeline.runs.stage import Job, ignore_epoch
 from pipeline.runs.train import train_and_log, train_unfrozen
-from pipeline.training.fit import EpochRecord, Phase
+from pipeline.training.fit import Phase
 from pipeline.training.keep import Keep
 from pipeline.training.optim import thaw
+from pipeline.training.records import EpochRecord
 
 pytestmark = pytest.mark.usefixtures("tracking_server")
 

@@ -7,8 +7,8 @@ import pytest
 from pipeline import tracking
 from pipeline.recipe.recipe_file import override_recipe
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.runner import Job, run_stage
-from pipeline.runs.stage import Stage
+from pipeline.runs.runner import run_stage
+from pipeline.runs.stage import Job, Stage
 from pipeline.runs.upstream import Upstream, chain_from, suggested
 from pipeline.system.errors import UserError
 from pipeline.tracking import RunRef

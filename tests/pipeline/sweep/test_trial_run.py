@@ -16,8 +16,8 @@ from pipeline.sweep.trial_run import TrialReporter, recipe_of, run_trial
 from pipeline.sweep.trials import THE_RECIPE
 from pipeline.system.errors import Pruned, UserError
 from pipeline.tracking import RunRef
-from pipeline.training.fit import EpochRecord, StepRecord
 from pipeline.training.history import epoch_points
+from pipeline.training.records import EpochRecord, StepRecord
 
 
 def record(accuracy: float) -> EpochRecord:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from pipeline.data.batches import Batches
 from pipeline.models.body import Body
 from pipeline.models.network import Network
-from pipeline.training.fit import EpochRecord, Phase, fit
+from pipeline.training.fit import Phase, fit
 from pipeline.training.optim import build_optimizer
+from pipeline.training.records import EpochRecord
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 

@@ -18,8 +18,9 @@ from pipeline.models.body import build_body
 from pipeline.models.layer_groups import FixedStatistics, freeze, layer_groups, training_mode
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
-from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit, validate
+from pipeline.training.fit import Phase, TrainingProgress, fit, validate
 from pipeline.training.optim import build_optimizer
+from pipeline.training.records import EpochRecord
 from pipeline.training.schedule import rate_factor
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.training.fit import EpochRecord, StepRecord, Validated
+from pipeline.training.fit import Validated
 from pipeline.training.history import (
     best_metrics,
     describe_epoch,
@@ -16,6 +16,7 @@ from pipeline.training.history import (
     step_table,
 )
 from pipeline.training.keep import Trained
+from pipeline.training.records import EpochRecord, StepRecord
 
 
 def record(steps: int = 3, first: int = 11, epoch: int = 4) -> EpochRecord:

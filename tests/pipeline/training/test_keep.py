@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import Batches
 from pipeline.recipe.training_sections import TrainingOptions
-from pipeline.training.fit import EpochRecord, Phase, validate
+from pipeline.training.fit import Phase, validate
 from pipeline.training.keep import Keep, Trained, best_epoch
 from pipeline.training.optim import head_optimizer
 from pipeline.training.phases import Training, train_in_phases
+from pipeline.training.records import EpochRecord
 from pipeline.training.resume import Backups
 
 CPU = torch.device("cpu")

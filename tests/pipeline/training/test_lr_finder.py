@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import Batches, fetch_pixels
 from pipeline.models.body import build_body
-from pipeline.models.layer_groups import FixedStatistics, Frozen, training_mode
+from pipeline.models.layer_groups import FixedStatistics, training_mode
 from pipeline.models.network import Network
+from pipeline.recipe.fields import Frozen
 from pipeline.recipe.schema import LrFind
 from pipeline.system.errors import UserError
 from pipeline.training.fit import Phase, fit

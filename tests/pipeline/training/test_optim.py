@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from pipeline.models.body import build_body
-from pipeline.models.layer_groups import Frozen, freeze, layer_groups
+from pipeline.models.layer_groups import freeze, layer_groups
 from pipeline.models.network import Network
+from pipeline.recipe.fields import Frozen
 from pipeline.training.optim import build_optimizer, head_optimizer, set_rates, thaw, thaw_above
 from pipeline.training.schedule import group_rates
 

@@ -13,11 +13,12 @@ import torch
 from pipeline.data.augment import Augmentation
 from pipeline.data.loader import Split, pixel_batches
 from pipeline.models.checkpoint import Checkpoint, build_network
-from pipeline.models.layer_groups import Frozen
 from pipeline.models.network import Network
-from pipeline.training.fit import EpochRecord, Phase
+from pipeline.recipe.fields import Frozen
+from pipeline.training.fit import Phase
 from pipeline.training.optim import thaw
 from pipeline.training.phases import Training, train_in_phases
+from pipeline.training.records import EpochRecord
 from pipeline.training.resume import Backups
 from pipeline.training.schedule import group_rates
 

@@ -15,9 +15,10 @@ from pipeline.data.loader import Split, pixel_batches
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
-from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
+from pipeline.training.fit import Phase, TrainingProgress, fit
 from pipeline.training.keep import Snapshot
 from pipeline.training.optim import thaw
+from pipeline.training.records import EpochRecord
 from pipeline.training.resume import KEPT, TENSORS, Backups, TrainingState
 from pipeline.training.schedule import group_rates
 

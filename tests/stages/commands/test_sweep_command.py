@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from pipeline.recipe.recipe_file import read_recipe
-from pipeline.training.history import kept_name
+from pipeline.training.records import kept_name
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ from pipeline.models.engine.frozen_part import TrainedAbove, training_module
 from pipeline.models.engine.session import Session
 from pipeline.models.layer_groups import layer_groups
 from pipeline.models.network import Network
-from pipeline.training.fit import EpochRecord, Phase, TrainingProgress, fit
+from pipeline.training.fit import Phase, TrainingProgress, fit
 from pipeline.training.optim import thaw
+from pipeline.training.records import EpochRecord
 
 FACTS = Checkpoint("test_resnet", ["cat", "dog"], 8, 0.5, 32, "crop", False)
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)

@@ -6,7 +6,7 @@ from pipeline.recipe.picture_sections import Data
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.ensemble.seeds import TrainedNetwork, choose_stages, train_networks, with_seed
 from pipeline.tracking import RunRef
-from pipeline.training.history import kept_name
+from pipeline.training.records import kept_name
 
 
 def stage(run_id: str, accuracy: float) -> RunRef:

@@ -7,8 +7,9 @@ import torch
 from pipeline.recipe.presets import read_preset
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training_sections import FineTune, Resize
-from pipeline.runs.plan import announcement
-from pipeline.runs.plan.announcement import OVERHEAD_SECONDS, announced, describe_plan, seconds_of
+from pipeline.runs.plan import estimate
+from pipeline.runs.plan.announcement import announced, describe_plan
+from pipeline.runs.plan.estimate import OVERHEAD_SECONDS, seconds_of
 from pipeline.runs.plan.work import StageWork, Training, work_of
 from pipeline.runs.runner import _announce
 from pipeline.system.console import say
@@ -53,7 +54,7 @@ def ref(name):
 
 @pytest.fixture
 def speeds(monkeypatch):
-    monkeypatch.setattr(announcement, "Probe", Speeds)
+    monkeypatch.setattr(estimate, "Probe", Speeds)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,14 @@ def test_what_processes_share_takes_each_of_them_its_part(monkeypatch):
         64, opened=10, passed=100, head_steps=5, head_batch_size=8, trainings=(Training("none", 64, 8, 2),)
     )
     alone = seconds_of("resize", work, Speeds())
-    monkeypatch.setattr(announcement, "processes", lambda: 2)
+    monkeypatch.setattr(estimate, "processes", lambda: 2)
     assert alone - seconds_of("resize", work, Speeds()) == pytest.approx((1.0 + 1.0 + 6.0) / 2)
 
 
 def test_the_plan_is_one_line_with_the_network_the_device_the_sizes_the_times_and_what_is_reused():
     expected = {"train_head": 4.2, "lr_find_unfrozen": 130.0, "resize": 700.0, "resize 2": 9000.0, "evaluate": 59.0}
     done = {"precompute": ref("precompute"), "lr_find": ref("lr_find")}
-    assert describe_plan(RECIPE, WORKS, done, expected) == (
+    assert describe_plan(RECIPE, WORKS, done, expected, "cpu") == (
         "tf_efficientnet_lite0 on cpu, about 2.7 h: precompute (320 px) reused, lr_find reused, train_head 4 s, "
         "lr_find_unfrozen 2.2 min, resize (224 px) 12 min, resize 2 (300 px) 2.5 h, evaluate 59 s"
     )
@@ -123,7 +124,7 @@ def test_trying_leaves_the_random_state_as_it_was(monkeypatch):
         def __init__(self, *given):
             torch.rand(3)
 
-    monkeypatch.setattr(announcement, "Probe", Drawing)
+    monkeypatch.setattr(estimate, "Probe", Drawing)
     state = torch.get_rng_state()
     with announced(RECIPE, manifest(), {}) as expected:
         _announce.get()()
@@ -132,14 +133,14 @@ def test_trying_leaves_the_random_state_as_it_was(monkeypatch):
 
 
 def test_where_all_is_reused_nothing_is_tried_and_the_line_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(announcement, "Probe", None)
+    monkeypatch.setattr(estimate, "Probe", None)
     done = {}
     with announced(RECIPE, manifest(), done) as expected:
         done |= {name: ref(name) for name in WORKS}
         say("evaluate: reused run 1")
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("resize 2 (300 px) reused, evaluate reused")
-    assert "about" not in first
+    assert first.startswith("tf_efficientnet_lite0: precompute")
     assert (second, expected) == ("evaluate: reused run 1", {})
 
 
@@ -147,7 +148,7 @@ def test_what_cannot_be_tried_is_no_reason_to_stop(monkeypatch, capsys):
     def fail(*given):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(announcement, "Probe", fail)
+    monkeypatch.setattr(estimate, "Probe", fail)
     with announced(RECIPE, manifest(), {}):
         _announce.get()()
     assert capsys.readouterr().out == (

@@ -14,11 +14,11 @@ from pipeline.data.loader import Split
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainingOptions
-from pipeline.training.fit import EpochRecord
 from pipeline.training.joint.helpers import find_together
 from pipeline.training.joint.pictures import PicturePhase
 from pipeline.training.optim import AS_EVER
 from pipeline.training.phases import Training, train_in_phases
+from pipeline.training.records import EpochRecord
 from pipeline.training.resume import Backups
 from pipeline.training.schedule import group_rates
 from tests.several_processes import run_led
