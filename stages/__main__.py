@@ -288,7 +288,7 @@ def _use_experiment(data: str, upstream: str | None) -> None:
 def _check_registry(register_as: str, data: str) -> None:
     """A word before all training, if the registry will not take the model."""
     tracking = importlib.import_module("pipeline.tracking")
-    tracking.check_registry(importlib.import_module("pipeline.runs.publish").registered_name(register_as, data))
+    tracking.check_registry(tracking.registered_name(register_as, data))
 
 
 def _module(name: str) -> Any:

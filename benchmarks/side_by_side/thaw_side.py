@@ -32,6 +32,7 @@ from pipeline.recipe.recipe_file import override_recipe, read_recipe
 from pipeline.recipe.schema import LrFind, Recipe
 from pipeline.runs.fingerprint import PROJECT
 from pipeline.runs.upstream import Upstream, chain_from
+from pipeline.runs.work.materials import pixels_of
 from pipeline.system.device import choose_device
 from pipeline.system.memory import keep_freed_memory
 from pipeline.training.fit import Phase, fit
@@ -222,7 +223,7 @@ def _table_of(work: Work) -> Path:
 def _test_accuracy(chosen: Recipe, run_id: str) -> float:
     up = Upstream(chosen, tuple(chain_from(run_id)))
     network, checkpoint = load_checkpoint(tracking.artifact(run_id, "checkpoint"))
-    rows, pixels = up.manifest.rows("test"), up.pixels(run_id, checkpoint)
+    rows, pixels = up.manifest.rows("test"), pixels_of(up, run_id, checkpoint)
     frozen = frozen_network(network.to(DEVICE), checkpoint, pixels, len(rows))
     found = predict(frozen, pixels, rows, chosen.evaluate.batch_size, DEVICE)
     return float((found.argmax(1) == up.manifest.targets[rows]).mean())

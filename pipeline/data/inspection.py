@@ -9,7 +9,7 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeAlias
 from pipeline.cache.location import cache_folder, check_cache, report_unwritable, share
 from pipeline.data.decode import loaded, upright_size
 from pipeline.data.deep import measure, mode_of
-from pipeline.data.joint.sharing import OfMany, shared
-from pipeline.ranks.team import processes
+from pipeline.ranks.environment import own_rank
 from pipeline.system.console import track
+from pipeline.system.later import later
 from pipeline.system.parallel import Item, Result, in_parallel
 
 # The table gets a new name when its columns or their meaning change.
@@ -52,8 +52,10 @@ def inspect_all(root: Path, paths: Sequence[str]) -> Iterator[Inspected]:
 
     Pictures that could not be decoded are tried again each time, since a decoder may have been installed meanwhile.
     """
+    processes = own_rank().processes
+    shared = later("pipeline.data.joint.sharing.shared") if processes > 1 else nullcontext  # which loads torch
     with closing(_open_database()) as database, shared(inspect_files) as inspect:
-        at_once = min(PICTURES_AT_ONCE * processes(), MOST_AT_ONCE)
+        at_once = min(PICTURES_AT_ONCE * processes, MOST_AT_ONCE)
         starts = range(0, len(paths), at_once)
         chunks = (_inspect_chunk(database, root, paths[start : start + at_once], inspect) for start in starts)
         yield from track(chain.from_iterable(chunks), "inspecting pictures", len(paths), "images")
@@ -100,7 +102,7 @@ def _inspect_chunk(
     database: sqlite3.Connection,
     root: Path,
     relative_paths: Sequence[str],
-    inspect: OfMany[File, Inspected | None],
+    inspect: Callable[[Sequence[File]], list[Inspected | None]],
 ) -> list[Inspected]:
     keys = {path: _file_state(path) for path in (os.path.join(root, relative) for relative in relative_paths)}
     marks = ",".join("?" * len(keys))

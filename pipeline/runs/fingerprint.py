@@ -16,6 +16,7 @@ PACKAGES = ("pipeline", "stages")
 NOT_CODE = ("stages.registry", "stages.__main__")
 # Calls whose arguments are sentences for the user.
 SENTENCES = ("UserError", "say", "warn")
+HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def stage_fingerprint(
@@ -31,25 +32,13 @@ def stage_fingerprint(
 def source_digest(module: str) -> str:
     """A hash of the source of `module` (such as "stages.resize") and of all of the project that it imports, directly
     or through others. Comments, docstrings and sentences for the user do not count, nor does the command line."""
-    digests = "".join(f"{name} {_read_module(name)[0]}\n" for name in sorted(imported_modules(module)))
+    digests = "".join(f"{name} {digest}\n" for name, (digest, _) in sorted(_read_modules(module).items()))
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def imported_modules(module: str) -> set[str]:
     """The project's modules that running `module` loads, now or `later`, itself included, but for the command line."""
-    seen: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting += direct_imports(name) - set(NOT_CODE)
-    return seen
-
-
-def direct_imports(module: str) -> frozenset[str]:
-    """The project's modules that `module` names in its own import statements, or hands to `later`."""
-    return _read_module(module)[1]
+    return set(_read_modules(module))
 
 
 def git_tags() -> dict[str, str]:
@@ -62,29 +51,31 @@ def git_tags() -> dict[str, str]:
     return {"thaw.git_commit": f"{commit}{since}"}
 
 
-class _WithoutSentences(ast.NodeTransformer):
-    """Removes docstrings, and what is said to the user."""
+def _read_modules(module: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """What `_parse` gives of each of the project's modules that running `module` loads, but for the command line."""
+    paths, read = _paths(), dict[str, tuple[str, frozenset[str]]]()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in read:
+            read[name] = _parse(paths[name].read_text(encoding="utf-8"))
+            waiting += (read[name][1] & paths.keys()) - set(NOT_CODE)
+    return read
 
-    def visit(self, node: ast.AST) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in SENTENCES:
-            node.args = []
-        return node
 
-
-def _read_module(module: str) -> tuple[str, frozenset[str]]:
-    """(a hash of the module's source without sentences, the project's modules that it imports)."""
-    digest, named = _parse(_path(module).read_text(encoding="utf-8"))
-    return digest, frozenset(name for name in named if _path(name).is_file())
+def _paths() -> dict[str, Path]:
+    """The files of the project's modules, by the modules' names."""
+    found = {}
+    for path in (path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")):
+        *folders, _ = path.relative_to(PROJECT).parts
+        found[".".join(folders if path.stem == "__init__" else [*folders, path.stem])] = path
+    return found
 
 
 @cache
 def _parse(source: str) -> tuple[str, frozenset[str]]:
-    """(a hash of the source without sentences, what it imports of the project, modules and names in them alike, and
-    the modules of functions that are called `later`)."""
+    """(a hash of the source without docstrings and sentences for the user, what it imports of the project, modules and
+    names in them alike, and the modules of functions that are called `later`)."""
     tree = ast.parse(source)
     named: set[str] = set()
     for node in ast.walk(tree):
@@ -92,15 +83,15 @@ def _parse(source: str) -> tuple[str, frozenset[str]]:
             named |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "later":
-            named.add(ast.literal_eval(node.args[0]).rpartition(".")[0])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "later":
+                named.add(ast.literal_eval(node.args[0]).rpartition(".")[0])
+            elif node.func.id in SENTENCES:
+                node.args = []
+        elif isinstance(node, HAVE_DOCSTRINGS) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
     ours = frozenset(name for name in named if name.split(".")[0] in PACKAGES)
-    return hashlib.sha256(ast.dump(_WithoutSentences().visit(tree)).encode()).hexdigest(), ours
-
-
-def _path(module: str) -> Path:
-    path = PROJECT.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), ours
 
 
 def _git(*arguments: str) -> str | None:

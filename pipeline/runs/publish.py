@@ -150,17 +150,12 @@ def _built(classifier: Classifier) -> dict[str, object]:
     return built if len(facts) == 1 else {"networks": len(facts), **built}
 
 
-def registered_name(register_as: str, data: str) -> str:
-    """The name in the model registry."""
-    return tracking.named_after(data) if register_as == "auto" else register_as
-
-
 def _free_name(
     register_as: str, data: str, pictures: tracking.PictureSet
 ) -> tuple[str, tracking.RegistryRefusal | None]:
     """The name in the model registry, another one if models of that name are of other pictures and the user did not
     choose it; and why that cannot be told, if so."""
-    name = registered_name(register_as, data)
+    name = tracking.registered_name(register_as, data)
     if register_as != "auto":
         return name, None
     try:

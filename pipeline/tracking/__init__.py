@@ -37,6 +37,7 @@ from pipeline.tracking.names import (
     UPSTREAM,
     VERDICT,
     named_after,
+    registered_name,
 )
 from pipeline.tracking.registry.promotion import promote_if_better
 from pipeline.tracking.registry.registration import (
@@ -139,6 +140,7 @@ __all__ = [
     "read_curve",
     "read_params",
     "register",
+    "registered_name",
     "rename_run",
     "run_of",
     "server_page",

@@ -41,6 +41,11 @@ def named_after(data: str) -> str:
     return "thaw-" + re.sub(r"[^\w.-]+", "-", data)
 
 
+def registered_name(register_as: str, data: str) -> str:
+    """The name in the model registry of a model that the recipe wants to register so."""
+    return named_after(data) if register_as == "auto" else register_as
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -26,6 +26,7 @@ from pipeline.training.records import kept_name
 from stages import evaluate, fine_tune, main, precompute, train_head
 from stages.__main__ import _read
 from stages.registry import STAGES
+from stages.work import evaluate as evaluate_work
 from tests.drawn_pictures import CLASSES, draw_pictures
 from tests.stages.chains import recipe_on
 from tests.stages.watching import watched
@@ -87,7 +88,7 @@ def ensemble(fresh_workplace) -> Iterator[Ensemble]:
         main.run(recipe_on(pictures, **SHORT))
         said: list[str] = []
         patch.setattr(main, "say", said.append)
-        patch.setattr(evaluate, "say", said.append)
+        patch.setattr(evaluate_work, "say", said.append)
         parent = mlflow.get_run(main.run(recipe_on(pictures, seeds=2, **SHORT)).run_id)
         yield Ensemble(pictures.parent, stages[0], parent, stages[1], runs_below(parent.info.run_id), said)
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.models import hub
 from pipeline.recipe.schema import Recipe, flatten
-from pipeline.runs import recipe_pictures, runner
+from pipeline.runs import runner
 from tests.stages.chains import COMMANDS
 
 
@@ -45,7 +46,7 @@ def test_a_run_is_not_reused_for_another_value_of_a_key_that_it_depends_on(
 
     monkeypatch.setattr(runner, "stage_fingerprint", stop)
     monkeypatch.setattr(runner, "source_digest", lambda module: "code")
-    monkeypatch.setattr(recipe_pictures, "fetch_weights", lambda backbone, weights: weights)
+    monkeypatch.setattr(hub, "fetch_weights", lambda backbone, weights: weights)
     keys = [key for key in flatten(Recipe()) if key.startswith(tuple(f"{one}." for one in depends_on)) or
             key in depends_on]  # fmt: skip
     for key in ("", "seed", *keys):

@@ -22,7 +22,7 @@ from pipeline.recipe.schema import Evaluate, Recipe
 from pipeline.runs import publish as publishing
 from pipeline.runs.ensemble.networks import EvaluatedNetwork
 from pipeline.runs.fingerprint import PROJECT
-from pipeline.runs.publish import SERVED_MODEL, evaluated_content, publish, registered_name
+from pipeline.runs.publish import SERVED_MODEL, evaluated_content, publish
 from pipeline.runs.served_code import SERVING, pinned
 from stages.__main__ import NOT_GIVEN
 from stages.registry import OPTIONS
@@ -57,7 +57,7 @@ def networks(folder: Path, pixels: np.ndarray) -> list[EvaluatedNetwork]:
     [("auto", "my photos", "thaw-my-photos"), ("auto", "a/b:c", "thaw-a-b-c"), ("mine", "farm", "mine"), ("", "x", "")],
 )
 def test_a_model_is_registered_under_its_datas_name_unless_the_recipe_names_it(register_as, data, name):
-    assert registered_name(register_as, data) == name
+    assert tracking.registered_name(register_as, data) == name
 
 
 def test_the_content_evaluated_on_is_that_of_the_pictures_and_labels_of_one_split():

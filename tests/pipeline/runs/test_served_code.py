@@ -31,6 +31,7 @@ def other_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The served model's file in a project whose classifier shouts its labels."""
     project = tmp_path / "project"
     shutil.copytree(PROJECT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "requirements.txt", project)
     classifier = project / "pipeline" / "models" / "classifier.py"
     source = classifier.read_text()
     assert LABELLED in source

@@ -1,5 +1,7 @@
 """Commands as a user types them, on a few real pictures: a recipe that was trained, and a sweep over it."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,9 +9,20 @@ import mlflow
 import optuna
 import pytest
 
-from tests.workplace import Workplace, copy_cells, new_workplace
+from tests.workplace import PROJECT, Workplace, copy_cells, new_workplace
 
 SPACE = "{fine_tune.cycle_len: {type: int, low: 1, high: 2}, fine_tune.lr: {type: log_uniform, low: 1e-4, high: 1e-2}}"
+
+
+# A command in a Python of its own, which prints at its end what it has loaded.
+LISTS_ITS_MODULES = """
+import sys
+from stages.__main__ import main
+try:
+    main()
+finally:
+    print("loaded:", *sorted(name for name in sys.modules if "." not in name))
+"""
 
 
 @dataclass(frozen=True)
@@ -78,8 +91,11 @@ def main(workplace: Workplace) -> MainRun:
 
 @pytest.fixture(scope="session")
 def main_again(workplace: Workplace, main: MainRun) -> MainRun:
-    """By the same command a second time."""
-    return _last_main(workplace, workplace.command("main", *on_smoke_recipe(workplace)))
+    """By the same command a second time; at its end it prints the modules that it has loaded."""
+    words = ["main", *(f"--{setting}" for setting in on_smoke_recipe(workplace))]
+    command = [sys.executable, "-c", LISTS_ITS_MODULES, *words]
+    done = subprocess.run(command, cwd=PROJECT, env=workplace.environment(), capture_output=True, text=True, check=True)
+    return _last_main(workplace, done.stdout)
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,15 @@ def test_it_begins_with_the_plan_and_what_each_stage_is_expected_to_take(main):
 
 
 def test_where_all_is_reused_the_plan_says_so_and_nothing_is_tried(main_again):
-    (plan,) = (line for line in main_again.printed.splitlines() if line.startswith("tf_efficientnet_lite0 on cpu: "))
+    (plan,) = (line for line in main_again.printed.splitlines() if line.startswith("tf_efficientnet_lite0: "))
     assert plan.count(" reused") == len(STAGES)
+
+
+def test_where_all_is_reused_nothing_is_loaded_that_computes_or_draws(main_again):
+    loaded = main_again.printed.rpartition("loaded:")[2].split()
+    assert "mlflow" in loaded
+    computing = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "sklearn", "cleanlab", "matplotlib", "optuna"}
+    assert not computing & set(loaded)
 
 
 def test_bad_files_are_set_aside_by_name_and_counted(main):

@@ -10,8 +10,10 @@ from pipeline.cache.maintenance import list_entries
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.recipe_pictures import list_pictures
 from pipeline.runs.upstream import Upstream
+from pipeline.runs.work.materials import augmentation_of, split_of
 from pipeline.system.errors import UserError
 from stages import precompute
+from stages.work import precompute as precompute_work
 from tests.drawn_pictures import draw_pictures
 from tests.stages.chains import recipe_on
 
@@ -80,14 +82,14 @@ def test_pixels_are_not_logged_beyond_what_the_recipe_allows(tracking_server, pi
 
 def test_precompute_computes_by_its_own_batch_size(tracking_server, pictures, monkeypatch):
     sizes = []
-    activations = precompute.start_network
+    activations = precompute_work.start_network
 
     def note(*given):
         network = activations(*given)
         network.body.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
         return network
 
-    monkeypatch.setattr(precompute, "start_network", note)
+    monkeypatch.setattr(precompute_work, "start_network", note)
     precompute.run(recipe_on(pictures))
     assert sizes == [16] * 4 + [8]
 
@@ -111,7 +113,7 @@ def test_labels_are_corrected_and_stores_are_found_again(tracking_server, pictur
                                             ("trivial", True)])  # fmt: skip
 def test_mixing_arrives_in_the_batches_of_training(key, value):
     recipe = recipe_on(Path("nowhere"), augment__strength=1.0, **{f"augment__{key}": value})
-    assert getattr(Upstream(recipe).augmentation, key) == value
+    assert getattr(augmentation_of(recipe), key) == value
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampler"])
@@ -119,5 +121,5 @@ def test_the_balance_of_the_recipe_arrives_in_the_split(pictures, balance):
     recipe = recipe_on(pictures, training__balance=balance)
     up = Upstream(recipe)
     vars(up)["manifest"] = list_pictures(recipe)
-    split = up.split(0.5)
+    split = split_of(up, 0.5)
     assert (split.weights is not None, split.is_balanced) == (balance == "weights", balance == "sampler")

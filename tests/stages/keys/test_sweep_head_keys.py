@@ -10,7 +10,7 @@ from pipeline.recipe.recipe_file import override_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training_sections import TrainHead, TrainingOptions
 from pipeline.system.errors import UserError
-from pipeline.training.history import kept_name
+from pipeline.training.records import kept_name
 from stages import sweep_head
 from stages.registry import check_stored_heads
 from tests.drawn_pictures import draw_pictures

@@ -18,6 +18,7 @@ from pipeline.sweep import best, study_run, workers
 from pipeline.sweep.trials import values_of
 from pipeline.tracking import RunRef
 from stages import precompute, sweep, sweep_head
+from stages.work import sweep_head as sweep_head_work
 from tests.drawn_pictures import draw_pictures
 from tests.stages.chains import recipe_on
 
@@ -161,7 +162,7 @@ def test_a_key_of_a_sweep_arrives_in_its_study(key, bench):
 def heads(fresh_workplace) -> dict[str, Any]:
     """Heads that were compared on stored activations: what was trained, by which batches, and the files of the run."""
     seen: dict[str, Any] = {}
-    train_settings, range_tests = sweep_head.train_settings, sweep_head.range_tests
+    train_settings, range_tests = sweep_head_work.train_settings, sweep_head_work.range_tests
 
     def note_settings(settings: Any, seeds: Any, shape: Any, train: Any, valid: Any, recipe: Any) -> pd.DataFrame:
         seen.update(settings=settings, seeds=list(seeds), shape=shape, train=train, valid=valid)
@@ -172,8 +173,8 @@ def heads(fresh_workplace) -> dict[str, Any]:
         return range_tests(seeds, shape, dropout, batches, settings, options)
 
     with fresh_workplace().entered() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep_head, "train_settings", note_settings)
-        patch.setattr(sweep_head, "range_tests", note_finder)
+        patch.setattr(sweep_head_work, "train_settings", note_settings)
+        patch.setattr(sweep_head_work, "range_tests", note_finder)
         recipe = recipe_on(draw_pictures(folder / "pictures"), sweep_head=HEADS)
         done = sweep_head.run(recipe, precompute.run(recipe).run_id)
         files = Path(mlflow.get_run(done.run_id).info.artifact_uri)

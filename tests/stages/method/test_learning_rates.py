@@ -13,6 +13,7 @@ from pipeline.system.errors import UserError
 from pipeline.training import step
 from pipeline.training.lr_finder import KNOWN_RATE
 from stages import lr_find
+from stages.work import lr_find as lr_find_work
 from tests.drawn_pictures import draw_pictures
 from tests.stages.chains import COMMANDS, recipe_on, run_stage_on
 
@@ -69,7 +70,7 @@ def test_the_finder_suggests_where_the_smoothed_loss_falls_fastest(chain):
 def test_a_curve_that_says_nothing_gives_a_known_rate_for_adamw_alone(
     tracking_server, tmp_path, monkeypatch, capsys, optimizer
 ):
-    monkeypatch.setattr(lr_find, "suggest", lambda curve, is_trained: {"steep": None})
+    monkeypatch.setattr(lr_find_work, "suggest", lambda curve, is_trained: {"steep": None})
     recipe = recipe_on(draw_pictures(tmp_path / "pictures"), training={"optimizer": optimizer})
     first = run_stage_on("precompute", recipe)
     if optimizer == "sgd":

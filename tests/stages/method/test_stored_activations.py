@@ -10,6 +10,7 @@ from pipeline.data.augment import Augmentation
 from pipeline.models import activations
 from pipeline.models.checkpoint import load_checkpoint
 from stages import precompute
+from stages.work import precompute as precompute_work
 from tests.drawn_pictures import PICTURES_PER_CLASS
 from tests.stages.chains import AUGMENTED, run_stage_on
 
@@ -78,7 +79,7 @@ def test_views_are_of_training_pictures_alone_varied_by_the_recipe_and_its_seed(
     def stop(rows, count: int, augmentation: Augmentation, seed: int):
         raise Stopped(rows.tolist(), count, augmentation, seed)
 
-    monkeypatch.setattr(precompute, "Views", stop)
+    monkeypatch.setattr(precompute_work, "Views", stop)
     with pytest.raises(Stopped) as given:
         precompute.run(chain.other_recipe(precompute__views=2))
     assert given.value.args == (chain.manifest.rows("train").tolist(), 2, AUGMENTED, 3)
