@@ -53,7 +53,7 @@ class Forked:
         self._process.join(timeout)
         return self._process.exitcode
 
-    def communicate(self, timeout: float = 120) -> tuple[str, None]:
+    def communicate(self, timeout: float = 600) -> tuple[str, None]:
         """All further output, once it has ended."""
         output = self.stdout.read()
         assert self.wait(timeout) is not None

@@ -87,7 +87,7 @@ def store():
 def run(*arguments):
     """(exit code, standard output, standard error) of the command as a user types it."""
     command = [sys.executable, "-m", "pipeline", *arguments]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

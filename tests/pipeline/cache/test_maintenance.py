@@ -76,7 +76,7 @@ def worker():
     yield start
     for process in started:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=20)
+        process.communicate(timeout=600)
 
 
 def test_an_empty_cache_has_no_entries_and_is_not_made(cache):
@@ -209,10 +209,10 @@ def test_room_made_by_what_is_half_built_spares_the_rest(cache):
 def test_half_built_stores_and_stale_markers_are_always_removed(cache, worker, options):
     killed = worker("builds")
     killed.kill()
-    killed.wait(timeout=20)
+    killed.wait(timeout=600)
     gone = worker("opens")
     gone.kill()
-    gone.wait(timeout=20)
+    gone.wait(timeout=600)
     shutil.rmtree(next(path for path in (cache / "pixels").iterdir() if path.is_dir() and path.name[0] != "."))
     (cache / "activations").mkdir()
     (cache / "activations" / "0123.lock").touch()
@@ -256,7 +256,7 @@ def test_what_a_living_process_has_open_stays(cache, worker):
     assert why == f"process {process.pid} has opened it"
     assert is_whole(entry.path)
     process.kill()
-    process.wait(timeout=20)
+    process.wait(timeout=600)
     assert [why for _, why in clear()] == [""]
 
 
@@ -295,4 +295,4 @@ def test_a_lock_that_is_removed_while_another_waits_for_it_still_keeps_others_ou
     assert waiting.stdout.readline() == "ready\n"
     assert [why for _, why in clear()] == ["a process is writing it"]
     waiting.kill()
-    waiting.communicate(timeout=20)
+    waiting.communicate(timeout=600)

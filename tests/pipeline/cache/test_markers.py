@@ -49,7 +49,7 @@ def opener(cache, store, seconds):
 
 def end(process, by):
     process.send_signal(by)
-    process.communicate(timeout=20)
+    process.communicate(timeout=600)
 
 
 def markers(cache):
@@ -79,7 +79,7 @@ def test_a_process_that_ends_in_order_leaves_no_marker(cache, seconds):
     if seconds:
         end(process, signal.SIGINT)
     else:
-        process.wait(timeout=20)
+        process.wait(timeout=600)
     assert markers(cache) == []
 
 
@@ -132,7 +132,7 @@ time.sleep(60)
     process = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     process.kill()
-    process.wait(timeout=20)
+    process.wait(timeout=600)
     try:
         assert opened_stores(cache) == {}
     finally:

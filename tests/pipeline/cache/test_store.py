@@ -236,7 +236,7 @@ def test_a_store_is_not_checked_again_because_a_process_that_had_it_open_was_kil
     reader = process(READER)
     assert reader.stdout.readline() == "open\n"
     reader.kill()
-    reader.communicate(timeout=20)
+    reader.communicate(timeout=600)
     flip_a_bit_silently(store)
     assert open_or_build("kind", KEY_PARTS, never) == (store, True)
     assert {path.suffix for path in (cache / "kind").iterdir() if path.is_file()} == {".lock", ".uses"}
@@ -316,24 +316,30 @@ def test_a_store_that_is_removed_is_gone_at_once(store):
 
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from pipeline.cache.store import locked
 
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(2.5)
+    sys.stdin.read()  # until it is closed
 """
 
 
-def test_waiting_for_another_process_is_reported(cache, capsys):
+def test_waiting_for_another_process_is_reported(cache, monkeypatch):
+    said = []
     store = cache / "pixels" / "abc"
-    holder = process(HOLDER, store)
-    assert holder.stdout.readline() == "held\n"
-    with locked(store):
-        pass
-    holder.communicate(timeout=20)
-    assert capsys.readouterr().out == f"Waiting for another process that is writing the pixel store {store}.\n"
+    with process(HOLDER, store) as holder:
+        assert holder.stdout.readline() == "held\n"
+
+        def let_go(sentence):
+            said.append(sentence)
+            holder.stdin.close()
+
+        monkeypatch.setattr("pipeline.cache.store.say", let_go)
+        with locked(store):
+            pass
+    assert said == [f"Waiting for another process that is writing the pixel store {store}."]
 
 
 def test_a_folder_that_is_not_there_is_not_whole(tmp_path):
@@ -365,7 +371,7 @@ def test_a_file_whose_checksum_its_builder_knows_is_not_read_for_it(tmp_path, mo
 def process(code, *arguments):
     """A Python process of the project, in the cache of this test."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 SLOW_BUILDER = """
@@ -391,7 +397,7 @@ def test_four_processes_that_want_the_same_store_build_it_once(tmp_path, damaged
         store, _ = open_or_build("kind", KEY_PARTS, build)
         truncate(store)
     processes = [process(SLOW_BUILDER, tmp_path / "log") for _ in range(4)]
-    outputs = [one.communicate(timeout=60)[0].splitlines() for one in processes]
+    outputs = [one.communicate(timeout=600)[0].splitlines() for one in processes]
     assert sorted(lines[-1] for lines in outputs) == ["False", "True", "True", "True"]
     assert sum("Damaged: the kind store" in line for lines in outputs for line in lines) == damaged
     assert (tmp_path / "log").read_text() == "built\n"
@@ -414,7 +420,7 @@ def test_a_builder_that_was_killed_leaves_neither_a_store_nor_a_lock(cache):
     builder = process(KILLED_BUILDER)
     assert builder.stdout.readline() == "building\n"
     builder.kill()
-    builder.communicate(timeout=20)
+    builder.communicate(timeout=600)
     store = cache / "kind" / content_key(KEY_PARTS)
     assert not store.exists()
     assert len(half_done(store)) == 1

@@ -477,7 +477,7 @@ def test_a_build_is_resumed_after_a_kill(manifest, tmp_path, cache):
     killed.wait()
     assert not list(cache.glob("pixels/*/store.json"))
     done = int(journals[0].read_text().splitlines()[-1].split()[0])
-    printed = builder(tmp_path / "saved").communicate(timeout=60)[0].splitlines()
+    printed = builder(tmp_path / "saved").communicate(timeout=600)[0].splitlines()
     assert printed[-1] == str([10.0 * row for row in range(2 * COUNT)])
     assert printed.count("decoded") == 2 * COUNT - done
 
@@ -485,6 +485,6 @@ def test_a_build_is_resumed_after_a_kill(manifest, tmp_path, cache):
 def test_of_two_processes_that_want_a_store_one_builds_it(manifest, tmp_path, cache):
     save_manifest(manifest, tmp_path / "saved")
     both = [builder(tmp_path / "saved", seconds=0.05) for _ in range(2)]
-    printed = [one.communicate(timeout=60)[0].splitlines() for one in both]
+    printed = [one.communicate(timeout=600)[0].splitlines() for one in both]
     assert [lines[-1] for lines in printed] == [str([10.0 * row for row in range(2 * COUNT)])] * 2
     assert sorted(lines.count("decoded") for lines in printed) == [0, 2 * COUNT]

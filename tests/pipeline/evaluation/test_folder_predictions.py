@@ -157,5 +157,5 @@ def lead_without_pictures(folder: Path, pictures: list[Path]) -> None:
 def test_pictures_that_are_not_on_every_machine_are_not_taken_for_broken_ones(saved):
     folder, _ = saved
     given = environments({"THAW_CACHE": str(folder / "cache")}, 2)
-    assert start_led(lead_without_pictures, saved, given)[0].wait(60) == 0
+    assert start_led(lead_without_pictures, saved, given)[0].wait(600) == 0
     assert "which is not on " in (folder / "error").read_text()

@@ -83,7 +83,7 @@ def test_without_a_network_it_is_known_within_seconds(monkeypatch: pytest.Monkey
     started = time.monotonic()
     with pytest.raises(UserError, match="cannot be had from timm's hub"):
         fetch_weights(BACKBONE, find_weights(BACKBONE, "hub", 7))
-    assert time.monotonic() - started < hub.SECONDS_TO_ANSWER + 1
+    assert time.monotonic() - started < 30  # where the hub's own client takes a minute
 
 
 def test_a_damaged_file_of_the_hub_is_named(hub_cache: Path) -> None:

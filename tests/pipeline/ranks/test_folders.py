@@ -37,7 +37,7 @@ def provided(folder: Path, caches: list[str]) -> list[list[str]]:
     own = [{"THAW_CACHE": str(folder / cache)} for cache in caches]
     notes = [folder / "first", folder / "second"]
     started = start_led(lead, (folder / "leaders", notes), environments({}, len(caches), own))
-    printed = [one.communicate(60)[0] for one in started]
+    printed = [one.communicate(600)[0] for one in started]
     assert [one.returncode for one in started] == [0] * len(caches), printed
     return [[(one / str(number)).read_text() for number in range(len(caches))] for one in notes]
 

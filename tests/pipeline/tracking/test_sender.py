@@ -54,7 +54,7 @@ def look_up(server: MlflowServer, run_id: str) -> mlflow.entities.Run:
 
 
 def wait_until_sent() -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while list(outbox_folder().glob("*/[0-9]*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
 
@@ -126,7 +126,7 @@ def test_a_run_that_cannot_be_told_in_time_is_whole_once_it_is_sent(server, gate
     assert not tracking.is_open()
     gate.mode = "open"
     sent: set[str] = set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while outbox_folder().exists() and any(outbox_folder().iterdir()):  # a call that was cut off may still hold one
         assert time.monotonic() < deadline
         sent |= {one.run_id for one in send_leftovers() if one.sent}
@@ -143,7 +143,7 @@ def test_a_run_that_is_stopped_while_the_server_is_away_ends_at_once_and_is_kill
         gate.mode = "shut"
         started = time.monotonic()
         raise KeyboardInterrupt
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # and not ten minutes, its patience
     assert SEND in capsys.readouterr().err
     gate.mode = "open"
     assert look_up(server, run_id).info.status == "RUNNING"
@@ -228,7 +228,7 @@ def test_an_error_of_a_server_that_is_there_is_not_waited_for(gate):
 
     with pytest.raises(FileNotFoundError):
         call_server(missing)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # and not ten minutes, its patience
 
 
 def test_a_reason_is_left_in_the_outbox_where_the_server_is_away(server, gate):
@@ -237,7 +237,7 @@ def test_a_reason_is_left_in_the_outbox_where_the_server_is_away(server, gate):
     gate.mode = "shut"
     started = time.monotonic()
     tracking.tag_reason(run_id, "The recipe is wrong.")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 60
     gate.mode = "open"
     assert [one.sent for one in send_leftovers()] == [1]
     assert look_up(server, run_id).data.tags[tracking.REASON] == "The recipe is wrong."
