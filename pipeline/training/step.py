@@ -16,9 +16,9 @@ from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say
 from pipeline.system.device import mixed_precision
 from pipeline.training.compiled import CompiledNetwork
-from pipeline.training.depthwise import DepthwiseGradients
-from pipeline.training.folded import FoldedStatistics
 from pipeline.training.joint.forward import SharedForward
+from pipeline.training.on_cpu.depthwise import DepthwiseGradients
+from pipeline.training.on_cpu.folded import FoldedStatistics
 from pipeline.training.optim import AS_EVER
 
 # Steps of a shape that run eagerly before it is captured: libraries choose their kernels and the optimizer builds its

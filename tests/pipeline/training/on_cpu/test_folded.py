@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from pipeline.models.body import Body, build_body
 from pipeline.models.layer_groups import training_mode
 from pipeline.models.network import Network
-from pipeline.training import folded
-from pipeline.training.folded import FoldedStatistics, norms_after
+from pipeline.training.on_cpu import folded
+from pipeline.training.on_cpu.folded import FoldedStatistics, norms_after
 from pipeline.training.step import steps_of
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.training import depthwise
-from pipeline.training.depthwise import LARGEST_MAP_PX, DepthwiseGradients
+from pipeline.training.on_cpu import depthwise
+from pipeline.training.on_cpu.depthwise import LARGEST_MAP_PX, DepthwiseGradients
 from pipeline.training.step import steps_of
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads

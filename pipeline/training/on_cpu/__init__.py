@@ -1,0 +1,1 @@
+"""What makes training faster on a CPU: BatchNorm `folded` into convolutions, and gradients of `depthwise` ones."""
