@@ -32,7 +32,7 @@ from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.system.console import OUTPUT_CLOSED_STATUS, OutputClosed, guarded_output, say, warn
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import UserError
-from pipeline.system.machine import check_gpu, check_system
+from pipeline.system.machine import check_gpu, check_system, fix_cublas
 from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals, stop_reason
 from stages.registry import CHECKS, FILES, OPTIONS, STAGES, Option
@@ -45,7 +45,7 @@ AVERAGES = "evaluate"
 REGISTERING = ("main", "sweep")
 # Keys that say how to run and not what results, so that a run may set them anew on any upstream.
 FREE_KEYS = (
-    "device", "reuse", "compile", "data.max_store_gib", "data.max_logged_gib", "data.max_download_gib",
+    "device", "reuse", "compile", "deterministic", "data.max_store_gib", "data.max_logged_gib", "data.max_download_gib",
     "data.recheck_hours",
 )  # fmt: skip
 
@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stage = STAGES[name]
             recipe, preset, upstream = _read(stage, rest)
             check_gpu(recipe.device)
+            if recipe.deterministic:
+                fix_cublas()
             data = check_inputs(recipe) if upstream is None else ""
             for check in stage.checks:
                 check(recipe)

@@ -92,6 +92,12 @@ def wrong_together(recipe: Recipe, typed: Collection[str], origin: str) -> str |
             f"{where}: lr_find.start_lr is {find.start_lr:g}, which is not below lr_find.end_lr, {find.end_lr:g}; "
             "lower the one or raise the other."
         )
+    if recipe.compile and recipe.deterministic:
+        where = _where(["compile", "deterministic"], typed, origin)
+        return (
+            f"{where}: compile is true and so is deterministic, but which kernels are compiled hangs on how fast each "
+            "is in a try; set one of them to false."
+        )
     held_out = data.valid_fraction + data.test_fraction
     if held_out >= 1:
         where = _where(["data.valid_fraction", "data.test_fraction"], typed, origin)

@@ -139,6 +139,11 @@ class Recipe(Section):
         description="true or false: compile the network for training on pictures (torch.compile), which takes about a "
         "minute for each stage and pays in long ones; results are the same but for rounding",
     )
+    deterministic: bool = Field(
+        False,
+        description="true or false: the same seed gives the same weights, bit for bit, each time on a GPU too, which "
+        "takes longer; on a CPU it does so anyway",
+    )
     stages: Annotated[str, AfterValidator(stage_names)] = Field(
         ALL_STAGES,
         description="all, or those of main that are run, with commas between them, such as "

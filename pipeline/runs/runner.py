@@ -94,7 +94,9 @@ def _find(stage: Stage, up: Upstream, fingerprint: str) -> RunRef | None:
 
 def _may_be_reused(up: Upstream, ref: RunRef) -> bool:
     """Whether a run was made by what the recipe asks for, and the runs that it builds on are still there."""
-    for name, asked in {"device": up.recipe.device, "decoder": up.recipe.data.decoder}.items():
+    is_wanted = "yes" if up.recipe.deterministic else "auto"
+    asked_for = {"device": up.recipe.device, "decoder": up.recipe.data.decoder, "deterministic": is_wanted}
+    for name, asked in asked_for.items():
         if asked not in ("auto", ref.resolved.get(name, asked)):
             return False
     is_on_this = bool(up.chain) and ref.upstream == up.chain[0].run_id

@@ -39,8 +39,9 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
 def pictures_per_pass(batch_size: int, image_px: int, device: torch.device) -> int:
     """How many pictures of `image_px` go through a network at a time where nothing is trained, so that the result does
     not depend on it: `batch_size`; on a GPU more, if that keeps it from waiting for launches and its memory holds them.
+    There the last bits do depend on it, so that it is `batch_size` where they are to be the same each time.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
         return batch_size
     held = int(SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]) // (BYTES_PER_PIXEL * image_px**2)
     return max(batch_size, min(PIXELS_PER_PASS // image_px**2, held))

@@ -12,6 +12,8 @@ from pipeline.system.errors import UserError
 _DRIVERS = ("/dev/nvidia*", "/proc/driver/nvidia", "/dev/nvhost*", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
 _PROGRAMS = ("nvidia-smi", "rocm-smi")
 _HIDES_ALL = ("", "-1")
+# The variable that lets cuBLAS give the same result each time, with a value that NVIDIA names for it.
+CUBLAS_SETTING = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def usable_cores() -> int:
@@ -35,6 +37,11 @@ def check_gpu(device: str) -> None:
         )
     if not any(map(glob.glob, _DRIVERS)) and not any(map(shutil.which, _PROGRAMS)):
         raise UserError("device is cuda, but this machine has no CUDA device; set device to auto or cpu.")
+
+
+def fix_cublas() -> None:
+    """Let cuBLAS give the same result each time; it reads this once, when a GPU is first used."""
+    os.environ.setdefault(*CUBLAS_SETTING)
 
 
 def missing_compiler(device: str) -> str:

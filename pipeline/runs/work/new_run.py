@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pipeline import tracking
@@ -18,9 +18,10 @@ from pipeline.runs.stage import RECIPE_FILE, AfterEpoch, Job, Stage
 from pipeline.runs.upstream import Upstream
 from pipeline.runs.work.materials import device_of
 from pipeline.system.console import duration, say
+from pipeline.system.determinism import deterministic
 from pipeline.system.device import precision_of
 from pipeline.system.disk import report_full_disk
-from pipeline.system.errors import Pruned
+from pipeline.system.errors import Pruned, UserError
 from pipeline.system.memory import return_freed_memory
 from pipeline.tracking import RunRef
 
@@ -58,22 +59,41 @@ def run_alone(
 def _run(
     stage: Stage, up: Upstream, tags: dict[str, str], params: Mapping[str, object], work: Callable[[str], None]
 ) -> RunRef:
+    computing = _computing(up)
     say(f"{stage.name}: started")
     started = time.perf_counter()
     title, device = stage.title or stage.name, device_of(up.recipe)
     tags[tracking.PROCESSES] = str(processes())
-    for name, value in {"device": device.type, "precision": precision_of(device)}.items():
-        tags[f"{tracking.RESOLVED}{name}"] = value
+    resolved = {"device": device.type, "precision": precision_of(device), "deterministic": _is_deterministic(up)}
+    tags |= {f"{tracking.RESOLVED}{name}": value for name, value in resolved.items()}
     if up.chain:
         tags[tracking.UPSTREAM] = up.chain[0].run_id
     with tracking.open_run(title, tags, params) as run_id:
         tracking.name_run(run_id, title)
         tracking.log_text(run_id, write_recipe(up.recipe), RECIPE_FILE)
-        with report_full_disk(f"the results of {stage.name}"):
+        with report_full_disk(f"the results of {stage.name}"), computing:
             work(run_id)
         done = tracking.mark_done(run_id, time.perf_counter() - started, stage.artifacts)
     say(f"{stage.name}: done in {duration(done.seconds)} (run {run_id})")
     return done
+
+
+def _computing(up: Upstream) -> AbstractContextManager[None]:
+    """The block in which a stage works, with the same result each time if the recipe says so."""
+    if not up.recipe.deterministic:
+        return nullcontext()
+    device = device_of(up.recipe)
+    if processes() > 1 and device.type == "cuda":
+        raise UserError(
+            f"deterministic is true, but {processes()} processes may add up their gradients in any order; set it to "
+            "false, or leave processes out."
+        )
+    return deterministic(device)
+
+
+def _is_deterministic(up: Upstream) -> str:
+    """Whether a stage would come to the same result each time: yes or no."""
+    return "yes" if up.recipe.deterministic or device_of(up.recipe).type == "cpu" else "no"
 
 
 @contextmanager
@@ -82,6 +102,8 @@ def _alone(stage: Stage, up: Upstream, fingerprint: str) -> Iterator[Path]:
     machine works on it."""
     device = device_of(up.recipe)
     resolved = {"device": device.type, "decoder": choose_decoder(up.recipe.data.decoder, device)}
+    if _is_deterministic(up) == "no":
+        resolved["deterministic"] = "no"
     folder = cache_folder() / BACKUPS / content_key({"fingerprint": fingerprint} | resolved)
     with locked(folder, f"{stage.name}: another process is running this very stage; waiting for its result"):
         yield folder

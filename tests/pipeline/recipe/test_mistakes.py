@@ -199,6 +199,12 @@ def test_keys_that_do_not_go_together_are_reported_to_stand_where_one_of_them_wa
     assert all(name in message for name in names)
 
 
+def test_compiling_does_not_go_with_the_same_result_each_time():
+    told = "compile is true and so is deterministic, but "
+    assert complaint("compile: true\ndeterministic: true").startswith(f"In mine.yaml: {told}")
+    assert complaint("compile: true", deterministic="true").startswith(f"On the command line: {told}")
+
+
 def test_keys_that_go_together_are_not_complained_of():
     assert wrong_together(Recipe(), set(), "mine.yaml") is None
     assert wrong_together(Recipe(), set(flatten(Recipe())), "mine.yaml") is None

@@ -36,7 +36,7 @@ def test_every_stage_has_its_section():
 
 def test_flatten_gives_dotted_keys_in_the_order_of_the_recipe():
     keys = list(flatten(Recipe()))
-    assert keys[:6] == ["seed", "seeds", "device", "reuse", "compile", "stages"]
+    assert keys[:6] == ["seed", "seeds", "device", "reuse", "compile", "deterministic"]
     assert keys == [key for key, _ in fields()]
 
 

@@ -1,10 +1,12 @@
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
@@ -163,7 +165,8 @@ def made_by(device: str, decoder: str) -> Callable[[Job], None]:
     """A stage's work on a machine where the recipe's auto is these."""
 
     def work_there(job: Job) -> None:
-        tracking.set_tags(job.run_id, {"thaw.resolved.device": device, "thaw.resolved.decoder": decoder})
+        resolved = {"device": device, "decoder": decoder, "deterministic": "no" if device == "cuda" else "yes"}
+        tracking.set_tags(job.run_id, {f"thaw.resolved.{name}": value for name, value in resolved.items()})
         tracking.log_text(job.run_id, "done", "out.txt")
 
     return work_there
@@ -177,7 +180,7 @@ def test_what_is_left_to_the_machine_may_have_been_another_there_and_is_told(wor
 
 
 @on_a_server
-@pytest.mark.parametrize("asked", [{"data__decoder": "pillow"}, {"device": "cpu"}])
+@pytest.mark.parametrize("asked", [{"data__decoder": "pillow"}, {"device": "cpu"}, {"deterministic": "true"}])
 def test_what_is_asked_for_is_not_taken_from_a_run_that_was_made_otherwise(work, asked):
     run_stage(RESIZE, on(Recipe()), INPUTS, made_by("cuda", "nvjpeg"))
     first = run_stage(RESIZE, on(recipe_with(**asked)), INPUTS, made_by("cpu", "pillow"))
@@ -217,6 +220,29 @@ def test_a_backup_made_by_another_decoder_is_not_resumed_from(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run_stage(RESIZE, on(Recipe()), INPUTS, lambda job: _stop(folders, job))
     assert folders[0] == folders[2] != folders[1]
+
+
+@on_a_server
+def test_a_stage_works_within_a_block_of_its_device_if_the_result_is_to_be_the_same_each_time(work, monkeypatch):
+    blocks = []
+
+    def note(device: torch.device) -> AbstractContextManager[None]:
+        blocks.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(new_run, "deterministic", note)
+    run_stage(RESIZE, on(Recipe()), INPUTS, work)
+    assert not blocks
+    done = run_stage(RESIZE, on(recipe_with(deterministic="true", reuse="never")), INPUTS, work)
+    assert blocks == [torch.device("cpu")]
+    assert tracking.run_of(done.run_id).resolved["deterministic"] == "yes"
+
+
+def test_several_processes_are_refused_on_a_gpu_where_the_result_is_to_be_the_same_each_time(work, monkeypatch):
+    monkeypatch.setattr(new_run, "processes", lambda: 2)
+    monkeypatch.setattr(new_run, "device_of", lambda recipe: torch.device("cuda"))
+    with pytest.raises(UserError, match="deterministic is true, but 2 processes"):
+        new_run._computing(on(recipe_with(deterministic="true")))
 
 
 def _stop(folders: list[Path], job: Job) -> None:

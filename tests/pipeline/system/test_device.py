@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pipeline.system.determinism import deterministic
 from pipeline.system.device import BYTES_PER_PIXEL, PIXELS_PER_PASS, SHARE_OF_FREE_MEMORY, pictures_per_pass
 
 GPU = torch.device("cuda", 0)
@@ -22,6 +23,12 @@ def test_a_gpu_takes_so_many_pictures_that_it_never_waits_for_launches(free_byte
     count = pictures_per_pass(16, image_px, GPU)
     assert count == PIXELS_PER_PASS // image_px**2 > 300
     assert pictures_per_pass(5000, image_px, GPU) == 5000
+
+
+def test_where_the_result_is_to_be_the_same_each_time_a_gpu_takes_as_many_as_the_recipe_says(free_bytes):
+    free_bytes(80 * 2**30)
+    with deterministic(GPU):
+        assert pictures_per_pass(16, 128, GPU) == 16
 
 
 def test_a_gpu_takes_no_more_at_a_time_than_its_free_memory_holds(free_bytes):

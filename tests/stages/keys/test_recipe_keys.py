@@ -165,7 +165,10 @@ SHOWN_BY: dict[str, dict[str, list[str]]] = {
     "tests.pipeline.runs.test_recipe_pictures": {
         "test_pictures_at_addresses_are_fetched_by_the_recipe": ["data.max_download_gib", "data.recheck_hours"],
     },
-    "tests.pipeline.runs.test_runner": {"test_a_stage_that_is_never_to_be_reused_runs_again": ["reuse"]},
+    "tests.pipeline.runs.test_runner": {
+        "test_a_stage_that_is_never_to_be_reused_runs_again": ["reuse"],
+        "test_a_stage_works_within_a_block_of_its_device_if_the_result_is_to_be_the_same_each_time": ["deterministic"],
+    },
     "tests.stages.method.test_soft_labels_in_training": {
         "test_soft_labels_are_asked_of_the_source_before_the_first_stage_and_by_it": ["data.soft_labels"],
         "test_uncertain_pictures_weigh_less_in_each_training_step": ["data.uncertain_weight"],
