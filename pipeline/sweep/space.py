@@ -20,7 +20,9 @@ Value: TypeAlias = bool | int | float | str
 Space: TypeAlias = Mapping[str, Range]
 SPACE_KEY = "sweep.space"
 # The same for all trials, which else would be evaluated on other pictures or in another way.
-FIXED = ("seed", "seeds", "device", "reuse", "compile", "stages", "data", "evaluate", "sweep", "sweep_head")
+FIXED = (
+    "seed", "seeds", "device", "reuse", "compile", "deterministic", "stages", "data", "evaluate", "sweep", "sweep_head",
+)  # fmt: skip
 TRAINED_UNFROZEN, CYCLES = ("fine_tune", "resize"), ("cycles", "cycle_len", "cycle_mult")
 NETWORK_KEYS = ("model.backbone", "precompute.image_px", "precompute.cut", "resize.image_px")
 RATES = ("fine_tune.lr", "resize.lr")

@@ -26,13 +26,12 @@ def deterministic(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         fix_cublas()
     flags = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    of_cudnn, fills = (cudnn.deterministic, cudnn.benchmark), torch.utils.deterministic.fill_uninitialized_memory
+    of_cudnn = cudnn.deterministic, cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory that it has not written
     try:
         with _MaximumPools():
             yield
@@ -41,7 +40,6 @@ def deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(flags[0], warn_only=flags[1])
         cudnn.deterministic, cudnn.benchmark = of_cudnn
-        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 def _explained(error: RuntimeError) -> Exception:
