@@ -16,9 +16,9 @@ from pipeline.recipe.schema import write_recipe
 from pipeline.runs.fingerprint import git_tags
 from pipeline.runs.stage import RECIPE_FILE, AfterEpoch, Job, Stage
 from pipeline.runs.upstream import Upstream
+from pipeline.runs.work.determinism import deterministic
 from pipeline.runs.work.materials import device_of
 from pipeline.system.console import duration, say
-from pipeline.system.determinism import deterministic
 from pipeline.system.device import precision_of
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import Pruned, UserError

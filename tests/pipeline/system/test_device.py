@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.system.determinism import deterministic
+from pipeline.runs.work.determinism import deterministic
 from pipeline.system.device import BYTES_PER_PIXEL, PIXELS_PER_PASS, SHARE_OF_FREE_MEMORY, pictures_per_pass
 
 GPU = torch.device("cuda", 0)

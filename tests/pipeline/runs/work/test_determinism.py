@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.backends import cudnn
 
-from pipeline.system.determinism import deterministic
+from pipeline.runs.work.determinism import deterministic
 from pipeline.system.errors import UserError
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
