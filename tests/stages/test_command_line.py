@@ -116,7 +116,7 @@ def test_what_mlflow_fills_in_is_as_good_as_none():
         taken["default"] for one in entry_points.values() for taken in one["parameters"].values() if "default" in taken
     ]
     assert door.NOT_GIVEN in filled
-    assert set(filled) == {door.NOT_GIVEN, "", "predictions.csv", "32", "auto", "127.0.0.1", "5002", "1", "false"}
+    assert set(filled) == {door.NOT_GIVEN, "", "predictions.csv", "32", "20", "auto", "127.0.0.1", "5002", "1", "false"}
     assert all(not name for name, taken in entry_points["main"]["parameters"].items() if taken.get("default") == "")
 
 

@@ -18,6 +18,7 @@ from pipeline.models.network import Network
 from pipeline.models.weights import find_weights
 from pipeline.system.errors import UserError
 from pipeline.training.fit import Phase, fit
+from pipeline.training.on_cpu import folded
 from pipeline.training.optim import thaw, thaw_above
 from pipeline.training.records import EpochRecord
 
@@ -205,10 +206,18 @@ def train_from_store(backbone: str, rates: dict[str, float], fixed: FixedStatist
     return trained(above, optimizer, batches, network, fixed)
 
 
+@pytest.fixture
+def _unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BatchNorm stays what it is: folded into convolutions, the part below the cut would give other last digits than
+    stored activations, of which training on four tiny pictures makes much."""
+    monkeypatch.setattr(folded, "norms_after", lambda body: {})
+
+
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
 
 
+@pytest.mark.usefixtures("_unfolded")
 @pytest.mark.parametrize(
     ("backbone", "fixed"),
     [
@@ -230,6 +239,7 @@ def test_training_from_the_store_is_training_the_whole_network_with_the_groups_b
     assert largest_difference(weights, build(backbone).state_dict()) > 1e-3
 
 
+@pytest.mark.usefixtures("_unfolded")
 def test_half_precision_costs_training_from_the_store_next_to_nothing() -> None:
     backbone, rates = "tf_efficientnet_lite0", {"late": 1e-4, "head": 1e-3}
     losses, weights = train_whole(backbone, rates, "body")

@@ -161,22 +161,19 @@ def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: 
     """(The phase that was trained, the network, the arguments given to the upstream runs)."""
     network, asked = new_network(), {}
 
-    def give_network(*stages: str, image_px: int | None, drop_path: float) -> tuple[Network, Checkpoint]:
+    def give_network(up: object, *stages: str, image_px: int | None, drop_path: float) -> tuple[Network, Checkpoint]:
         asked["network"] = (stages, image_px, drop_path)
         return network, CHECKPOINT
 
-    def give_split(fraction: float) -> Split:
+    def give_split(up: object, fraction: float) -> Split:
         asked["fraction"] = fraction
         return SPLIT
 
-    up = SimpleNamespace(
-        recipe=Recipe(seed=5, training=OPTIONS),
-        device=torch.device("cpu"),
-        augmentation=AUGMENTATION,
-        network=give_network,
-        split=give_split,
-        pixels=lambda run_id, checkpoint: PIXELS,
-    )
+    up = SimpleNamespace(recipe=Recipe(seed=5, device="cpu", training=OPTIONS))
+    monkeypatch.setattr(train_module, "network_of", give_network)
+    monkeypatch.setattr(train_module, "split_of", give_split)
+    monkeypatch.setattr(train_module, "pixels_of", lambda up, run_id, checkpoint: PIXELS)
+    monkeypatch.setattr(train_module, "augmentation_of", lambda recipe: AUGMENTATION)
     phases: list[Phase] = []
 
     def note(job: Job, network: Network, builders: list[Callable[[], Phase]], *rest: object) -> None:
