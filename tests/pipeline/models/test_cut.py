@@ -244,7 +244,7 @@ def test_half_precision_costs_training_from_the_store_next_to_nothing() -> None:
     backbone, rates = "tf_efficientnet_lite0", {"late": 1e-4, "head": 1e-3}
     losses, weights = train_whole(backbone, rates, "body")
     from_store, weights_from_store = train_from_store(backbone, rates, "body", "float16")
-    assert from_store == pytest.approx(losses, rel=0.01)
+    assert from_store == pytest.approx(losses, rel=0.03)
     assert from_store != losses
     assert largest_difference(weights, weights_from_store) < 0.02
 
