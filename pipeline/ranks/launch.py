@@ -103,6 +103,9 @@ def _work(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     take_own_gpu(rank)
     keep_freed_memory()
     end_with_parent()  # the launcher, when it is killed, leaves its processes running
+    # Ctrl-C comes by the launcher alone, which passes on what it receives: once more from the terminal, it would
+    # interrupt the clean-up.
+    os.setpgid(0, 0)
     if not rank.leads:
         help_leader(rank)  # what went wrong here, the leader has heard
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
