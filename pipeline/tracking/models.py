@@ -40,7 +40,10 @@ def log_dataset(name: str, source: str | Path, digest: str, context: str) -> Met
         except MlflowException:  # an address of a kind that it does not know
             resolved = CodeDatasetSource({"address": str(source)})
     dataset = MetaDataset(source=resolved, name=name, digest=digest[:36])  # type: ignore[abstract]
-    call_server(lambda: mlflow.log_input(dataset, context=context))
+    try:
+        call_server(lambda: mlflow.log_input(dataset, context=context))
+    except MlflowException:  # another command logged the same pictures first, between MLflow's look and its writing
+        call_server(lambda: mlflow.log_input(dataset, context=context))
     return dataset
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
 from pipeline import tracking
@@ -83,3 +84,20 @@ def test_a_folder_may_be_in_the_home_folder(logged, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (found,) = Path(tmp_path / "home").rglob("MLmodel")
     assert is_the_one(tracking.find_model(f"~/{found.parent.relative_to(tmp_path / 'home')}"), logged[1])
+
+
+def test_pictures_that_another_command_logs_at_the_same_moment_are_logged_all_the_same(monkeypatch, tmp_path):
+    log_input, others = mlflow.log_input, []
+
+    def after_another(dataset, context):
+        """The other's writing falls between this one's look and its writing."""
+        if not others:
+            others.append(dataset.name)
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        log_input(dataset, context)
+
+    monkeypatch.setattr(mlflow, "log_input", after_another)
+    with tracking.open_run("precompute", {tracking.STAGE: "precompute"}, {}) as run_id:
+        tracking.log_dataset("pets", tmp_path, "d" * 64, "training")
+    (logged_input,) = MlflowClient().get_run(run_id).inputs.dataset_inputs
+    assert others == [logged_input.dataset.name] == ["pets"]
