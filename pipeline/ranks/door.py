@@ -3,6 +3,7 @@ heavy until it is known that there are several."""
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -71,6 +72,7 @@ def help_leader(rank: Rank, words: Sequence[str]) -> NoReturn:
         sys.exit(0)
     keep_freed_memory()
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which ends it without a word, until it helps
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault(*NO_TRACES)
     try:

@@ -26,6 +26,8 @@ STOPPED_STATUS = 130
 BY_SIGNAL = 128
 # What gives torch's own account of how processes ended, which the leader has told in a sentence.
 LOGGERS = ("torch.distributed", "torch.distributed.elastic.agent.server.api", "torch.multiprocessing.spawn")
+# What a process may take to save its work and close its run once it is stopped; torch kills it after 30 s otherwise.
+SECONDS_TO_SAVE = 600
 # Signals that torch handles while its processes run.
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -91,6 +93,7 @@ def _launching(processes: int) -> Iterator[LaunchConfig]:
                 rdzv_backend="c10d",
                 rdzv_endpoint="localhost:0",
                 max_restarts=0,
+                shutdown_timeout=SECONDS_TO_SAVE,
             )
     finally:
         for number, handler in handlers.items():

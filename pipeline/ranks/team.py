@@ -33,6 +33,7 @@ from pipeline.ranks.environment import Rank
 from pipeline.ranks.watch import ENDED, Failure, Watch, tell_failure
 from pipeline.system.console import warn
 from pipeline.system.errors import Interrupted, Pruned, UserError
+from pipeline.system.memory import return_freed_memory
 from pipeline.system.processes import explain_stops
 
 # How long a process waits for the others: for all to have started, and in an exchange.
@@ -154,6 +155,7 @@ def help_leader(rank: Rank) -> int:
             dist.broadcast_object_list(received, src=0)
             function, arguments = pickle.loads(received[0])
             function(*arguments)
+            return_freed_memory()  # as the leader does after each stage: the next call's blocks have other sizes
     except Exception as error:
         return _give_up(session, error)
     finally:

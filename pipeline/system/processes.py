@@ -143,8 +143,13 @@ def defer_signals() -> Iterator[Callable[[], bool]]:
 
 def _raise_interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     # MLflow's command sends a SIGTERM after the Ctrl-C that both have received; it must not interrupt the clean-up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Python complains of one that has arrived already, if it finds SIG_IGN.
+    signal.signal(signal.SIGTERM, _pass_over)
     raise KeyboardInterrupt
+
+
+def _pass_over(signal_number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _is_mlflow_run(words: list[str]) -> bool:

@@ -1,8 +1,13 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.ranks.door import asked_processes, help_leader
 from pipeline.ranks.environment import Rank
 from pipeline.system.errors import UserError
+from tests.workplace import PROJECT
 
 FIRST_OF_TWO = Rank(0, 2, 0, 2)
 
@@ -44,3 +49,17 @@ def test_a_helper_of_a_command_that_shows_its_help_leaves():
     with pytest.raises(SystemExit) as ended:
         help_leader(Rank(1, 2, 1, 2), ["--recipe", "a.yaml", "--help"])
     assert ended.value.code == 0
+
+
+STOPPED_WHILE_IT_LOADS = """
+import importlib, os, signal
+from pipeline.ranks.door import help_leader
+from pipeline.ranks.environment import Rank
+importlib.import_module = lambda name: os.kill(os.getpid(), signal.SIGINT)
+help_leader(Rank(1, 2, 1, 2), [])
+"""
+
+
+def test_a_helper_that_is_stopped_while_it_loads_its_libraries_says_nothing():
+    done = subprocess.run([sys.executable, "-c", STOPPED_WHILE_IT_LOADS], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", -signal.SIGINT)

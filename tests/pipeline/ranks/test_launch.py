@@ -36,6 +36,31 @@ def test_the_status_is_that_of_the_leader_or_of_what_failed(program, status):
     assert launch(2, ["-c", program]) == status
 
 
+SAVES_SLOWLY = """
+import os, pathlib, signal, sys, time
+
+def save(*_):
+    time.sleep(2)
+    folder.joinpath(os.environ["RANK"]).touch()
+    sys.exit(1)
+
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, save)
+folder.joinpath("ready " + os.environ["RANK"]).touch()
+while len(list(folder.glob("ready *"))) < 2:
+    time.sleep(0.01)
+if os.environ["RANK"] == "0":
+    os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+def test_processes_that_are_stopped_have_longer_to_save_their_work_than_torch_would_give_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    assert launch(2, ["-c", SAVES_SLOWLY, str(tmp_path)]) == 130
+    assert {"0", "1"} <= {path.name for path in tmp_path.iterdir()}
+
+
 @pytest.mark.slow
 def test_a_launcher_that_is_stopped_stops_its_processes(tmp_path):
     program = (

@@ -6,6 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,6 +18,7 @@ from pipeline.ranks.exchange import ask_all
 from pipeline.ranks.team import deal, led, processes, together
 from pipeline.ranks.watch import HelperError
 from pipeline.system.errors import Interrupted, Pruned, UserError
+from pipeline.system.memory import keep_freed_memory
 from tests.several_processes import Forked, environments, run_led, start_led
 
 SLOW = torch.ones(3)
@@ -39,6 +42,26 @@ def test_a_call_reaches_every_process_and_the_next_one_does_too(tmp_path):
         assert {path.name: path.read_text() for path in (tmp_path / name).iterdir()} == {
             str(number): f"{number} of 3" for number in range(3)
         }
+
+
+def note_memory(path: Path, blocks: int) -> None:
+    """A helper's call that needs so many MiB, and notes how many the process then has."""
+    keep_freed_memory()
+    held = [np.ones(2**17) for _ in range(blocks)]
+    path.write_text(str(psutil.Process().memory_info().rss // 2**20))
+    del held
+
+
+def lead_to_memory(folder: Path) -> None:
+    for name, blocks in (("much", 256), ("little", 0)):
+        with together(note_memory, folder / name, blocks):
+            pass
+
+
+def test_between_calls_a_helper_gives_back_what_it_has_freed(tmp_path):
+    run_led(lead_to_memory, tmp_path, cache=tmp_path / "cache")
+    much, little = (int((tmp_path / name).read_text()) for name in ("much", "little"))
+    assert much - little > 200
 
 
 def look_seldom() -> None:

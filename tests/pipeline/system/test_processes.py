@@ -142,6 +142,26 @@ def test_a_signal_is_noted_and_acts_at_the_end_of_the_block(number):
     assert reached == [[True]]
 
 
+BOTH_AT_ONCE = """
+import os, signal
+from pipeline.system.processes import raise_on_signals
+raise_on_signals()
+both = signal.SIGINT, signal.SIGTERM
+signal.pthread_sigmask(signal.SIG_BLOCK, both)
+for number in both:
+    os.kill(os.getpid(), number)
+try:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+except KeyboardInterrupt:
+    print("cleaned up")
+"""
+
+
+def test_the_sigterm_that_follows_a_ctrl_c_disturbs_no_clean_up():
+    done = subprocess.run([sys.executable, "-c", BOTH_AT_ONCE], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("cleaned up\n", "", 0)
+
+
 def test_a_second_ctrl_c_acts_at_once():
     with pytest.raises(KeyboardInterrupt):
         receive(signal.SIGINT, signal.SIGINT)
