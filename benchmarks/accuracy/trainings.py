@@ -120,7 +120,8 @@ def suggest_for_head(ready: Ready, network: Network, seed: int) -> float | None:
     settings = ready.recipe.lr_find
     train, _ = ready.head_batches(seed, settings.batch_size)
     optimizer = head_optimizer(network.head, settings.end_lr, settings.weight_decay, ready.recipe.training)
-    curve = range_test(network.head, optimizer, train, settings, "body" if settings.batchnorm == "fixed" else "none")
+    fixed = "body" if settings.batchnorm == "fixed" else "none"
+    curve = range_test(network.head, optimizer, train, settings, fixed, ready.recipe.training)
     return choose_suggestion(suggest(curve, False), settings.suggestion, curve, ready.recipe.training.optimizer)[1]
 
 
@@ -130,7 +131,8 @@ def suggest_for_all(ready: Ready, network: Network, seed: int) -> float | None:
     train, _ = ready.batches(seed, settings.batch_size)
     rates = group_rates(settings.end_lr, settings.lr_ratio)
     optimizer = thaw(network, "none", rates, settings.weight_decay, ready.recipe.training)
-    curve = range_test(network, optimizer, train, settings, "all" if settings.batchnorm == "fixed" else "none")
+    fixed = "all" if settings.batchnorm == "fixed" else "none"
+    curve = range_test(network, optimizer, train, settings, fixed, ready.recipe.training)
     found = suggest(curve, True)
     return choose_suggestion(found, settings.suggestion_unfrozen, curve, ready.recipe.training.optimizer)[1]
 

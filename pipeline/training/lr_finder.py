@@ -23,9 +23,10 @@ from pipeline.data.batches import Batches, seed_for
 from pipeline.models.layer_groups import FixedStatistics, training_mode
 from pipeline.ranks.exchange import of_leader
 from pipeline.recipe.schema import LrFind
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say, track
 from pipeline.system.errors import UserError
-from pipeline.training.optim import set_rates
+from pipeline.training.optim import AS_EVER, set_rates
 from pipeline.training.step import steps_of
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -61,12 +62,13 @@ def range_test(
     batches: Batches,
     settings: LrFind,
     fixed_statistics: FixedStatistics = "none",
+    options: TrainingOptions = AS_EVER,
 ) -> Curve:
     """Train for `settings.iterations` batches while the rate grows exponentially from `start_lr` to `end_lr`.
 
-    `fixed_statistics` is that of `training_mode`. The groups of `optimizer` keep the ratio of their `initial_lr`s; the
-    fastest takes the rates of the curve. Stops early when the smoothed loss exceeds four times its lowest, or is no
-    longer a number (UserError if it never was).
+    `fixed_statistics` is that of `training_mode`; each step clips and accumulates by the `options`. The groups of
+    `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve. Stops early when the
+    smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was).
     Afterwards weights, buffers, modes, gradients, optimizer and random state are as they were.
     """
     growth = np.geomspace(settings.start_lr, settings.end_lr, settings.iterations)
@@ -76,7 +78,7 @@ def range_test(
     with _restored(network, optimizer):
         training_mode(network, fixed_statistics)
         torch.manual_seed(seed_for(batches.seed or 0, 0))
-        step = steps_of(network, optimizer, deal=batches.deal)
+        step = steps_of(network, optimizer, options=options, deal=batches.deal)
         tests = zip(growth, _endless(batches), strict=False)
         for rate, (inputs, targets, weights) in track(
             tests, "finding the learning rate", settings.iterations, "batches"

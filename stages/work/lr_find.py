@@ -4,6 +4,7 @@ import torch
 
 from pipeline import tracking
 from pipeline.models.activations import activation_batches, read_activations
+from pipeline.models.layer_groups import FixedStatistics
 from pipeline.reports.lr_finder_figures import lr_find_figure
 from pipeline.runs.stage import Job
 from pipeline.runs.train import picture_phase
@@ -48,7 +49,8 @@ def _on_activations(up: Upstream) -> Curve:
     above, optimizer = thaw_above(
         network.to(device_of(recipe)), *cut, frozen, rates, settings.weight_decay, recipe.training
     )
-    return range_test(above, optimizer, train, settings, "body" if settings.batchnorm == "fixed" else "none")
+    fixed: FixedStatistics = "body" if settings.batchnorm == "fixed" else "none"
+    return range_test(above, optimizer, train, settings, fixed, recipe.training)
 
 
 def _on_pixels(up: Upstream, job: Job) -> Curve:

@@ -22,12 +22,13 @@ OTHER = {
     "augment.perspective": 0.1, "augment.erase": 0.3, "augment.trivial": True, "fine_tune.drop_path": 0.1,
     "resize.drop_path": 0.1, "fine_tune.gradual_epochs": 1, "resize.gradual_epochs": 1,
 }  # fmt: skip
+STEPS = "training.clip_norm", "training.accumulate"
 # The stages by the run that they follow, with the sections or keys that their result depends on beside their own.
 DEPENDS_ON = [
     ("precompute", "", ("precompute", "data.valid_fraction", "data.test_fraction", "data.fit", "data.range", "model")),
-    ("lr_find", "precompute", ("lr_find", "head", "train_head.freeze")),
+    ("lr_find", "precompute", ("lr_find", "head", "train_head.freeze", *STEPS)),
     ("train_head", "precompute", ("train_head", "head", "augment")),
-    ("lr_find", "train_head", ("lr_find", "augment")),
+    ("lr_find", "train_head", ("lr_find", "augment", *STEPS)),
     ("fine_tune", "train_head", ("fine_tune", "augment")),
     ("resize", "fine_tune", ("resize", "augment")),
     ("evaluate", "resize", ("evaluate", "augment")),

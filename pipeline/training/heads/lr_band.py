@@ -15,7 +15,7 @@ from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.errors import UserError
-from pipeline.training.heads.many_heads import count_at_once, epoch_of, for_seeds, losses_of
+from pipeline.training.heads.many_heads import count_at_once, descend, epoch_of, for_seeds
 from pipeline.training.heads.stacked_heads import HeadShape, StackedHeads
 from pipeline.training.heads.stacked_optimizers import StackedOptimizer, build_stacked_optimizer
 from pipeline.training.lr_finder import EXPLODED, SMOOTHING, Curve, debiased_average, suggestions
@@ -51,8 +51,8 @@ def range_tests(
     heads_at_once: int | None = None,
 ) -> list[Curve]:
     """For each seed the curve that `lr_finder.range_test` gives for a new head with that seed and batches in its order,
-    by an optimizer of these `options`: on a CPU the same up to rounding. UserError if a loss is no number from the
-    first."""
+    by an optimizer and steps of these `options`: on a CPU the same up to rounding. UserError if a loss is no number
+    from the first."""
     at_once = heads_at_once or count_at_once(shape, batches.batch_size, batches.device)
     growth = np.geomspace(settings.start_lr, settings.end_lr, settings.iterations)
     curves: list[Curve] = []
@@ -63,7 +63,7 @@ def range_tests(
         optimizer = build_stacked_optimizer(list(stack.parameters.values()), rates, decays, options)
         description = f"finding the learning rate of {len(lot)} seeds"
         factors = track(growth / settings.end_lr, description, settings.iterations, "batches")
-        losses = list(_losses(stack, optimizer, batches, factors))
+        losses = list(_losses(stack, optimizer, batches, factors, options))
         curves += [_curve(growth, of_seed) for of_seed in torch.stack(losses, dim=1).tolist()]
     return curves
 
@@ -98,7 +98,11 @@ def suggested_by_seed(curves: Sequence[Curve], rule: str) -> list[float]:
 
 
 def _losses(
-    stack: StackedHeads, optimizer: StackedOptimizer, batches: Batches, factors: Iterator[float]
+    stack: StackedHeads,
+    optimizer: StackedOptimizer,
+    batches: Batches,
+    factors: Iterator[float],
+    options: TrainingOptions,
 ) -> Iterator[Tensor]:
     """The loss of every seed before each step, until all of their curves have ended."""
     generators = [
@@ -108,17 +112,14 @@ def _losses(
     lowest, has_ended = torch.full_like(average, torch.inf), torch.zeros_like(average, dtype=torch.bool)
     by_seed = for_seeds(batches, stack.seeds)
     steps = (step for epoch in count() for step in epoch_of(by_seed, epoch))
-    for number, (factor, (inputs, targets, weights)) in enumerate(zip(factors, steps, strict=False), start=1):
-        by_head = None if weights is None else weights[:, stack.seed_of]
-        loss, _ = losses_of(stack.train(inputs, generators), targets[:, stack.seed_of], weights=by_head)
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+    for number, (factor, batch) in enumerate(zip(factors, steps, strict=False), start=1):
+        loss, _ = descend(stack, batch, generators, None, options)
         optimizer.step(factor)
-        plain = loss.detach()
-        yield plain
-        average = average * SMOOTHING + plain * (1 - SMOOTHING)
+        yield loss
+        average = average * SMOOTHING + loss * (1 - SMOOTHING)
         smoothed = average / (1 - SMOOTHING**number)
         lowest = torch.minimum(lowest, smoothed)
-        has_ended |= ~plain.isfinite() | (smoothed > EXPLODED * lowest)
+        has_ended |= ~loss.isfinite() | (smoothed > EXPLODED * lowest)
         if number % STEPS_BETWEEN_CHECKS == 0 and bool(has_ended.all()):
             return
 

@@ -184,7 +184,7 @@ def train_stack(
             generator.manual_seed(seed_for(stack.seeds[group.seed] + 1, epoch))
         losses = []
         for step, batch in enumerate(epoch_of(by_seed, epoch), epoch * steps):
-            losses.append(_descend(stack, batch, generators, smoothing, shared.options))
+            losses.append(descend(stack, batch, generators, smoothing, shared.options)[1])
             optimizer.step(rate_factor(step, [epochs], steps, shared.warm_up))
             tick()
         yield torch.stack(losses).mean(0).tolist()
@@ -207,31 +207,33 @@ def _train_lot(
     return [(list(losses), list(results)) for losses, results in by_head]
 
 
-def _descend(
+def descend(
     stack: StackedHeads,
     batch: Batch,
     generators: Sequence[torch.Generator],
     smoothing: Tensor | None,
     options: TrainingOptions,
-) -> Tensor:
-    """Give each head its gradients on a batch, which it goes through in parts as in `step.train_step`; gives each
-    head's cross-entropy."""
+) -> tuple[Tensor, Tensor]:
+    """Give each head its gradients on a batch, which it goes through in parts as in `step.train_step`; gives (the loss
+    that was minimised, the cross-entropy) by head, as `losses_of` does."""
     inputs, targets, weights = batch[0], batch[1][:, stack.seed_of], batch[2]
     weights = None if weights is None else weights[:, stack.seed_of]
     count = len(inputs)
     parts = max(1, min(options.accumulate, count // 2))
     of_weights = [None] * parts if weights is None else weights.tensor_split(parts)
-    cross_entropy = torch.zeros(len(stack), device=inputs.device)
+    minimised = torch.zeros(len(stack), device=inputs.device)
+    cross_entropy = torch.zeros_like(minimised)
     for part in zip(inputs.tensor_split(parts), targets.tensor_split(parts), of_weights, strict=True):
         logits = stack.train(part[0], generators)
         loss, plain = losses_of(logits, part[1], smoothing, part[2])
         share = len(logits) / count
         loss = loss * (share if weights is None or part[2] is None else part[2].sum(0) / weights.sum(0))
         loss.sum().backward()  # type: ignore[no-untyped-call]
+        minimised += loss.detach()
         cross_entropy += plain * share
     if options.clip_norm:
         clip_each(list(stack.parameters.values()), options.clip_norm)
-    return cross_entropy
+    return minimised, cross_entropy
 
 
 def _result(

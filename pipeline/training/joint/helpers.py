@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.models.engine.helpers import forget
 from pipeline.models.network import Network
 from pipeline.ranks.exchange import of_leader, receive_tensors, send_tensors
-from pipeline.ranks.team import check_all, deal, together
+from pipeline.ranks.team import check_all, together
 from pipeline.recipe.schema import LrFind
 from pipeline.training.fit import Phase, TrainingProgress, fit
 from pipeline.training.joint.pictures import Origin
@@ -68,9 +68,7 @@ def find_share(origin: Origin, settings: LrFind) -> None:
 
 
 def _find(phase: Phase, settings: LrFind) -> Curve:
-    """Each batch goes through the network at once, whatever training does."""
-    batches = phase.train.dealt_by(deal())
-    return range_test(phase.module, phase.optimizer, batches, settings, phase.fixed_statistics)
+    return range_test(phase.module, phase.optimizer, phase.train, settings, phase.fixed_statistics, phase.options)
 
 
 def _send(network: nn.Module, phase: Phase) -> None:

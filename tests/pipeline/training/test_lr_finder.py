@@ -21,6 +21,7 @@ from pipeline.models.layer_groups import FixedStatistics, training_mode
 from pipeline.models.network import Network
 from pipeline.recipe.fields import Frozen
 from pipeline.recipe.schema import LrFind
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.errors import UserError
 from pipeline.training.fit import Phase, fit
 from pipeline.training.lr_finder import (
@@ -257,6 +258,33 @@ def test_the_groups_keep_their_ratio_and_the_fastest_has_the_curves_rate() -> No
     curve = range_test(network, optimizer, toy_batches(), settings_of(1e-5, 1e-2, 20))
     np.testing.assert_allclose([rates["head"] for rates in used], curve.rates)
     np.testing.assert_allclose([rates["early"] for rates in used], curve.rates / 3)
+
+
+def test_gradients_are_scaled_down_to_the_norm_that_training_clips_them_to() -> None:
+    norms = []
+
+    def note(optimizer: Optimizer, *_: Any) -> None:
+        gradients = [one.grad.flatten() for group in optimizer.param_groups for one in group["params"]]
+        norms.append(float(torch.cat(gradients).norm()))
+
+    network = toy_network()
+    optimizer = toy_optimizer(network)
+    optimizer.register_step_pre_hook(note)
+    test = toy_batches(), settings_of(1e-5, 1e-2, 20)
+    range_test(network, optimizer, *test)
+    assert min(norms) > 0.05
+    norms.clear()
+    range_test(network, optimizer, *test, options=TrainingOptions(clip_norm=0.05))
+    np.testing.assert_allclose(norms, [0.05] * 20, rtol=1e-3)
+
+
+def test_a_batch_goes_through_the_network_in_as_many_parts_as_in_training() -> None:
+    network = toy_network()
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    options = TrainingOptions(accumulate=3)
+    range_test(network, toy_optimizer(network), toy_batches(), settings_of(1e-5, 1e-2, 4), options=options)
+    assert sizes == [6, 5, 5] * 4
 
 
 def test_the_losses_are_those_of_train_mode_before_each_step() -> None:

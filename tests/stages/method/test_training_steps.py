@@ -19,7 +19,7 @@ def test_a_stage_trains_by_its_own_batch_size_decay_and_smoothing(chain, name, b
     assert {value for step in did.steps for value in step.decays.values()} == {decay}
 
 
-@pytest.mark.parametrize("name", ["train_head", "fine_tune", "resize"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_what_all_training_stages_share_arrives_in_each_step_of_each(chain, name):
     assert all(step.options == chain.recipe.training for step in chain[name].did.steps)
 

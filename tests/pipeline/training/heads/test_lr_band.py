@@ -30,7 +30,7 @@ def together(hidden, start_lr, end_lr, iterations, heads_at_once=None, train=Non
 def alone(seed, hidden, start_lr, end_lr, iterations, train=None, options=AS_EVER):
     head, optimizer = new_head(HeadSetting(end_lr, DECAY, DROPOUT, seed=seed), hidden, options)
     train = replace(train or stored_batches()[0], seed=seed)
-    return range_test(head, optimizer, train, settings_of(start_lr, end_lr, iterations))
+    return range_test(head, optimizer, train, settings_of(start_lr, end_lr, iterations), options=options)
 
 
 @pytest.mark.parametrize("heads_at_once", [None, 2])
@@ -44,7 +44,15 @@ def test_each_seeds_curve_is_that_of_its_range_test_alone(hidden, heads_at_once)
         np.testing.assert_allclose(curve.smoothed, expected.smoothed, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"momentum": "cycled"}, {"optimizer": "sgd", "momentum": "cycled"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": "cycled"},
+        {"optimizer": "sgd", "momentum": "cycled"},
+        {"optimizer": "sgd", "clip_norm": 0.05},
+        {"accumulate": 3},
+    ],
+)
 def test_each_seeds_curve_is_by_the_recipes_optimizer_and_weights_as_alone(options):
     train = stored_batches()[0]
     train = replace(train, weights=np.random.default_rng(1).random(len(train.targets)).astype(np.float32))
