@@ -10,23 +10,26 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from rich.filesize import decimal
+from pipeline.system.errors import report_missing_packages
 
-from pipeline.cache.location import cache_folder, report_unwritable
-from pipeline.cache.maintenance import DAMAGED, Entry, clear, list_entries, verify
-from pipeline.recipe.reference import reference
-from pipeline.system.console import (
-    OUTPUT_CLOSED_STATUS,
-    OutputClosed,
-    duration,
-    guarded_output,
-    say,
-    table,
-    warn,
-)
-from pipeline.system.disk import free_bytes
-from pipeline.system.errors import UserError
-from pipeline.system.machine import check_system
+with report_missing_packages():
+    from rich.filesize import decimal
+
+    from pipeline.cache.location import cache_folder, report_unwritable
+    from pipeline.cache.maintenance import DAMAGED, Entry, clear, list_entries, verify
+    from pipeline.recipe.reference import reference
+    from pipeline.system.console import (
+        OUTPUT_CLOSED_STATUS,
+        OutputClosed,
+        duration,
+        guarded_output,
+        say,
+        table,
+        warn,
+    )
+    from pipeline.system.disk import free_bytes
+    from pipeline.system.errors import UserError
+    from pipeline.system.machine import check_system
 
 SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 RUNS_SHOWN = 2
@@ -181,5 +184,5 @@ def _format_runs(runs: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    with guarded_output():
+    with report_missing_packages(), guarded_output():
         sys.exit(main())

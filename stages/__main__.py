@@ -14,28 +14,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.cache.location import check_cache, report_unwritable
-from pipeline.data.readers.sources import list_source
-from pipeline.models.weights import check_backbone, find_weights
-from pipeline.ranks.door import DEFAULT, OPTION, asked_processes, help_leader, launch, leading
-from pipeline.ranks.environment import own_rank, take_own_gpu
-from pipeline.recipe.mistakes import check_held_out, check_positive_class
-from pipeline.recipe.presets import GOOD, PACKAGED, describe_preset, read_preset
-from pipeline.recipe.recipe_file import (
-    check_overrides,
-    help_text,
-    override_recipe,
-    read_recipe,
-)
-from pipeline.recipe.schema import Recipe
-from pipeline.runs.stage import RECIPE_FILE, Stage
-from pipeline.system.console import OUTPUT_CLOSED_STATUS, OutputClosed, guarded_output, say, warn
-from pipeline.system.disk import report_full_disk
-from pipeline.system.errors import UserError
-from pipeline.system.machine import check_gpu, check_system, fix_cublas
-from pipeline.system.memory import keep_freed_memory
-from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals, stop_reason
-from stages.registry import CHECKS, FILES, OPTIONS, STAGES, Option
+from pipeline.system.errors import report_missing_packages
+
+with report_missing_packages():
+    from pipeline.cache.location import check_cache, report_unwritable
+    from pipeline.data.readers.sources import list_source
+    from pipeline.models.weights import check_backbone, find_weights
+    from pipeline.ranks.door import DEFAULT, OPTION, asked_processes, help_leader, launch, leading
+    from pipeline.ranks.environment import own_rank, take_own_gpu
+    from pipeline.recipe.mistakes import check_held_out, check_positive_class
+    from pipeline.recipe.presets import GOOD, PACKAGED, describe_preset, read_preset
+    from pipeline.recipe.recipe_file import (
+        check_overrides,
+        help_text,
+        override_recipe,
+        read_recipe,
+    )
+    from pipeline.recipe.schema import Recipe
+    from pipeline.runs.stage import RECIPE_FILE, Stage
+    from pipeline.system.console import OUTPUT_CLOSED_STATUS, OutputClosed, guarded_output, say, warn
+    from pipeline.system.disk import report_full_disk
+    from pipeline.system.errors import UserError
+    from pipeline.system.machine import check_gpu, check_system, fix_cublas
+    from pipeline.system.memory import keep_freed_memory
+    from pipeline.system.processes import end_mlflow_run, end_with_parent, raise_on_signals, stop_reason
+    from stages.registry import CHECKS, FILES, OPTIONS, STAGES, Option
 
 COMMANDS = (*STAGES, *OPTIONS)
 # The default of MLproject's parameters, so that an empty one, as `-P data=$UNSET` gives, is told from none.
@@ -310,5 +313,5 @@ def _tag_reason(reason: str) -> None:
 
 
 if __name__ == "__main__":
-    with guarded_output():
+    with report_missing_packages(), guarded_output():
         main()
