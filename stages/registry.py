@@ -8,9 +8,11 @@ from typing import Any
 
 from pipeline.data.readers.unlabelled import find_pictures
 from pipeline.models.weights import check_backbone, find_weights
+from pipeline.recipe.mistakes import steps_without_growth
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.stage import RECIPE_FILE, Stage
 from pipeline.sweep.space import SPACE_KEY, check_space, varied_models
+from pipeline.system.console import warn
 from pipeline.system.disk import check_writable
 from pipeline.system.errors import UserError
 from pipeline.tryout.address import check_address, parse_port
@@ -51,6 +53,12 @@ def check_stored_heads(recipe: Recipe) -> None:
             f"training.max_minutes is {recipe.training.max_minutes:g}, which sweep_head cannot share out among heads "
             "that it trains at once; set it to 0."
         )
+
+
+def warn_of_sizes(recipe: Recipe) -> None:
+    """A sentence on each step of resize at a size that is no larger than the one before it."""
+    for sentence in steps_without_growth(recipe):
+        warn(sentence)
 
 
 def check_models(recipe: Recipe) -> None:
@@ -128,7 +136,7 @@ def parse_tta(text: str) -> bool:
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("main"),
+        Stage("main", checks=(warn_of_sizes,)),
         Stage("precompute", ("precompute",), artifacts=("activations", "checkpoint", "manifest", RECIPE_FILE)),
         Stage(
             "lr_find",
@@ -153,6 +161,7 @@ STAGES: Mapping[str, Stage] = {
             ("training", "resize", "augment"),
             (*TRAINING, "lr_find"),
             artifacts=("checkpoint", RECIPE_FILE),
+            checks=(warn_of_sizes,),
         ),
         Stage(
             "evaluate",
@@ -163,7 +172,7 @@ STAGES: Mapping[str, Stage] = {
         Stage(
             "sweep",
             short_for={"trials": "sweep.trials", "workers": "sweep.workers", "storage": "sweep.storage"},
-            checks=(check_space, check_models),
+            checks=(check_space, check_models, warn_of_sizes),
         ),
         Stage(
             "sweep_head",

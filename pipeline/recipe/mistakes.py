@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -158,6 +159,22 @@ def _wrong_stages(recipe: Recipe, typed: Collection[str], origin: str) -> str | 
             where = _where(["stages", key], typed, origin)
             return f"{where}: stages leaves lr_find out, and {key} is auto; set {key} to a rate, or name lr_find too."
     return None
+
+
+def steps_without_growth(recipe: Recipe) -> list[str]:
+    """A sentence on each step of resize whose pictures are no larger than those before it, as a recipe may mean it."""
+    if "resize" not in stages_of(recipe):
+        return []
+    given = recipe.resize
+    steps = {f"resize.{n}": one for n, one in enumerate(given)} if isinstance(given, list) else {"resize": given}
+    sizes = [("precompute", recipe.precompute.image_px)]
+    sizes += [(name, step.image_px) for name, step in steps.items() if step.cycles]
+    return [
+        f"{name}.image_px is {size_px}, which is not above {earlier}.image_px, {earlier_px}, so that the network goes "
+        f"on at a size that is no larger; raise it, or set {name}.cycles to 0."
+        for (earlier, earlier_px), (name, size_px) in pairwise(sizes)
+        if size_px <= earlier_px
+    ]
 
 
 def check_positive_class(given: str, classes: Collection[str]) -> None:

@@ -16,7 +16,8 @@ AfterEpoch: TypeAlias = Callable[[EpochRecord], None]
 @dataclass(frozen=True)
 class Stage:
     """A stage's `name`; the recipe's `sections` that it reads; the stages that it may `follow`; the artifacts that a
-    finished run of it must hold; and `checks` of the recipe, which raise UserError before anything heavy is imported.
+    finished run of it must hold; and `checks` of the recipe, which warn or raise UserError before anything heavy is
+    imported.
 
     Its runs are called `title`, where that says more than the name; `short_for` maps a short name on the command line
     to the key of the recipe that it stands for.

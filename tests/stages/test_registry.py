@@ -135,3 +135,11 @@ def test_a_bound_in_gib_is_a_number_from_0_up():
     for text in ("-1", "nan", "inf", "much"):
         with pytest.raises(UserError, match=f"^max_download_gib is {text}; give a number of GiB from 0 up"):
             parse_gib(text)
+
+
+@pytest.mark.parametrize("name", ["main", "resize", "sweep"])
+def test_a_step_of_resize_on_smaller_pictures_is_warned_of_when_a_command_begins(name, capsys):
+    recipe = build_recipe({"precompute": {"image_px": 448}}, {}, "a test")
+    for check in STAGES[name].checks:
+        check(recipe)
+    assert capsys.readouterr().err.startswith("resize.image_px is 384, which is not above precompute.image_px, 448")

@@ -2,7 +2,13 @@ import pytest
 import yaml
 
 from pipeline.recipe.fields import Section
-from pipeline.recipe.mistakes import check_held_out, check_positive_class, field_of, wrong_together
+from pipeline.recipe.mistakes import (
+    check_held_out,
+    check_positive_class,
+    field_of,
+    steps_without_growth,
+    wrong_together,
+)
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.recipe.schema import Recipe, flatten
 from pipeline.system.errors import UserError
@@ -262,3 +268,24 @@ def test_parts_of_main_that_can_be_run_are_taken():
     assert [build_recipe({}, {"stages": part}, "here").stages for part in parts] == list(parts)
     rates = {"stages": "precompute,train_head", "train_head.lr": "1e-3"}
     assert build_recipe({}, rates, "here").stages == "precompute,train_head"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, []),
+        ({"precompute": {"image_px": 448}}, ["resize.image_px is 384, which is not above precompute.image_px, 448"]),
+        ({"resize": {"image_px": 320}}, ["resize.image_px is 320, which is not above precompute.image_px, 320"]),
+        ({"resize": {"image_px": 224, "cycles": 0}}, []),
+        ({"resize": {"image_px": 224}, "stages": "precompute,lr_find,train_head,evaluate"}, []),
+        ({"resize": [{"image_px": 352}, {"image_px": 100, "cycles": 0}, {"image_px": 384}]}, []),
+        ({"resize": [{"image_px": 400}, {"image_px": 384}, {"image_px": 390}]},
+         ["resize.1.image_px is 384, which is not above resize.0.image_px, 400"]),
+    ],
+)  # fmt: skip
+def test_a_step_on_pictures_that_are_no_larger_gets_a_sentence_and_is_taken(given, named):
+    sentences = steps_without_growth(build_recipe(given, {}, "a test"))
+    assert len(sentences) == len(named)
+    for sentence, words in zip(sentences, named, strict=True):
+        assert sentence.startswith(words)
+        assert sentence.endswith(f"set {words.split('.image_px')[0]}.cycles to 0.")
