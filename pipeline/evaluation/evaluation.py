@@ -194,7 +194,7 @@ def _metrics(predictions: Predictions, seed: int) -> dict[str, float]:
     metrics |= {f"{split}/{key}": value for key, value in all_metrics(evaluated, classes, "tta_").items()}
     low, high = accuracy_interval((evaluated["label"] == evaluated["predicted"]).to_numpy(), seed)
     metrics |= {f"{split}/accuracy_low": low, f"{split}/accuracy_high": high}
-    metrics["overfit/plain_gap"] = metrics["valid/loss"] - metrics["train/plain_loss"]
+    metrics["plain_overfit_gap"] = metrics["valid/loss"] - metrics["train/plain_loss"]
     of_targets = predictions.calibrated[np.arange(len(evaluated)), predictions.targets]
     return metrics | {
         f"{split}/ece": expected_calibration_error(predictions.reliability),

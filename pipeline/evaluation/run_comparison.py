@@ -56,7 +56,7 @@ def differing_settings(runs: Sequence[EvaluatedRun]) -> pd.DataFrame:
 def metrics_table(runs: Sequence[EvaluatedRun]) -> pd.DataFrame:
     """A row for each final metric that any run has, a column for each run; NaN where a run lacks it."""
     every = sorted({name for run in runs for name in run.metrics})
-    chosen = dict.fromkeys((f"{runs[0].split}/", "valid/", "overfit/"))
+    chosen = dict.fromkeys((f"{runs[0].split}/", "valid/", "plain_overfit_gap"))
     names = [name for start in chosen for name in every if name.startswith(start)]
     columns = {run.name: [run.metrics.get(name, float("nan")) for name in names] for run in runs}
     return pd.DataFrame({"metric": names, **columns})

@@ -11,9 +11,10 @@ from pipeline.training.records import kept_name
 # Where `make ui` starts a server.
 LOCAL_SERVER = "http://127.0.0.1:5000"
 # The metrics that the parent run copies from its stages: curves over all of training.
-CURVES = ("train/", "valid/", "overfit/", "lr/")
+CURVES = ("train/", "valid/", "overfit/", "rate_")
 # And what it copies of the final figures, by the end of the name; all of them are on the page of evaluate's own run.
-RESULTS = ("accuracy", "accuracy_low", "accuracy_high", "loss", "macro_f1", "roc_auc", "tta_accuracy", "plain_gap")
+RESULTS = ("accuracy", "accuracy_low", "accuracy_high", "loss", "macro_f1", "roc_auc", "tta_accuracy")
+GAP = "plain_overfit_gap"
 
 
 def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
@@ -27,7 +28,9 @@ def log_results(run_id: str, done: Mapping[str, RunRef]) -> None:
 
 def results_of(evaluated: RunRef) -> dict[str, float]:
     """The figures of a run of evaluate that matter most, as they are named there."""
-    return {name: value for name, value in evaluated.metrics.items() if name.partition("/")[2] in RESULTS}
+    return {
+        name: value for name, value in evaluated.metrics.items() if name == GAP or name.partition("/")[2] in RESULTS
+    }
 
 
 def log_summary(

@@ -23,7 +23,8 @@ EPOCH_COLUMNS = [
 
 def epoch_points(record: EpochRecord) -> list[tuple[str, float, int]]:
     """(name, value, step) of one epoch: its results at its last step, and the rates within it, thinned out so that a
-    long epoch logs no more points than a short one."""
+    long epoch logs no more points than a short one. Rates have no slash in their names, so that the tracking page shows
+    them after the results."""
     step = record.step
     points = [
         ("train/loss", record.train_loss, step),
@@ -36,7 +37,7 @@ def epoch_points(record: EpochRecord) -> list[tuple[str, float, int]]:
     ]
     stride = max(-(-len(record.steps) // POINTS_PER_EPOCH), 1)
     for one in record.steps[::stride]:
-        points += [(f"lr/{group}", rate, one.step) for group, rate in one.rates.items()]
+        points += [(f"rate_{group}", rate, one.step) for group, rate in one.rates.items()]
     return points
 
 

@@ -147,7 +147,7 @@ def test_a_killed_recipe_ends_as_if_it_had_not_been_killed(rehearsal, tmp_path, 
         stage = run.data.tags["thaw.stage"]
         if stage in WEIGHTS:
             assert content_of(run) == rehearsal.weights[stage], f"{stage} ended with other weights"
-        for name in ("train/loss", "valid/accuracy", "lr/head"):
+        for name in ("train/loss", "valid/accuracy", "rate_head"):
             steps = [point.step for point in place.client.get_metric_history(run.info.run_id, name)]
             assert len(steps) == len(set(steps)), f"{stage} logged a step of {name} twice"
         if stage in ("train_head", "fine_tune", "resize"):

@@ -170,7 +170,7 @@ def test_a_whole_recipe_goes_on_without_its_server(server, tmp_path):
     runs = client.search_runs([client.get_experiment_by_name("thaw-elpv").experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
     (parent,) = (run.info.run_id for run in runs if run.data.tags["thaw.stage"] == "main")
-    for name in ("train/loss", "valid/loss", "lr/head", "test/accuracy"):
+    for name in ("train/loss", "valid/loss", "rate_head", "test/accuracy"):
         histories = {run.info.run_id: points(client, run.info.run_id, name) for run in runs}
         whole = histories.pop(parent)
         # What evaluate found is logged anew on the parent run, some time later.

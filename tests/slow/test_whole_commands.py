@@ -74,7 +74,7 @@ def test_the_late_group_is_trained_on_what_is_stored_in_front_of_it(place):
     assert output_of(command(place, *start, *cut)).count("reused run") == len(STAGES)
     (head,) = place.runs(stage="train_head", done="true")[1:]
     assert head.data.metrics["top_rate_late"] == pytest.approx(head.data.metrics["top_rate_head"] / 3)
-    assert {key for key in head.data.metrics if key.startswith("lr/")} == {"lr/late", "lr/head"}
+    assert {key for key in head.data.metrics if key.startswith("rate_")} == {"rate_late", "rate_head"}
     before, after = (Path(run.info.artifact_uri) for run in place.runs(stage="evaluate", done="true"))
     twins = [(folder / "near_duplicates.csv").read_text().count("\n") for folder in (before, after)]
     assert twins[0] == twins[1], "what is alike is seen by the same activations"

@@ -110,7 +110,7 @@ def test_the_metrics_have_these_names(tested, validated):
     every = {*trio, *further, "top_2_accuracy"}
     evaluated = {*every, *(f"tta_{name}" for name in every), "accuracy_low", "accuracy_high"}
     evaluated |= {"ece", "calibrated_ece", "calibrated_loss"}
-    train = {f"train/plain_{name}" for name in trio} | {"overfit/plain_gap", "temperature"}
+    train = {f"train/plain_{name}" for name in trio} | {"plain_overfit_gap", "temperature"}
     of_valid = {f"valid/{name}" for name in every}
     assert set(tested.metrics) == train | of_valid | {f"test/{name}" for name in evaluated}
     assert set(validated.metrics) == train | {f"valid/{name}" for name in evaluated}
@@ -127,7 +127,7 @@ def test_the_metrics_are_read_from_the_table(tested):
     assert tested.metrics["test/tta_loss"] == tested.predictions.evaluated["tta_loss"].mean()
     assert tested.metrics["test/tta_loss"] != tested.metrics["test/loss"]
     gap = tested.metrics["valid/loss"] - tested.metrics["train/plain_loss"]
-    assert tested.metrics["overfit/plain_gap"] == pytest.approx(gap)
+    assert tested.metrics["plain_overfit_gap"] == pytest.approx(gap)
 
 
 def test_the_verdict_compares_with_guessing_by_the_class_shares_of_the_training_split():

@@ -141,7 +141,7 @@ def test_on_a_server_the_pages_are_shown_at_its_address(done, capsys, monkeypatc
 
 @pytest.mark.parametrize(
     "name",
-    ["train/loss", "valid/loss", "valid/accuracy", "train/images_per_second", "overfit/gap", "lr/head"],
+    ["train/loss", "valid/loss", "valid/accuracy", "train/images_per_second", "overfit/gap", "rate_head"],
 )
 def test_the_parent_run_takes_over_what_is_compared(name):
     assert name.startswith(CURVES)

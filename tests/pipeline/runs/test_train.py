@@ -93,7 +93,7 @@ def test_each_epoch_is_logged_and_reported_as_soon_as_it_is_done(tmp_path):
     assert logged == [(step, EVERY_EPOCH[: number + 1]) for number, step in enumerate(EVERY_EPOCH)]
     assert steps_of(run_id, "valid/accuracy") == EVERY_EPOCH
     for group in RATES:
-        assert steps_of(run_id, f"lr/{group}") == list(range(13, 25))
+        assert steps_of(run_id, f"rate_{group}") == list(range(13, 25))
     assert resumed(run_id) is None
 
 
@@ -146,7 +146,7 @@ def test_after_a_crash_the_curve_of_the_new_run_begins_with_the_epochs_that_were
     run_id = train(tmp_path)
     assert resumed(run_id) == "FAILED"
     assert steps_of(run_id, "train/loss") == steps_of(run_id, "valid/accuracy") == EVERY_EPOCH
-    assert steps_of(run_id, "lr/head") == list(range(13, 25))
+    assert steps_of(run_id, "rate_head") == list(range(13, 25))
 
 
 def test_after_a_sigterm_the_run_is_killed_and_the_next_one_resumes_from_it(tmp_path):

@@ -39,7 +39,7 @@ def record(steps: int = 3, first: int = 11, epoch: int = 4) -> EpochRecord:
 
 
 def test_an_epochs_results_stand_at_its_last_step() -> None:
-    results = [point for point in epoch_points(record()) if not point[0].startswith("lr/")]
+    results = [point for point in epoch_points(record()) if not point[0].startswith("rate_")]
     assert results == [
         ("train/loss", 0.5, 13),
         ("valid/loss", 0.75, 13),
@@ -52,26 +52,26 @@ def test_an_epochs_results_stand_at_its_last_step() -> None:
 
 
 def test_the_rates_of_a_short_epoch_stand_at_every_step_by_layer_group() -> None:
-    rates = [point for point in epoch_points(record()) if point[0].startswith("lr/")]
-    assert [point for point in rates if point[0] == "lr/head"] == [
-        ("lr/head", 0.01, 11),
-        ("lr/head", 0.02, 12),
-        ("lr/head", 0.03, 13),
+    rates = [point for point in epoch_points(record()) if point[0].startswith("rate_")]
+    assert [point for point in rates if point[0] == "rate_head"] == [
+        ("rate_head", 0.01, 11),
+        ("rate_head", 0.02, 12),
+        ("rate_head", 0.03, 13),
     ]
-    assert [step for name, _, step in rates if name == "lr/early"] == [11, 12, 13]
+    assert [step for name, _, step in rates if name == "rate_early"] == [11, 12, 13]
     assert len(rates) == 6
 
 
 @pytest.mark.parametrize("steps", [1, 39, 40, 41, 80, 81, 1000, 12345])
 def test_a_long_epoch_logs_about_as_many_rates_as_one_of_forty_steps(steps: int) -> None:
-    logged = [step for name, _, step in epoch_points(record(steps)) if name == "lr/head"]
+    logged = [step for name, _, step in epoch_points(record(steps)) if name == "rate_head"]
     assert len(logged) <= 40
     assert len(logged) >= min(steps, 20)
     assert logged[0] == 11
 
 
 def test_thinned_rates_are_evenly_spaced_and_stay_with_their_steps() -> None:
-    thinned = [(rate, step) for name, rate, step in epoch_points(record(1000)) if name == "lr/head"]
+    thinned = [(rate, step) for name, rate, step in epoch_points(record(1000)) if name == "rate_head"]
     assert {after[1] - before[1] for before, after in itertools.pairwise(thinned)} == {25}
     assert all(math.isclose(rate, 0.01 * (step - 10)) for rate, step in thinned)
 

@@ -91,13 +91,13 @@ def test_curves_go_on_over_the_stages_on_the_parent_run(workplace, main):
     assert len(set(steps)) == epochs
     assert steps[:epochs] == sorted(set(steps))
     assert set(steps[epochs:]) == {steps[epochs - 1]}  # evaluate looks at the network where training left it
-    rates = {point.step for point in workplace.client.get_metric_history(parent.info.run_id, "lr/head")}
+    rates = {point.step for point in workplace.client.get_metric_history(parent.info.run_id, "rate_head")}
     assert max(rates) == max(steps)
 
 
 def test_the_parent_run_carries_the_final_figures_and_the_flat_recipe(main):
     parent = main.parent
-    for name in ("best_valid_accuracy", "test/accuracy", "test/macro_f1", "test/tta_accuracy", "overfit/plain_gap"):
+    for name in ("best_valid_accuracy", "test/accuracy", "test/macro_f1", "test/tta_accuracy", "plain_overfit_gap"):
         assert name in parent.data.metrics
     assert parent.data.metrics["test/accuracy"] == main.stage("evaluate").data.metrics["test/accuracy"]
     assert parent.data.params["fine_tune.cycle_len"] == "1"

@@ -93,12 +93,14 @@ def test_the_page_of_a_finished_run_shows_its_stages_figures_and_verdict(browser
 @pytest.mark.parametrize(
     ("stage", "sections"),
     [
-        ("main", ["lr", "overfit", "test", "train", "valid", "Model metrics"]),
-        ("fine_tune", ["lr", "overfit", "train", "valid", "Model metrics"]),
-        ("evaluate", ["overfit", "test", "train", "valid", "Model metrics"]),
+        ("main", ["overfit", "test", "train", "valid", "Model metrics"]),
+        ("fine_tune", ["overfit", "train", "valid", "Model metrics"]),
+        ("evaluate", ["test", "train", "valid", "Model metrics"]),
     ],
 )
-def test_results_and_curves_come_before_single_figures_and_the_machines_are_apart(browser, main, stage, sections):
+def test_results_and_curves_come_before_rates_and_single_figures_and_the_machines_are_apart(
+    browser, main, stage, sections
+):
     (run,) = [one for one in (main.parent, *main.nested) if one.data.tags["thaw.stage"] == stage]
     info = run.info
     path = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
