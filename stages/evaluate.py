@@ -1,5 +1,6 @@
 """evaluate: one table of predictions, and every number derived from it; the served model, registered."""
 
+from pipeline.cache.hashing import content_key
 from pipeline.recipe.mistakes import check_positive_class
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.ensemble.averaged_runs import ensemble_inputs, read_upstreams
@@ -21,4 +22,6 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     served = {"served_code": source_digest("pipeline.serving"), "served_pins": " ".join(pinned())}
     advised_from = {"fine_tune_cycles": str(recipe.fine_tune.cycles)}  # what it follows may not depend on it
     inputs = served | advised_from | ensemble_inputs(upstreams)
+    if recipe.data.corrections and len(decided := up.decided_manifest.corrected):
+        inputs["decided"] = content_key({"decided": decided[["hash", "action", "label"]].to_dict("records")})
     return run_stage(STAGES["evaluate"], up, inputs, later("stages.work.evaluate.work", upstreams))

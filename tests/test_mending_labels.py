@@ -54,6 +54,12 @@ def count(page: Page) -> str:
     return str(page.run(f"document.querySelector('{COUNT}').value"))
 
 
+def pressed(page: Page, path: str) -> list[str]:
+    """Which buttons of a card are pressed."""
+    buttons = card(path, "[aria-pressed=true]")
+    return list(page.run(f"[...document.querySelectorAll({buttons!r})].map((one) => one.dataset.action)"))
+
+
 def choose(page: Page, selector: str, presses: int) -> None:
     """Move a select's choice down, by keyboard."""
     page.run(f"document.querySelector({selector!r}).focus()")
@@ -76,18 +82,23 @@ def test_from_a_click_on_the_page_to_the_labels_of_the_next_run(photos, tmp_path
     manifest = manifest_of(photos)
     with opened_page(tmp_path / "chromium") as page:
         page.open(report_of(manifest, tmp_path / "report.html", "first"))
-        assert count(page) == "Nothing is changed yet."
+        assert count(page) == "Nothing is decided yet."
         assert page.run(f"document.querySelector('{DOWNLOAD}').disabled")
+        assert page.run("document.querySelectorAll('[aria-pressed=true]').length") == 0
         page.click(card("cat/0.png", "[data-action=drop]"))
         page.click(card("cat/1.png", "[data-action=relabel]"))
         choose(page, card("cat/2.png", "select"), 2)
         page.click(card("dog/0.png", "[data-action=drop]"))
-        assert count(page) == "2 relabelled, 2 dropped."
+        assert count(page) == "2 relabelled, 2 dropped, 0 kept."
         page.run(f"document.querySelector({card('dog/0.png', '[data-action=keep]')!r}).focus()")
         page.press(" ")
-        assert count(page) == "2 relabelled, 1 dropped."
+        assert count(page) == "2 relabelled, 1 dropped, 1 kept."
+        page.click(card("dog/1.png", "[data-action=drop]"))
+        page.click(card("dog/1.png", "[data-action=drop]"))
         page.reload()
-        assert count(page) == "2 relabelled, 1 dropped."
+        assert count(page) == "2 relabelled, 1 dropped, 1 kept."
+        assert pressed(page, "dog/0.png") == ["keep"]
+        assert pressed(page, "dog/1.png") == []
         assert page.run(f"document.querySelector({card('cat/2.png', 'select')!r}).value") == CLASSES[2]
         choose(page, "[data-filter=label]", 2)
         choose(page, "[data-filter=error]", 2)
@@ -100,12 +111,18 @@ def test_from_a_click_on_the_page_to_the_labels_of_the_next_run(photos, tmp_path
         assert corrected.table.loc[changed, ["path", "split"]].to_numpy().tolist() == [["cat/0.png", "dropped"]]
 
         page.open(report_of(corrected, tmp_path / "second.html", "second"))
-        assert count(page) == "Nothing is changed yet. 3 corrections of before are kept."
+        assert count(page) == "Nothing is decided yet. 4 decisions of before stay."
+        assert pressed(page, "dog/0.png") == pressed(page, "cat/1.png") == ["keep"]
+        for path in ("dog/0.png", "cat/1.png", "dog/4.png"):  # of which only the last was not decided before
+            page.click(card(path, "[data-action=keep]"))
         page.click(card("dog/3.png", "[data-action=drop]"))
+        assert count(page) == "0 relabelled, 1 dropped, 1 kept. 4 decisions of before stay."
         rows = pd.read_csv(downloaded(page, tmp_path / "second.csv"), keep_default_na=False)
         assert rows[["path", "was", "action", "label"]].to_numpy().tolist() == [
             ["cat/0.png", "cat", "drop", ""],
             ["cat/1.png", "cat", "relabel", "dog"],
             ["cat/2.png", "cat", "relabel", CLASSES[2]],
+            ["dog/0.png", "dog", "keep", "dog"],
+            ["dog/4.png", "dog", "keep", "dog"],
             ["dog/3.png", "dog", "drop", ""],
         ]

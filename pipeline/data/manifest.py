@@ -18,6 +18,7 @@ from pipeline.data.corrections import CORRECTED_COLUMNS, DROPPED, apply_correcti
 from pipeline.data.decode import GREY_MODES
 from pipeline.data.deep import Choice, Span, choose_ranges, describe_ranges, kind_of, span_of_set
 from pipeline.data.inspection import Inspected, inspect_all
+from pipeline.data.readers.corrections_file import RELABEL
 from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.soft_labels import CERTAIN_FROM
 from pipeline.data.remote.addresses import common_address, pictures_folder, without_secrets
@@ -47,9 +48,9 @@ class Manifest:
     of the network's outputs, `set_aside` the files left out (`path`, `reason`), `moved` the copies that were moved to
     another split (`path`, `moved_from`, `moved_to`, `same_as`), `drawn` the splits whose pictures the recipe's
     fractions choose, and not the source. Deep pictures are scaled from `ranges`; `spans` are those of the training
-    pictures. `corrected` are the pictures that data.corrections relabels, or drops, which gives them the split DROPPED
-    (CORRECTED_COLUMNS); `notes` are sentences for the user. `addresses`, by path, are those of pictures that are
-    fetched to `root`, in the cache; none if they are on disk."""
+    pictures. `corrected` are the pictures that data.corrections relabels, keeps, or drops, which gives them the split
+    DROPPED (CORRECTED_COLUMNS); `notes` are sentences for the user. `addresses`, by path, are those of pictures that
+    are fetched to `root`, in the cache; none if they are on disk."""
 
     name: str
     root: Path
@@ -272,7 +273,7 @@ def _add_shares(table: pd.DataFrame, listing: Listing) -> list[str]:
         return []
     columns = [f"{SHARE}{label}" for label in listing.soft.classes]
     table[columns] = np.array(listing.soft.shares)
-    relabelled = table["hash"].isin([content for content, one in listing.corrections.items() if one.label is not None])
+    relabelled = table["hash"].isin([content for content, one in listing.corrections.items() if one.action == RELABEL])
     for label, column in zip(listing.soft.classes, columns, strict=True):
         table.loc[relabelled, column] = (table.loc[relabelled, "label"] == label).astype(float)
     return columns

@@ -51,8 +51,9 @@ class Evaluation:
     that were reached. `valid_activations` are the head's input for the validation pictures, in the order of the
     predictions table, and `kept_activations` for the training pictures at the manifest's rows `kept_rows`. `seed` draws
     the samples that are shown. `training_label_errors` are None where training pictures were not cross-validated.
-    `corrected` are the manifest's corrected pictures. `members` has a row for each network whose probabilities are
-    averaged, with its results on the validation pictures; `epochs` and activations are of the first of them."""
+    `corrected` are the pictures whose labels a person has decided on, which are not doubted. `members` has a row for
+    each network whose probabilities are averaged, with its results on the validation pictures; `epochs` and activations
+    are of the first of them."""
 
     name: str
     predictions: Predictions
@@ -80,6 +81,11 @@ class Evaluation:
         """How the ensemble compares with its networks, in a sentence; empty where there is one network."""
         accuracy, loss = (self.metrics.get(f"valid/{name}", math.nan) for name in ("accuracy", "loss"))
         return describe_ensemble(self.members, accuracy, loss)
+
+    @property
+    def decided(self) -> list[str]:
+        """The content hashes of the pictures whose labels a person has decided on."""
+        return self.corrected["hash"].tolist() if len(self.corrected) else []
 
     def headline(self) -> str:
         """One sentence with the figures that matter most."""
@@ -157,14 +163,16 @@ def evaluate(
         _diagnose_balance(predictions, training_counts, metrics[f"{split}/accuracy"]),
         diagnose_size(training_counts, split, pictures, interval, recipe.data.test_fraction, split in manifest.drawn),
     ]
-    doubted = None if out_of_fold is None else training_label_errors(manifest.table, manifest.classes, out_of_fold)
+    decided, doubted = set(manifest.corrected["hash"]), None
+    if out_of_fold is not None:
+        doubted = training_label_errors(manifest.table, manifest.classes, out_of_fold, decided)
     return Evaluation(
         name=manifest.name,
         predictions=predictions,
         metrics=metrics,
         verdict=verdict,
         verdicts=[one for one in further if one is not None],
-        label_errors=label_errors(predictions.table, manifest.classes),
+        label_errors=label_errors(predictions.table, manifest.classes, decided),
         near_duplicates=twins,
         epochs=epochs,
         valid_activations=predicted.valid_activations,

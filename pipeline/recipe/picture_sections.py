@@ -33,7 +33,7 @@ class Data(Section):
     corrections: str = Field(
         "",
         description="empty, or a corrections.csv that report.html of evaluate made: pictures of a hash get its label, "
-        "or are dropped",
+        "are dropped, or are not doubted again",
     )
     split_seed: Literal["auto"] | int = Field(
         "auto", description="auto (the recipe's seed) or a whole number: which pictures are held out"

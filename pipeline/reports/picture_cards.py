@@ -86,10 +86,13 @@ def label_error_cards(evaluation: Evaluation, pixels: Pixels, heats: Heats | Non
     )
     doubtful = errors.head(MOST_SUSPECTS)
     shown = caption_label_errors(doubtful, pixels)
-    train = top_losses(evaluation.predictions.of("train"), PICTURES_EACH)
+    trained_on = evaluation.predictions.of("train")
+    train = top_losses(trained_on[~trained_on["hash"].isin(evaluation.decided)], PICTURES_EACH)
     trained = "The model has trained on these labels; where it still speaks against one, it is often wrong."
+    not_doubted = "Labels that data.corrections keeps or corrects are not doubted again." if evaluation.decided else ""
     return [
         Paragraph(words),
+        *([Paragraph(not_doubted)] if not_doubted else []),
         _cards("label_errors", "The most doubtful", shown, doubtful[["row"]], evaluation, folder),
         *_training_label_error_cards(evaluation, pixels, heats, folder),
         _cards(

@@ -4,13 +4,14 @@ by work/materials.py, which loads torch."""
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline import tracking
+from pipeline.data.corrections import decided_pictures
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.stage import Stage, step_name
@@ -63,6 +64,14 @@ class Upstream:
     def manifest(self) -> Manifest:
         """The pictures, as precompute split them."""
         return load_manifest(self.folder("manifest", "precompute"))
+
+    @cached_property
+    def decided_manifest(self) -> Manifest:
+        """The same, with all pictures as `corrected` whose labels a person has decided on by now, those too that the
+        file of data.corrections has kept since precompute ran: what is kept makes no other manifest."""
+        known = self.manifest
+        source = self.recipe.data.corrections
+        return replace(known, corrected=decided_pictures(known.corrected, known.table, known.classes, source))
 
     def rate(self, lr: float | Sequence[float] | str, key: str) -> float | Sequence[float]:
         """The rate, or rates, of the recipe; for "auto" what the upstream run of lr_find suggests.

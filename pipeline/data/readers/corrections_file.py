@@ -11,27 +11,24 @@ from pipeline.system.errors import UserError
 from pipeline.system.text import plain_name
 
 NEEDED = ("hash", "action", "label")
-RELABEL, DROP = "relabel", "drop"
+RELABEL, DROP, KEEP = ACTIONS = "relabel", "drop", "keep"
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The new `label` of a picture, or None if the picture is left out; `path` says where it was."""
+    """What becomes of a picture: the `action` RELABEL gives it the `label`, DROP leaves it out, and KEEP says that the
+    `label` it has is right, which changes nothing but that it is not doubted again. `path` says where it was."""
 
-    label: str | None
-    path: str
-
-    @property
-    def action(self) -> str:
-        """relabel or drop."""
-        return DROP if self.label is None else RELABEL
+    action: str
+    label: str = ""
+    path: str = ""
 
 
 def read_corrections(source: str, classes: Collection[str]) -> dict[str, Correction]:
     """The corrections in the file `source` by the hash (SHA-256) of a picture's content; none if `source` is empty.
 
-    The file is CSV with the columns `hash`, `action` (relabel or drop) and `label`, and maybe `path`. UserError, naming
-    the row, for any mistake, such as a label that is none of `classes`.
+    The file is CSV with the columns `hash`, `action` (one of ACTIONS) and `label`, and maybe `path`. UserError, naming
+    the row, for any mistake, such as a new label that is none of `classes`.
     """
     if not source:
         return {}
@@ -56,22 +53,23 @@ def read_corrections(source: str, classes: Collection[str]) -> dict[str, Correct
             continue
         where = f"{source}, row {number}"
         row = dict(zip(names, (*cells, *[""] * len(names)), strict=False))
-        correction = Correction(_new_label(row, classes, where), row.get("path", ""))
+        correction = Correction(*_decision(row, classes, where), row.get("path", ""))
         earlier = corrections.setdefault(row["hash"].strip().lower(), correction)
-        if earlier.label != correction.label:
+        if (earlier.action, earlier.label) != (correction.action, correction.label):
             raise UserError(f"{where} says something else of {row['hash']} than an earlier row; keep one of them.")
     return corrections
 
 
-def _new_label(row: dict[str, str], classes: Collection[str], where: str) -> str | None:
+def _decision(row: dict[str, str], classes: Collection[str], where: str) -> tuple[str, str]:
+    """(the action, the label that it gives or keeps)."""
     action, label = row["action"].strip().lower(), plain_name(row["label"])
+    if action not in ACTIONS:
+        raise UserError(f"{where} has the action {row['action']!r}; it takes {RELABEL}, {DROP} or {KEEP}.")
     if action == DROP:
-        return None
-    if action != RELABEL:
-        raise UserError(f"{where} has the action {row['action']!r}; it takes {RELABEL} or {DROP}.")
-    if label not in classes:
+        return DROP, ""
+    if action == RELABEL and label not in classes:
         close = difflib.get_close_matches(label, sorted(classes), n=1, cutoff=0)
         raise UserError(
             f"{where} has the label {label!r}, which is no class of these pictures; the nearest is {close[0]}."
         )
-    return label
+    return action, label

@@ -1,6 +1,7 @@
 /* Keeps, relabels or drops pictures by the hash of their content, filters the cards, and makes corrections.csv. */
 document.addEventListener("DOMContentLoaded", () => {
   const { key, classes, earlier } = JSON.parse(document.getElementById("mend-data").textContent);
+  const decided = new Set(earlier.map((row) => row.hash));
   const groups = [...document.querySelectorAll(".mend")];
   const cards = [...document.querySelectorAll("figure")].filter((card) => card.querySelector(".mend"));
   const filters = [...document.querySelectorAll("[data-filter]")];
@@ -10,8 +11,13 @@ document.addEventListener("DOMContentLoaded", () => {
     changes = new Map(JSON.parse(localStorage.getItem(storage) ?? "[]"));
   } catch { /* without storage, choices last as long as the page */ }
 
-  function decide({ hash, path, label: was }, action, label = "") {
-    if (action === "keep" || label === was) changes.delete(hash);
+  /* A second press takes a decision back; what was decided before stays without one. */
+  function decide({ hash, path, label: was }, action, given = "") {
+    const change = changes.get(hash);
+    const label = action === "keep" ? was : given;
+    const isAgain = change?.action === action && change.label === label;
+    const isAsBefore = action === "keep" ? decided.has(hash) : label === was;
+    if (isAgain || isAsBefore) changes.delete(hash);
     else changes.set(hash, { path, was, action, label });
     try {
       localStorage.setItem(storage, JSON.stringify([...changes]));
@@ -31,18 +37,18 @@ document.addEventListener("DOMContentLoaded", () => {
       const select = group.querySelector("select");
       if (change) listClasses(select);
       select.value = change?.label || group.dataset.label;
-      group.classList.toggle("changed", Boolean(change));
+      group.classList.toggle("changed", Boolean(change) && change.action !== "keep");
+      const chosen = change?.action ?? (decided.has(group.dataset.hash) ? "keep" : "");
       for (const button of group.querySelectorAll("button")) {
-        const { action, label = "" } = button.dataset;
-        const isChosen = change ? change.action === action && change.label === label : action === "keep";
-        button.setAttribute("aria-pressed", isChosen);
+        const { action, label } = button.dataset;
+        button.setAttribute("aria-pressed", action === chosen && (action !== "relabel" || label === change.label));
       }
     }
-    const dropped = [...changes.values()].filter((change) => change.action === "drop").length;
-    const relabelled = changes.size - dropped;
-    const before = earlier.length ? ` ${earlier.length} corrections of before are kept.` : "";
-    document.getElementById("mend-count").value =
-      (changes.size ? `${relabelled} relabelled, ${dropped} dropped.` : "Nothing is changed yet.") + before;
+    const actions = [...changes.values()].map((change) => change.action);
+    const count = (action) => actions.filter((one) => one === action).length;
+    const now = `${count("relabel")} relabelled, ${count("drop")} dropped, ${count("keep")} kept.`;
+    const before = earlier.length ? ` ${earlier.length} decisions of before stay.` : "";
+    document.getElementById("mend-count").value = (changes.size ? now : "Nothing is decided yet.") + before;
     document.getElementById("mend-download").disabled = !changes.size;
   }
 

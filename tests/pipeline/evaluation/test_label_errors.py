@@ -13,6 +13,7 @@ def table_of(labels: list[int], probabilities: np.ndarray, splits: list[str]) ->
         {
             "row": np.arange(len(labels)) + 100,
             "path": [f"{row}.png" for row in range(len(labels))],
+            "hash": [f"hash of {row + 100}" for row in range(len(labels))],
             "split": splits,
             "label": names[labels],
             "predicted": names[probabilities.argmax(1)],
@@ -47,6 +48,15 @@ def test_wrong_labels_are_found_with_what_they_should_be(mislabelled):
     assert (found["probability"] > 0.5).all()
 
 
+def test_labels_that_a_person_has_decided_on_are_not_doubted_again(mislabelled):
+    table, wrong = mislabelled
+    table["split"] = ["valid", "test"] * 45
+    everything = label_errors(table, CLASSES)
+    left = label_errors(table, CLASSES, {f"hash of {wrong[1]}"})
+    expected = everything[everything["row"] != wrong[1]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(left, expected)
+
+
 def test_training_rows_are_never_looked_at(mislabelled):
     table, _ = mislabelled
     found = label_errors(table, CLASSES)
@@ -78,10 +88,13 @@ def test_a_class_that_is_not_held_out_is_no_error(mislabelled):
 def test_training_rows_are_judged_by_the_probabilities_that_are_given_for_them(mislabelled):
     table, wrong = mislabelled
     table["split"] = ["valid", "train", "test"] * 30
-    manifest = table[["path", "split", "label"]].set_index(table["row"])
+    manifest = table[["path", "split", "label", "hash"]].set_index(table["row"])
     train = table["split"] == "train"
     out_of_fold = table.loc[train, [f"probability/{name}" for name in CLASSES]].to_numpy()
     found = training_label_errors(manifest, CLASSES, out_of_fold)
     assert found["row"].iloc[0] in wrong
     as_held_out = label_errors(table[train].assign(split="valid"), CLASSES)
     pd.testing.assert_frame_equal(found, as_held_out.assign(split="train"))
+    decided = {manifest["hash"].loc[found["row"].iloc[0]]}
+    left = training_label_errors(manifest, CLASSES, out_of_fold, decided)
+    assert left["row"].tolist() == found["row"].tolist()[1:]

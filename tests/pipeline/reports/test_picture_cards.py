@@ -64,6 +64,15 @@ def test_training_pictures_of_the_highest_losses_are_among_the_doubtful_ones(eva
     assert [card.mendable[0].hash for card in cards] == train["hash"].tolist()
 
 
+def test_training_pictures_that_a_person_has_decided_on_are_not_among_them(evaluated, folder):
+    evaluation, pixels = evaluated
+    worst, *others = evaluation.predictions.of("train").nlargest(9, "loss")["hash"]
+    decided = pd.DataFrame([{"hash": worst, "path": "a", "was": "ant", "action": "keep", "label": "ant"}])
+    parts = label_error_cards(replace(evaluation, corrected=decided), pixels, None, folder)
+    assert [card.mendable[0].hash for card in parts[-1].shown] == others
+    assert parts[1].text == "Labels that data.corrections keeps or corrects are not doubted again."
+
+
 def doubting(evaluation, rows):
     """The evaluation where cross-validation doubts these training rows, each in favour of the next class."""
     table = evaluation.predictions.table.set_index("row").loc[rows]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pipeline.data.augment import view_matrices
-from pipeline.evaluation import evaluation
+from pipeline.evaluation import evaluation, label_errors
 from pipeline.evaluation.diagnosis import diagnose_overfitting
-from stages import evaluate
+from stages import evaluate, precompute
+from tests.stages.chains import run_stage_on
 from tests.stages.predicting import probabilities
 
 
@@ -53,6 +54,24 @@ def test_the_views_of_the_test_pictures_are_the_flips_and_corners_of_the_recipe(
         )
     (matrices,) = given
     torch.testing.assert_close(matrices, view_matrices(flip, 0.8, views))
+
+
+def test_a_label_that_is_kept_is_not_doubted_and_evaluate_alone_runs_for_it(chain, on_chain, monkeypatch, tmp_path):
+    monkeypatch.setattr(label_errors, "find_label_issues", lambda targets, *_, **named: np.full(len(targets), True))
+    table = chain.manifest.table
+    kept = table.iloc[[chain.manifest.rows("train")[0], chain.manifest.rows("test")[0]]]
+    rows = [f"{row.hash},keep,{row.label}" for row in kept.itertuples()]
+    (tmp_path / "corrections.csv").write_text("\n".join(["hash,action,label", *rows]))
+    recipe = chain.other_recipe(data__corrections=str(tmp_path / "corrections.csv"))
+    assert precompute.run(recipe).run_id == chain["precompute"].id
+    for name in ("lr_find", "train_head", "lr_find_unfrozen", "fine_tune", "resize"):
+        assert run_stage_on(name, recipe, chain[name].before).id == chain[name].id
+    evaluated = run_stage_on("evaluate", recipe, chain["resize"])
+    files = ("label_errors", "training_label_errors")
+    doubted = [path for name in files for path in pd.read_csv(evaluated.files / f"{name}.csv")["path"]]
+    assert sorted([*doubted, *kept["path"]]) == sorted(table["path"])
+    assert "kept: 2" in evaluated.run.data.tags["mlflow.note.content"]
+    assert run_stage_on("evaluate", recipe, chain["resize"]).id == evaluated.id
 
 
 def test_the_confusion_that_is_shown_counts_the_test_pictures_by_true_and_predicted_class(chain, predictions):

@@ -21,11 +21,13 @@ def complaint(tmp_path, text):
 def test_each_row_says_what_becomes_of_the_pictures_of_a_hash(tmp_path):
     text = (
         'hash,path,was,action,label\nAA,"a,b.png",dog,relabel,cat\nbb,c.png,dog,drop,\n\ncc,d.png,cat,relabel, Größe \n'
+        "dd,e.png,cow,KEEP,cow\n"
     )
     assert read(tmp_path, text) == {
-        "aa": Correction("cat", "a,b.png"),
-        "bb": Correction(None, "c.png"),
-        "cc": Correction("Größe", "d.png"),
+        "aa": Correction("relabel", "cat", "a,b.png"),
+        "bb": Correction("drop", "", "c.png"),
+        "cc": Correction("relabel", "Größe", "d.png"),
+        "dd": Correction("keep", "cow", "e.png"),
     }
 
 
@@ -35,7 +37,8 @@ def test_without_a_file_there_are_no_corrections():
 
 def test_the_same_row_twice_is_one_correction_and_two_that_differ_are_refused(tmp_path):
     header = "hash,action,label\naa,relabel,cat\n"
-    assert read(tmp_path, f"{header}aa,relabel,cat\n") == {"aa": Correction("cat", "")}
+    assert read(tmp_path, f"{header}aa,relabel,cat\n") == {"aa": Correction("relabel", "cat")}
+    assert "row 2 says something else of aa" in complaint(tmp_path, f"{header}aa,keep,cat\n")
     assert "row 2 says something else of aa" in complaint(tmp_path, f"{header}aa,drop,\n")
 
 
@@ -44,7 +47,7 @@ def test_the_same_row_twice_is_one_correction_and_two_that_differ_are_refused(tm
     [
         ("path,label\na.png,cat\n", "has no column hash and no column action (its columns are: path, label)"),
         ("", "has no column hash"),
-        ("hash,action,label\naa,delete,\n", "row 1 has the action 'delete'; it takes relabel or drop."),
+        ("hash,action,label\naa,delete,\n", "row 1 has the action 'delete'; it takes relabel, drop or keep."),
         ("hash,action,label\naa,relabel,doge\n", "row 1 has the label 'doge', which is no class of these pictures; "
          "the nearest is dog."),
         ("hash,action,label\naa,relabel,\n", "row 1 has the label '', which is no class"),
