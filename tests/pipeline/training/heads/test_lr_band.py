@@ -57,7 +57,7 @@ def test_each_seeds_curve_is_by_the_recipes_optimizer_and_weights_as_alone(optio
     train = stored_batches()[0]
     train = replace(train, weights=np.random.default_rng(1).random(len(train.targets)).astype(np.float32))
     test, how = (8, 1e-5, 0.3, 30), {"train": train, "options": TrainingOptions(**options)}
-    for seed, curve, plain in zip(SEEDS, together(*test, **how), together(*test), strict=True):
+    for seed, curve, plain in zip(SEEDS, together(*test, **how), together(*test, train=train), strict=True):
         np.testing.assert_allclose(curve.losses, alone(seed, *test, **how).losses, rtol=1e-4)
         assert not np.allclose(curve.losses, plain.losses, rtol=1e-3)
 
