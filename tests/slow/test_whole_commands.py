@@ -173,13 +173,15 @@ def test_on_a_full_disk_a_sentence_is_told_and_a_rerun_with_space_goes_on(place,
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_ctrl_c_and_sigterm_end_a_run_as_killed_and_the_same_command_goes_on(place):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_and_sigterm_end_a_run_as_killed_and_the_same_command_goes_on(place, processes):
+    words = [
+        "-P", "recipe=recipes/smoke.yaml", "-P", f"data={place.pictures}", "-P", "fine_tune.cycles=6", "-P",
+        f"processes={processes}",
+    ]  # fmt: skip
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(
-            [
-                "mlflow", "run", ".", "--env-manager", "local", "-P", "recipe=recipes/smoke.yaml", "-P",
-                f"data={place.pictures}", "-P", "fine_tune.cycles=6",
-            ],
+            ["mlflow", "run", ".", "--env-manager", "local", *words],
             cwd=PROJECT, env=place.environment() | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -196,6 +198,4 @@ def test_ctrl_c_and_sigterm_end_a_run_as_killed_and_the_same_command_goes_on(pla
         statuses = {run.data.tags["thaw.stage"]: run.info.status for run in place.runs()}
         assert statuses["main"] == "KILLED"
         assert "RUNNING" not in statuses.values()
-    assert "resumed after" in place.mlflow_run(
-        "-P", "recipe=recipes/smoke.yaml", "-P", f"data={place.pictures}", "-P", "fine_tune.cycles=6"
-    )
+    assert "resumed after" in place.mlflow_run(*words)

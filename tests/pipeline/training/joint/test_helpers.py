@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pipeline.data.augment import Augmentation
 from pipeline.data.loader import Split
 from pipeline.models.checkpoint import Checkpoint, build_network
+from pipeline.ranks.team import processes
 from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.training.joint.helpers import find_together
@@ -139,3 +141,24 @@ def test_several_processes_train_as_one(alone: Path, shared: Path, by: str, name
 def test_several_processes_find_the_curve_of_one(alone: Path, shared: Path, name: str) -> None:
     expected, found = (np.load(folder / f"{name}.npy") for folder in (alone, shared))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def count_pictures(folder: Path) -> None:
+    """How many pictures of a batch of two processes' go through the network in this one."""
+    setting = Setting(batch_size=8, options=TrainingOptions(accumulate=2))
+    checkpoint = Checkpoint(setting.backbone, ["a", "b", "c"], 8, 0.5, 32, "crop", grey=False)
+    network = build_network(checkpoint)
+    counts: list[Any] = []  # with what stands for a number where its course is traced
+    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, given: counts.append(given[0].shape[0]))
+    training = Training(network, Backups(folder / f"backups {processes()}", "run"), lambda record: None)
+    train_in_phases(training, [lambda: setting.phase.build(network, checkpoint, PIXELS)])
+    (folder / str(processes())).write_text(str(sum(one for one in counts if isinstance(one, int))))
+
+
+def test_each_of_two_processes_computes_half_of_the_pictures(tmp_path: Path) -> None:
+    count_pictures(tmp_path)
+    run_led(count_pictures, tmp_path, cache=tmp_path / "cache")
+    alone, shared = (int((tmp_path / name).read_text()) for name in ("1", "2"))
+    assert alone == 2 * (16 + 7)
+    assert shared == 2 * (8 + 4)
