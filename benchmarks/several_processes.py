@@ -5,7 +5,8 @@
 So many JPEGs of 640 × 480 are made (3,000 if no number is given), and then, by one process and by several (2), looked
 at for the first time, precomputed, trained on for an epoch and evaluated, at 128 px by tf_efficientnet_lite0. Prints
 for each the processor seconds of the process that leads, which on a core of its own are its time but for what it waits
-for the others, and those of the busiest helper; and at the end the most memory that a process had. Takes some minutes.
+for the others, and those of the busiest helper; and at the end the most memory that a process had: in all, and without
+what it shares with others, such as the code of libraries. Takes some minutes.
 On GPUs, one for each process, the processes share all cores, and seconds are those of a clock.
 """
 
@@ -16,6 +17,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from pipeline.ranks.exchange import ask_all
@@ -31,9 +34,11 @@ from pipeline.ranks.launch import call
 from pipeline.ranks.team import deal, processes, together
 from pipeline.recipe.recipe_file import build_recipe
 from pipeline.runs.recipe_pictures import gather_inputs
+from pipeline.system.memory import keep_freed_memory
 from stages import evaluate, fine_tune, precompute, train_head
 
 CLASSES, SIZE_PX = 3, (640, 480)
+SECONDS_BETWEEN_LOOKS = 0.5
 RECIPE = {
     "data": {"test_fraction": 0.4}, "model": {"backbone": "tf_efficientnet_lite0"},
     "precompute": {"image_px": 128}, "resize": {"image_px": 128},
@@ -51,6 +56,7 @@ def main() -> None:
     parser.add_argument("--measure", metavar="FOLDER", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
+        keep_freed_memory()  # as commands do
         folder = Path(given.measure)
         found = call(given.processes, _measured, folder, given.device)
         (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
@@ -64,8 +70,9 @@ def main() -> None:
         leader, helper = shared["seconds"][what]
         words = f"{leader:.1f} by the leader and {helper:.1f} by a helper"
         print(f"  {what}: {seconds:.1f} by one, {words}: {seconds / max(leader, helper):.2f} x")
-    peaks = " and ".join(f"{one:,}" for one in shared["peak_mib"])
-    print(f"  memory at most, MiB: {alone['peak_mib'][0]:,} by one, {peaks} by each")
+    for what in ("memory", "own memory"):
+        peaks = " and ".join(f"{one:,}" for one in shared[what])
+        print(f"  {what} at most, MiB: {alone[what][0]:,} by one, {peaks} by each")
 
 
 def _make_pictures(root: Path, count: int) -> None:
@@ -99,6 +106,7 @@ def _measured(folder: Path, device: str) -> dict[str, Any]:
     """By stage the seconds of the leader and of the busiest helper; the most memory of each process."""
     if device == "cpu":
         everywhere(take_own_core)
+    everywhere(start_looking)
     seconds = processor_seconds if device == "cpu" else time.monotonic
     found: dict[str, tuple[float, float]] = {}
 
@@ -116,7 +124,7 @@ def _measured(folder: Path, device: str) -> dict[str, Any]:
     head = train_head.run(recipe, first.run_id)
     tuned = timed("fine_tune", lambda: fine_tune.run(recipe, head.run_id))
     timed("evaluate", lambda: evaluate.run(recipe, tuned.run_id))
-    return {"seconds": found, "peak_mib": everywhere(peak_mib)}
+    return {"seconds": found, "memory": everywhere(peak_mib), "own memory": everywhere(own_peak_mib)}
 
 
 def everywhere(ask: Callable[[], Any]) -> list[Any]:
@@ -146,6 +154,31 @@ def processor_seconds() -> float:
 def peak_mib() -> int:
     """The most memory that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+class OwnMemory:
+    """The most memory that this process has had for itself, which a thread looks at."""
+
+    peak_bytes = 0
+
+    def look(self) -> None:
+        """Look again and again."""
+        while True:
+            self.peak_bytes = max(self.peak_bytes, psutil.Process().memory_full_info().uss)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+OWN = OwnMemory()
+
+
+def start_looking() -> None:
+    """Watch the memory that this process has for itself."""
+    threading.Thread(target=OWN.look, daemon=True).start()
+
+
+def own_peak_mib() -> int:
+    """The most of it so far."""
+    return OWN.peak_bytes // 2**20
 
 
 if __name__ == "__main__":
