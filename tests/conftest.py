@@ -57,6 +57,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     leave()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_matrix_units() -> Iterator[None]:
+    """As if the processor had none: within the tests' own process networks are trained in float32 on every machine,
+    where a test does not name bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.system.device.has_matrix_units", lambda: False)
+        yield
+
+
 @pytest.fixture
 def without_heic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if the package for HEIC were not installed."""

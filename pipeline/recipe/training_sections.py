@@ -38,6 +38,11 @@ class TrainingOptions(Section):
         description="none, weights (a class counts the more the rarer it is) or sampler (an epoch has as many pictures "
         "of each class, rare ones over and over): helps to find rare classes, at some cost for the others",
     )
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="auto, bfloat16 or float32: what networks are trained in, their weights apart, which are float32; "
+        "auto is bfloat16 on a GPU and on a CPU with matrix units (AMX), which train faster in it",
+    )
     clip_norm: float = Field(
         0.0,
         ge=0,

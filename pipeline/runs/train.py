@@ -15,6 +15,7 @@ from pipeline.reports.training_figures import training_figure
 from pipeline.runs.stage import SNAPSHOTS, Job
 from pipeline.runs.upstream import Upstream
 from pipeline.runs.work.materials import augmentation_of, device_of, network_of, pixels_of, split_of
+from pipeline.system.device import training_precision
 from pipeline.system.tables import write_table
 from pipeline.training.fit import Phase
 from pipeline.training.history import best_metrics, describe_result, epoch_points, epoch_table, kept_metrics, step_table
@@ -23,6 +24,7 @@ from pipeline.training.phases import Training, train_in_phases
 from pipeline.training.records import EpochRecord
 from pipeline.training.resume import Backups
 from pipeline.training.schedule import cycle_lengths
+from pipeline.training.step import step_precision
 
 # How deep the network is frozen where it is thawed group by group (Howard & Ruder 2018, "Universal Language Model
 # Fine-tuning for Text Classification", section 3.3).
@@ -71,7 +73,10 @@ def picture_phase(
     told: Mapping[str, Any],
 ) -> PicturePhase:
     """A phase on pictures by a stage's section of the recipe, with cycles of `cycle_epochs`; `told` is what else a
-    Phase holds, by name. The finder, whose batches are fewer, reads from all training pictures."""
+    Phase holds, by name. The finder, whose batches are fewer, reads from all training pictures. Processes that help
+    train in the precision that this machine takes."""
+    device = device_of(up.recipe)
+    precision = training_precision(up.recipe.training.precision, device)
     return PicturePhase(
         split_of(up, 1.0 if isinstance(settings, LrFind) else settings.fraction),
         augmentation_of(up.recipe),
@@ -80,11 +85,17 @@ def picture_phase(
         frozen,
         rates,
         settings.weight_decay,
-        up.recipe.training,
-        device_of(up.recipe).type,
+        up.recipe.training.model_copy(update={"precision": precision}),
+        device.type,
         cycle_epochs,
         told,
     )
+
+
+def log_precision(run_id: str, phase: Phase) -> None:
+    """Tag the run with what the phase's training steps compute in."""
+    precision = step_precision(phase.module, phase.options.precision)
+    tracking.set_tags(run_id, {f"{tracking.RESOLVED}precision": precision})
 
 
 def train_and_log(
@@ -100,6 +111,12 @@ def train_and_log(
 
     `checkpoint` says how the network is built, and how far earlier stages have trained it.
     """
+
+    def noted(build: Callable[[], Phase]) -> Phase:
+        phase = build()
+        log_precision(job.run_id, phase)
+        return phase
+
     backups = Backups(job.folder, job.run_id)
     if backups.earlier:
         tracking.set_tags(job.run_id, {tracking.RESUMED: backups.earlier.run_id})
@@ -108,7 +125,10 @@ def train_and_log(
         tracking.log_points(job.run_id, epoch_points(record))
         job.after_epoch(record)
 
-    trained = train_in_phases(Training(network, backups, after_epoch, checkpoint.epochs, checkpoint.steps), phases)
+    trained = train_in_phases(
+        Training(network, backups, after_epoch, checkpoint.epochs, checkpoint.steps),
+        [partial(noted, build) for build in phases],
+    )
     records, last = trained.records, trained.records[-1]
     top_rates = {f"top_rate_{group}": rate for group, rate in rates.items()}
     tracking.log_metrics(job.run_id, best_metrics(records) | kept_metrics(trained) | top_rates, step=last.step)

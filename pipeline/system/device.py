@@ -1,13 +1,14 @@
 """Chooses the device and its precision, and moves tensors to it."""
 
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pipeline.system.errors import UserError
 
+Precision: TypeAlias = Literal["bfloat16", "float32"]
 # What a GPU computes at a time where nothing is trained, in pixels: so much that launching its kernels takes no longer.
 PIXELS_PER_PASS = 2**24
 # More than the layers of any common backbone hold for a pixel of the picture at any moment of such a pass.
@@ -25,15 +26,30 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def precision_of(device: torch.device) -> Literal["bfloat16", "float32"]:
-    """What networks compute in: bfloat16 on a GPU; float32 on a CPU, where bfloat16 without matrix units is several
-    times slower."""
+def precision_of(device: torch.device) -> Precision:
+    """What networks compute in where they are not trained: bfloat16 on a GPU, float32 on a CPU."""
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
-def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A block in which networks compute in `precision_of(device)`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(device) == "bfloat16")
+def training_precision(asked: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """What networks are trained in, if the recipe asks for this: by itself bfloat16 on a GPU and on a CPU that has
+    matrix units for it, without which it is slower there than float32."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if device.type == "cuda" or has_matrix_units() else "float32"
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 by units of their own (AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def mixed_precision(
+    device: torch.device, precision: Literal["auto"] | Precision = "auto"
+) -> AbstractContextManager[object]:
+    """A block in which networks compute in this precision; by itself in `precision_of(device)`."""
+    wanted = precision_of(device) if precision == "auto" else precision
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted == "bfloat16")
 
 
 def pictures_per_pass(batch_size: int, image_px: int, device: torch.device) -> int:

@@ -13,7 +13,7 @@ REASON = "thaw.reason"
 PROCESS = "thaw.process"
 # How many processes worked on a stage.
 PROCESSES = "thaw.processes"
-# Followed by what of the recipe may be auto: device and decoder; and precision, which follows from the device.
+# Followed by what of the recipe may be auto: device, decoder, and the precision that a stage trained in or computed in.
 RESOLVED = "thaw.resolved."
 # Which artifacts a finished run has, with their sizes.
 FILES = "thaw.files"

@@ -66,7 +66,7 @@ def range_test(
 ) -> Curve:
     """Train for `settings.iterations` batches while the rate grows exponentially from `start_lr` to `end_lr`.
 
-    `fixed_statistics` is that of `training_mode`; each step clips and accumulates by the `options`. The groups of
+    `fixed_statistics` is that of `training_mode`; each step clips, accumulates and computes by the `options`. Groups of
     `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve. Stops early when the
     smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was).
     Afterwards weights, buffers, modes, gradients, optimizer and random state are as they were.

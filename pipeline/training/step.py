@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from pipeline.models.network import Network
 from pipeline.ranks.deal import ALONE, Deal
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import say
-from pipeline.system.device import mixed_precision
+from pipeline.system.device import Precision, mixed_precision, precision_of, training_precision
 from pipeline.training.compiled import CompiledNetwork
 from pipeline.training.joint.forward import SharedForward
 from pipeline.training.on_cpu.depthwise import DepthwiseGradients
@@ -55,9 +55,10 @@ def steps_of(
     launching of some thousand kernels. The module's modes and frozen parameters must stay as they are. A Network can be
     compiled first; see `CompiledNetwork`.
     """
+    device = next(module.parameters()).device
+    options = options.model_copy(update={"precision": step_precision(module, options.precision)})
     compiled = CompiledNetwork(module) if is_compiled and isinstance(module, Network) else None
     forward: Forward = SharedForward(module, deal, compiled) if deal.is_shared else compiled or module
-    device = next(module.parameters()).device
     if device.type == "cuda":
         return CapturedStep(forward, optimizer, label_smoothing, device, options)
 
@@ -72,6 +73,14 @@ def steps_of(
             return train_step(forward, optimizer, inputs, targets, label_smoothing, weights, options)
 
     return step
+
+
+def step_precision(module: nn.Module, asked: Literal["auto"] | Precision) -> Precision:
+    """What `module` is trained in, if the recipe asks for this: on a CPU a head alone in float32, since there is little
+    to compute in it."""
+    device = next(module.parameters()).device
+    has_body = any(isinstance(part, Network) for part in module.modules())
+    return training_precision(asked, device) if has_body or device.type == "cuda" else precision_of(device)
 
 
 def train_step(
@@ -89,7 +98,7 @@ def train_step(
     parts = max(1, min(options.accumulate, len(targets) // 2))
     found = []
     for part in zip(_passes(forward, inputs, len(targets), parts), *_split_each(targets, weights, parts), strict=True):
-        with mixed_precision(inputs.device):
+        with mixed_precision(inputs.device, options.precision):
             logits = part[0]()
         logits = logits.float()
         loss = _cross_entropy(logits, part[1], part[2], label_smoothing)

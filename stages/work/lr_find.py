@@ -7,7 +7,7 @@ from pipeline.models.activations import activation_batches, read_activations
 from pipeline.models.layer_groups import FixedStatistics
 from pipeline.reports.lr_finder_figures import lr_find_figure
 from pipeline.runs.stage import Job
-from pipeline.runs.train import picture_phase
+from pipeline.runs.train import log_precision, picture_phase
 from pipeline.runs.upstream import SUGGESTED, Upstream
 from pipeline.runs.work.materials import device_of, network_of, pixels_of, split_of
 from pipeline.system.console import say
@@ -58,4 +58,6 @@ def _on_pixels(up: Upstream, job: Job) -> Curve:
     network, checkpoint = network_of(up, up.chain[0].stage)
     told = {"fixed_statistics": "all" if settings.batchnorm == "fixed" else "none"}
     phase = picture_phase(up, settings, "none", group_rates(settings.end_lr, settings.lr_ratio), [], told)
-    return find_together(network, phase.build(network, checkpoint, pixels_of(up, job.run_id, checkpoint)), settings)
+    built = phase.build(network, checkpoint, pixels_of(up, job.run_id, checkpoint))
+    log_precision(job.run_id, built)
+    return find_together(network, built, settings)

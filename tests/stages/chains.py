@@ -146,7 +146,7 @@ def recipe_on(data: Path, **changes: Any) -> Recipe:
                     "suggestion_unfrozen": "minimum",
                     "lr_ratio": 4.0, "batchnorm": "batch", "weight_decay": 0.03},
         "training": {"optimizer": "sgd", "momentum": "cycled",
-                     "clip_norm": 50.0, "accumulate": 2,
+                     "precision": "float32", "clip_norm": 50.0, "accumulate": 2,
                      "keep": "mean_of_cycles", "average_decay": 0.9, "early_stop_epochs": 90, "max_minutes": 60.0},
         "train_head": {"fraction": 0.8, "batch_size": 6, "lr": 0.004, "lr_ratio": 5.0, "weight_decay": 0.04,
                        "label_smoothing": 0.12, "stored_epochs": 2, "cycles": 2, "cycle_len": 2, "cycle_mult": 2,

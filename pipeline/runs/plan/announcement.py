@@ -34,8 +34,8 @@ def announced(recipe: Recipe, manifest: Manifest, done: Mapping[str, RunRef]) ->
         def announce() -> None:
             open_stages = {name: work for name, work in works.items() if name not in done}
             expected.update(later("pipeline.runs.plan.estimate.expected_seconds")(recipe, manifest, open_stages))
-            device = later("pipeline.runs.work.materials.device_of")(recipe)
-            release(describe_plan(recipe, works, done, expected, device.type))
+            computed_by = later("pipeline.runs.plan.estimate.computed_by")(recipe)
+            release(describe_plan(recipe, works, done, expected, computed_by))
 
         with before_first_work(announce):
             yield expected
@@ -47,10 +47,10 @@ def describe_plan(
     works: Mapping[str, StageWork],
     done: Mapping[str, RunRef],
     expected: Mapping[str, float],
-    device: str = "",
+    computed_by: str = "",
 ) -> str:
-    """What main will do, in one line: the network, the `device` if anything is computed, how long it will take, and the
-    stages."""
+    """What main will do, in one line: the network, what it is `computed_by` if anything is, how long it will take, and
+    the stages."""
     parts = []
     further = [name for name in works if " seed " in name]
     for name, work in works.items():
@@ -64,5 +64,5 @@ def describe_plan(
         time = f" {roughly(expected[name])}" if name in expected else " reused" if name in done else ""
         parts.append(f"{name}{size}{time}")
     total = f", about {roughly(sum(expected.values()))}" if expected else ""
-    computed = f" on {device}" if device else ""
+    computed = f" on {computed_by}" if computed_by else ""
     return f"{recipe.model.backbone}{computed}{total}: {', '.join(parts)}"

@@ -9,7 +9,7 @@ from pipeline.ranks.team import processes
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.plan.probe import Probe
 from pipeline.runs.plan.work import StageWork
-from pipeline.system.device import choose_device
+from pipeline.system.device import choose_device, training_precision
 from pipeline.system.memory import return_freed_memory
 
 # Seconds that a stage takes whatever it has to do (figures, files, the tracking server, exports), as measured on two
@@ -34,6 +34,13 @@ def expected_seconds(recipe: Recipe, manifest: Manifest, works: Mapping[str, Sta
         return_freed_memory()
         if gpus:  # how much is free decides how much stages take at a time
             torch.cuda.empty_cache()
+
+
+def computed_by(recipe: Recipe) -> str:
+    """The device, and what networks are trained in there if that is not float32: "cpu (trained in bfloat16)"."""
+    device = choose_device(recipe.device)
+    precision = training_precision(recipe.training.precision, device)
+    return device.type if precision == "float32" else f"{device.type} (trained in {precision})"
 
 
 def seconds_of(name: str, work: StageWork, probe: Probe) -> float:

@@ -19,7 +19,7 @@ from pipeline.runs.upstream import Upstream
 from pipeline.runs.work.determinism import deterministic
 from pipeline.runs.work.materials import device_of
 from pipeline.system.console import duration, say
-from pipeline.system.device import precision_of
+from pipeline.system.device import precision_of, training_precision
 from pipeline.system.disk import report_full_disk
 from pipeline.system.errors import Pruned, UserError
 from pipeline.system.memory import return_freed_memory
@@ -98,10 +98,14 @@ def _is_deterministic(up: Upstream) -> str:
 
 @contextmanager
 def _alone(stage: Stage, up: Upstream, fingerprint: str) -> Iterator[Path]:
-    """The folder for backups of this fingerprint, on this device and by this decoder, while no other process on this
-    machine works on it."""
+    """The folder for backups of this fingerprint, on this device, in this precision and by this decoder, while no other
+    process on this machine works on it."""
     device = device_of(up.recipe)
-    resolved = {"device": device.type, "decoder": choose_decoder(up.recipe.data.decoder, device)}
+    resolved = {
+        "device": device.type,
+        "decoder": choose_decoder(up.recipe.data.decoder, device),
+        "precision": training_precision(up.recipe.training.precision, device),
+    }
     if _is_deterministic(up) == "no":
         resolved["deterministic"] = "no"
     folder = cache_folder() / BACKUPS / content_key({"fingerprint": fingerprint} | resolved)

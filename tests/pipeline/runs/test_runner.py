@@ -22,6 +22,7 @@ from pipeline.runs.served_code import pinned
 from pipeline.runs.stage import RECIPE_FILE, Job, Stage
 from pipeline.runs.upstream import Upstream
 from pipeline.runs.work import new_run
+from pipeline.system import device
 from pipeline.system.errors import UserError
 from pipeline.tracking.artifacts import local_artifacts
 from pipeline.tracking.runs import RunRef
@@ -217,6 +218,16 @@ def test_a_backup_made_by_another_decoder_is_not_resumed_from(monkeypatch):
     folders = []
     for decoder in ("pillow", "nvjpeg", "pillow"):
         monkeypatch.setattr(new_run, "choose_decoder", lambda choice, device: decoder)  # noqa: B023
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(RESIZE, on(Recipe()), INPUTS, lambda job: _stop(folders, job))
+    assert folders[0] == folders[2] != folders[1]
+
+
+@on_a_server
+def test_a_backup_made_in_another_precision_is_not_resumed_from(monkeypatch):
+    folders = []
+    for has_units in (True, False, True):
+        monkeypatch.setattr(device, "has_matrix_units", lambda: has_units)  # noqa: B023
         with pytest.raises(KeyboardInterrupt):
             run_stage(RESIZE, on(Recipe()), INPUTS, lambda job: _stop(folders, job))
     assert folders[0] == folders[2] != folders[1]

@@ -185,7 +185,7 @@ def trained_unfrozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: 
     return phase, network, asked
 
 
-OPTIONS = TrainingOptions(keep="best_loss")
+OPTIONS = TrainingOptions(precision="bfloat16", keep="best_loss")
 SETTINGS = UnfrozenStage(
     fraction=0.5, batch_size=4, batchnorm="batch", weight_decay=0.3, label_smoothing=0.2, cycles=2, cycle_len=3,
     cycle_mult=2, warm_up=0.3, drop_path=0.1,

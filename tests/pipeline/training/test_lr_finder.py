@@ -215,6 +215,15 @@ def test_a_range_test_on_pictures_leaves_no_trace(frozen: Frozen, fixed_statisti
     assert_same(before, whole_state(network, optimizer))
 
 
+def test_the_finder_computes_in_the_precision_that_training_has() -> None:
+    curves = [
+        range_test(*picture_test(), settings_of(1e-4, 1e-2, 8), "all", TrainingOptions(precision=precision)).losses
+        for precision in ("float32", "bfloat16", "bfloat16")
+    ]
+    assert curves[0] == pytest.approx(curves[1], abs=0.05)
+    assert curves[0].tolist() != curves[1].tolist() == curves[2].tolist()
+
+
 @pytest.mark.parametrize("fixed_statistics", ["none", "body"])
 def test_the_bodys_running_statistics_move_during_the_test_unless_they_are_fixed(
     fixed_statistics: FixedStatistics,

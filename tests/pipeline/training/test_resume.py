@@ -14,10 +14,11 @@ from pipeline.data.batches import Batches
 from pipeline.data.loader import Split, pixel_batches
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.errors import UserError
 from pipeline.training.fit import Phase, TrainingProgress, fit
 from pipeline.training.keep import Snapshot
-from pipeline.training.optim import thaw
+from pipeline.training.optim import AS_EVER, thaw
 from pipeline.training.records import EpochRecord
 from pipeline.training.resume import KEPT, TENSORS, Backups, TrainingState
 from pipeline.training.schedule import group_rates
@@ -56,15 +57,20 @@ def without_times(records: list[EpochRecord]) -> list[EpochRecord]:
     return [replace(record, seconds=0.0, images_per_second=0.0) for record in records]
 
 
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def options(request: pytest.FixtureRequest) -> TrainingOptions:
+    return TrainingOptions(precision=request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(batches):
+def whole(batches, options):
     """The state and the records of training without a break."""
     network = small_network()
-    records = list(fit(Phase(network, optimizer_of(network), *batches, CYCLES)))
+    records = list(fit(Phase(network, optimizer_of(network), *batches, CYCLES, options=options)))
     return state_of(network), records
 
 
-def train_until(folder: Path, batches: tuple[Batches, Batches], steps: int) -> None:
+def train_until(folder: Path, batches: tuple[Batches, Batches], steps: int, options: TrainingOptions = AS_EVER) -> None:
     """Train, save every step and epoch, and stop after `steps` steps as if killed."""
     network = small_network()
     optimizer = optimizer_of(network)
@@ -72,7 +78,7 @@ def train_until(folder: Path, batches: tuple[Batches, Batches], steps: int) -> N
     backups = Backups(folder, "first")
     records: list[EpochRecord] = []
     count = itertools.count(1)
-    for moment in fit(Phase(network, optimizer, *batches, CYCLES), pauses=lambda: True):
+    for moment in fit(Phase(network, optimizer, *batches, CYCLES, options=options), pauses=lambda: True):
         if isinstance(moment, EpochRecord):
             records.append(moment)
             backups.save_after_epoch(state, 0, TrainingProgress(len(records)), records, surely=True)
@@ -83,8 +89,8 @@ def train_until(folder: Path, batches: tuple[Batches, Batches], steps: int) -> N
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 6, 8])
-def test_a_new_process_ends_with_the_same_weights_bit_for_bit(tmp_path, batches, whole, steps):
-    train_until(tmp_path, batches, steps)
+def test_a_new_process_ends_with_the_same_weights_bit_for_bit(tmp_path, batches, options, whole, steps):
+    train_until(tmp_path, batches, steps, options)
     backup = Backups(tmp_path, "second").earlier
     assert backup is not None
     assert (backup.run_id, backup.progress.epochs * 4 + len(backup.progress.losses)) == ("first", steps)
@@ -94,7 +100,8 @@ def test_a_new_process_ends_with_the_same_weights_bit_for_bit(tmp_path, batches,
         torch.nn.init.normal_(parameter)
     optimizer = optimizer_of(network)
     backup.restore(network, optimizer)
-    records = [*backup.records, *fit(Phase(network, optimizer, *batches, CYCLES), start=backup.progress)]
+    phase = Phase(network, optimizer, *batches, CYCLES, options=options)
+    records = [*backup.records, *fit(phase, start=backup.progress)]
     assert same(state_of(network), whole[0])
     assert without_times(records) == without_times(whole[1])
 

@@ -8,9 +8,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.data.batches import Batches
+from pipeline.models.checkpoint import Checkpoint, build_network
+from pipeline.models.cut import cut_network
+from pipeline.models.layer_groups import training_mode
+from pipeline.models.network import Network
 from pipeline.recipe.training_sections import TrainingOptions
-from pipeline.training.optim import build_optimizer, set_rates
-from pipeline.training.step import EAGER_STEPS, CapturedStep, steps_of, train_step
+from pipeline.system import device
+from pipeline.training.optim import build_optimizer, set_rates, thaw
+from pipeline.training.schedule import group_rates
+from pipeline.training.step import EAGER_STEPS, CapturedStep, step_precision, steps_of, train_step
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 
@@ -109,6 +115,41 @@ def test_on_a_cpu_every_step_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -
         assert torch.equal(mine.plain, plain.plain)
     for mine, yours in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.equal(mine, yours)
+
+
+def small_network() -> Network:
+    torch.manual_seed(0)
+    return build_network(Checkpoint("test_efficientnet", ["a", "b"], 8, 0.0, 32, "crop", grey=False))
+
+
+def trained_in(precision: str) -> tuple[Network, Optimizer, list[float]]:
+    """A small network on a body of convolutions, trained on noise in this precision, and its losses."""
+    network = small_network()
+    optimizer = thaw(network, "none", group_rates(3e-3, 3), 0.01)
+    training_mode(network, "all")
+    step = steps_of(network, optimizer, options=TrainingOptions(precision=precision))  # type: ignore[arg-type]
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return network, optimizer, [float(step(images, torch.arange(8) % 2, None).plain) for _ in range(30)]
+
+
+def test_in_bfloat16_a_network_learns_as_in_float32_and_its_weights_stay_float32() -> None:
+    _, _, exact = trained_in("float32")
+    network, optimizer, losses = trained_in("bfloat16")
+    assert losses != exact
+    assert losses[-1] < 0.5 * losses[0]
+    assert losses == pytest.approx(exact, abs=0.1)
+    state = [one for of_weight in optimizer.state.values() for one in of_weight.values() if torch.is_tensor(one)]
+    assert {tensor.dtype for tensor in (*network.parameters(), *state)} == {torch.float32}
+    assert trained_in("bfloat16")[2] == losses, "the same again, bit for bit"
+
+
+def test_the_body_alone_is_trained_in_bfloat16_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_matrix_units", lambda: True)
+    network = small_network()
+    assert step_precision(network, "auto") == "bfloat16"
+    assert step_precision(cut_network(network, "late", 32).above, "auto") == "bfloat16"
+    for asked in ("auto", "bfloat16"):
+        assert step_precision(network.head, asked) == "float32"  # type: ignore[arg-type]
 
 
 def test_rates_that_a_captured_step_reads_are_set_where_it_reads_them() -> None:

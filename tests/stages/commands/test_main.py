@@ -53,7 +53,8 @@ def test_the_end_is_a_table_of_stages_and_a_line_on_how_to_look(main):
 
 def test_it_begins_with_the_plan_and_what_each_stage_is_expected_to_take(main):
     lines = main.printed.splitlines()
-    (plan,) = (number for number, line in enumerate(lines) if re.match(r"tf_efficientnet_lite0 on cpu, about \d", line))
+    plan_line = r"tf_efficientnet_lite0 on cpu( \(trained in bfloat16\))?, about \d"
+    (plan,) = (number for number, line in enumerate(lines) if re.match(plan_line, line))
     assert re.search(
         r": precompute \(64 px\) \d.*, lr_find \d.*, train_head \d.*, lr_find_unfrozen \d.*, fine_tune \d.*, "
         r"resize \(96 px\) \d.*, evaluate \d",

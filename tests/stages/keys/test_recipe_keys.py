@@ -194,8 +194,8 @@ SHOWN_BY: dict[str, dict[str, list[str]]] = {
             "compile",
         ],
         "test_what_all_training_stages_share_arrives_in_each_step_of_each": [
-            "training.optimizer", "training.momentum", "training.clip_norm", "training.accumulate",
-            "training.average_decay", "training.early_stop_epochs", "training.max_minutes",
+            "training.optimizer", "training.momentum", "training.precision", "training.clip_norm",
+            "training.accumulate", "training.average_decay", "training.early_stop_epochs", "training.max_minutes",
         ],
     },
     "tests.stages.method.test_image_sizes": {

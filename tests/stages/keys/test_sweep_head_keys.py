@@ -36,8 +36,8 @@ AS_SGD = {
 }  # fmt: skip
 # On a head on stored activations, in one cycle, they have no effect in train_head either.
 UNFELT = {
-    "training.keep": "mean_of_cycles", "training.average_decay": "0.5", "training.snapshots": "true",
-    "train_head.lr_ratio": "7", "train_head.batchnorm": "batch",
+    "training.precision": "bfloat16", "training.keep": "mean_of_cycles", "training.average_decay": "0.5",
+    "training.snapshots": "true", "train_head.lr_ratio": "7", "train_head.batchnorm": "batch",
 }  # fmt: skip
 # Of the epochs on pictures, which come after those on stored activations.
 AFTERWARDS = {"train_head.cycles": "1", "train_head.cycle_len": "2", "train_head.cycle_mult": "2"}

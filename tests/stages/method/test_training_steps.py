@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.stages.chains import run_stage_on
+
 TRAINED = ("lr_find", "train_head", "lr_find_unfrozen", "fine_tune", "resize")
 
 
@@ -22,6 +24,21 @@ def test_a_stage_trains_by_its_own_batch_size_decay_and_smoothing(chain, name, b
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_all_training_stages_share_arrives_in_each_step_of_each(chain, name):
     assert all(step.options == chain.recipe.training for step in chain[name].did.steps)
+
+
+@pytest.mark.parametrize(("name", "before"), [("lr_find", "fine_tune"), ("resize", "fine_tune")])
+def test_a_body_is_trained_in_the_precision_of_the_recipe_and_the_run_says_in_which(chain, on_chain, name, before):
+    done = run_stage_on(name, chain.other_recipe(training__precision="bfloat16"), chain[before])
+    assert {step.options.precision for step in done.did.steps} == {"bfloat16"}
+    assert done.run.data.tags["thaw.resolved.precision"] == "bfloat16"
+    assert chain[before].run.data.tags["thaw.resolved.precision"] == "float32"
+
+
+def test_a_head_on_stored_activations_is_trained_in_float32_on_a_cpu(chain, on_chain):
+    recipe = chain.other_recipe(training__precision="bfloat16", train_head__cycles=0)
+    done = run_stage_on("train_head", recipe, chain["precompute"])
+    assert {step.options.precision for step in done.did.steps} == {"float32"}
+    assert done.run.data.tags["thaw.resolved.precision"] == "float32"
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.recipe.presets import read_preset
 from pipeline.recipe.schema import Recipe
-from pipeline.recipe.training_sections import FineTune, Resize
+from pipeline.recipe.training_sections import FineTune, Resize, TrainingOptions
 from pipeline.runs.plan import estimate
 from pipeline.runs.plan.announcement import announced, describe_plan
 from pipeline.runs.plan.estimate import OVERHEAD_SECONDS, seconds_of
@@ -88,6 +88,13 @@ def test_the_plan_is_one_line_with_the_network_the_device_the_sizes_the_times_an
         "tf_efficientnet_lite0 on cpu, about 2.7 h: precompute (320 px) reused, lr_find reused, train_head 4 s, "
         "lr_find_unfrozen 2.2 min, resize (224 px) 12 min, resize 2 (300 px) 2.5 h, evaluate 59 s"
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "computed_by"), [("bfloat16", "cpu (trained in bfloat16)"), ("float32", "cpu"), ("auto", "cpu")]
+)
+def test_the_device_is_said_with_the_precision_that_networks_are_trained_in(asked, computed_by):
+    assert estimate.computed_by(RECIPE.model_copy(update={"training": TrainingOptions(precision=asked)})) == computed_by
 
 
 def test_the_plan_is_said_before_the_first_work_and_before_what_was_said_until_then(speeds, capsys):
