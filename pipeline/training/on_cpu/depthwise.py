@@ -18,7 +18,7 @@ class DepthwiseGradients(TorchFunctionMode):
     """A block in which depthwise convolutions have their gradients computed by oneDNN's depthwise routines alone.
 
     For kernels of more than three columns, and in bfloat16 where there is a stride, it takes routines for convolutions
-    of any kind, which need up to a hundred times as long.
+    of any kind, which need up to forty times as long.
     """
 
     def __torch_function__(
@@ -83,9 +83,9 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _image_gradient(gradient: Tensor, images: Tensor, kernels: Tensor, layer: _Layer) -> Tensor:
-    """The gradient of the images: a convolution with the mirrored kernels, faster than the routine. A stride is
-    a convolution without one, of whose results some are left out: their gradient is zero. In float32 there is a routine
-    for it, which is faster."""
+    """The gradient of the images: a convolution with the mirrored kernels, which is faster than the routine. With a
+    stride, where float32 alone has a routine, it is that of the convolution without one, with zeros for the results
+    that are left out."""
     if layer.stride != (1, 1) and images.dtype != torch.bfloat16:
         return _routine(gradient, images, kernels, layer, of_images=True)
     if layer.stride != (1, 1):
