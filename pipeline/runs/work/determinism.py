@@ -68,8 +68,7 @@ class _MaximumPools(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Calls `function`, or takes the maximum in its place."""
-        is_asked_for_more = any((kwargs or {}).values())
-        if function is F.adaptive_max_pool2d and args[1:] in ((1,), ((1, 1),)) and not is_asked_for_more:
+        if function is F.adaptive_max_pool2d and args[1:] in ((1,), ((1, 1),)) and not any((kwargs or {}).values()):
             maps: Tensor = args[0]
             return maps.amax((-2, -1), keepdim=True)
         return function(*args, **(kwargs or {}))

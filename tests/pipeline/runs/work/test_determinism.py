@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.backends import cudnn
 
+from pipeline.models.body import build_body
 from pipeline.runs.work.determinism import deterministic
 from pipeline.system.errors import UserError
 
@@ -93,3 +94,10 @@ def test_pools_of_parts_of_a_map_and_places_of_maxima_are_left_alone():
         assert F.adaptive_max_pool2d(maps, 2).shape == (3, 5, 2, 2)
         _, places = F.adaptive_max_pool2d(maps, 1, return_indices=True)
     assert places.shape == (3, 5, 1, 1)
+
+
+def test_a_network_is_built_and_trained_within_the_block():
+    with deterministic(GPU):
+        network = build_body("test_resnet", 64).module
+        network(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert all(weights.grad is not None for weights in network.parameters())
