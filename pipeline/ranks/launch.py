@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -93,11 +94,17 @@ def _launching(processes: int) -> Iterator[LaunchConfig]:
                 rdzv_backend="c10d",
                 rdzv_endpoint="localhost:0",
                 max_restarts=0,
-                shutdown_timeout=SECONDS_TO_SAVE,
+                **_time_to_save(),
             )
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _time_to_save() -> dict[str, Any]:
+    """SECONDS_TO_SAVE for torch's launcher; that of 2.11 knows of no such time, and kills after 30 seconds."""
+    known = {field.name for field in fields(LaunchConfig)}
+    return {"shutdown_timeout": SECONDS_TO_SAVE} if "shutdown_timeout" in known else {}
 
 
 def _work(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:

@@ -6,6 +6,7 @@ import time
 
 import psutil
 import pytest
+from torch.distributed.launcher.api import LaunchConfig
 
 from pipeline.ranks.exchange import ask_all
 from pipeline.ranks.launch import call, launch
@@ -59,6 +60,19 @@ def test_processes_that_are_stopped_have_longer_to_save_their_work_than_torch_wo
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
     assert launch(2, ["-c", SAVES_SLOWLY, str(tmp_path)]) == 130
     assert {"0", "1"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_torch_whose_launcher_has_no_such_time_starts_processes_too(monkeypatch):
+    monkeypatch.setattr("pipeline.ranks.launch.LaunchConfig", of_torch_2_11)
+    monkeypatch.setattr("pipeline.ranks.launch.fields", lambda known: [])
+    assert launch(2, ["-c", "pass"]) == 0
+
+
+def of_torch_2_11(min_nodes, max_nodes, nproc_per_node, run_id, rdzv_backend, rdzv_endpoint, max_restarts):
+    return LaunchConfig(
+        min_nodes, max_nodes, nproc_per_node, run_id=run_id, rdzv_backend=rdzv_backend, rdzv_endpoint=rdzv_endpoint,
+        max_restarts=max_restarts,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
