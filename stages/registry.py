@@ -44,9 +44,10 @@ def check_stored_heads(recipe: Recipe) -> None:
             f"The activations of the upstream run are stored below the {recipe.precompute.cut} layer group, after "
             "which comes more than a head; run precompute with precompute.cut=head."
         )
-    if recipe.training.keep == "moving_average":
+    if recipe.training.keep == "moving_average" and recipe.training.early_stop_epochs:
         raise UserError(
-            "training.keep is moving_average, which sweep_head does not take of its many heads; set it to another."
+            f"training.keep is moving_average and training.early_stop_epochs is {recipe.training.early_stop_epochs}, "
+            "but sweep_head has no average of where each of its heads would have stopped; set early_stop_epochs to 0."
         )
     if recipe.training.max_minutes:
         raise UserError(

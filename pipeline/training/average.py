@@ -6,7 +6,7 @@ Polyak & Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging".
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.training.step import Step, StepLoss
 
@@ -14,12 +14,12 @@ STEPS_TO_SETTLE = 10  # at first less is kept, so that where training started is
 
 
 class MovingAverage:
-    """The average of all numbers in a network's state, on their device, with a share of `decay` kept at each step; of
-    the first `steps` it was taken before."""
+    """The average of all numbers in a state, which training changes in place, on their device, with a share of `decay`
+    kept at each step; of the first `steps` it was taken before."""
 
-    def __init__(self, network: nn.Module, decay: float, steps: int = 0) -> None:
-        self._network, self._decay, self._steps = network, decay, steps
-        self._live = {name: one for name, one in network.state_dict().items() if one.is_floating_point()}
+    def __init__(self, state: Mapping[str, Tensor], decay: float, steps: int = 0) -> None:
+        self._whole, self._decay, self._steps = state, decay, steps
+        self._live = {name: one.detach() for name, one in state.items() if one.is_floating_point()}
         self.state = {name: tensor.clone() for name, tensor in self._live.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -34,9 +34,14 @@ class MovingAverage:
         self._steps += 1
 
     def whole_state(self) -> dict[str, Tensor]:
-        """The network's state with the average in it, on the CPU; counters are those of now."""
-        state = self._network.state_dict() | self.state
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+        """The state with the average in it, on the CPU; counters are those of now."""
+        whole = {**self._whole, **self.state}
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in whole.items()}
+
+    def take_over(self) -> None:
+        """Put the average in the place of what was averaged."""
+        for name, tensor in self.state.items():
+            self._live[name].copy_(tensor)
 
 
 def averaged_steps(step: Step, average: MovingAverage) -> Step:

@@ -73,7 +73,7 @@ def _train_phase(
     average = None
     if options.keep == "moving_average":
         steps = start.epochs * len(phase.train) + len(start.losses)
-        average = MovingAverage(network, options.average_decay, steps)
+        average = MovingAverage(network.state_dict(), options.average_decay, steps)
         if training.backups.earlier is not None and steps:
             average.restore(training.backups.earlier.average)
     if _is_over(records, first, options):

@@ -15,6 +15,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.device import to_device
+from pipeline.training.average import MovingAverage
 from pipeline.training.fit import Validated
 from pipeline.training.heads.stacked_heads import HeadShape, StackedHeads, bytes_per_head
 from pipeline.training.heads.stacked_optimizers import build_stacked_optimizer, clip_each
@@ -46,7 +47,7 @@ class HeadSetting:
 @dataclass(frozen=True)
 class SharedSettings:
     """What is the same for all heads: the `warm_up`, a share of the cycle in which rates climb, and the `options` of
-    all training stages; a moving average and a time budget are none of a head among many."""
+    all training stages; a time budget is none of a head among many, nor an early stop beside a moving average."""
 
     warm_up: float = 0.0
     options: TrainingOptions = AS_EVER
@@ -63,8 +64,9 @@ AS_ALONE = SharedSettings()
 @dataclass(frozen=True)
 class TrainedHead:
     """The mean batch loss in training and the results in validation, by epoch up to an early stop, as in
-    `fit.EpochRecord`; `kept` is the index of the epoch whose weights train_head would keep. A head has `diverged` if
-    one of these is no number. `state` is that of `build_head` after all of its epochs, if it was asked for."""
+    `fit.EpochRecord`; `kept` is the index of the epoch whose weights train_head would keep: the last, with the results
+    of the moving average, if that is kept. A head has `diverged` if one of these is no number. `state` is that of
+    `build_head` after all of its epochs, if it was asked for."""
 
     train_losses: list[float]
     valid: list[Validated]
@@ -170,9 +172,10 @@ def train_stack(
     by_seed: Sequence[Batches],
     shared: SharedSettings,
     tick: Callable[[], object],
+    average: MovingAverage | None = None,
 ) -> Iterator[list[float]]:
-    """Train the heads of the stack, each by its setting and on the batches of its seed; `tick` is called after each
-    step. Gives, after each epoch, the mean batch loss of each head."""
+    """Train the heads of the stack, each by its setting and on the batches of its seed; after each step they enter the
+    `average`, and `tick` is called. Gives, after each epoch, the mean batch loss of each head."""
     rates, decays = [one.lr for one in settings], [one.weight_decay for one in settings]
     optimizer = build_stacked_optimizer(list(stack.parameters.values()), rates, decays, shared.options)
     smoothed = [one.label_smoothing for one in settings]
@@ -186,6 +189,8 @@ def train_stack(
         for step, batch in enumerate(epoch_of(by_seed, epoch), epoch * steps):
             losses.append(descend(stack, batch, generators, smoothing, shared.options)[1])
             optimizer.step(rate_factor(step, [epochs], steps, shared.warm_up))
+            if average is not None:
+                average.update()
             tick()
         yield torch.stack(losses).mean(0).tolist()
 
@@ -200,9 +205,15 @@ def _train_lot(
 ) -> list[tuple[list[float], list[Validated]]]:
     """(losses, results in validation) by epoch of each head of the stack."""
     mean_losses, validated = [], []
-    for losses in train_stack(stack, settings, for_seeds(train, stack.seeds), shared, tick):
+    average = None
+    if shared.options.keep == "moving_average":
+        average = MovingAverage(stack.parameters | stack.statistics, shared.options.average_decay)
+    for losses in train_stack(stack, settings, for_seeds(train, stack.seeds), shared, tick, average):
         mean_losses.append(losses)
         validated.append(validate_heads(stack, valid))
+    if average is not None:
+        average.take_over()
+        validated[-1] = validate_heads(stack, valid)
     by_head = zip(zip(*mean_losses, strict=True), zip(*validated, strict=True), strict=True)
     return [(list(losses), list(results)) for losses, results in by_head]
 

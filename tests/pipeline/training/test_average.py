@@ -9,7 +9,7 @@ from pipeline.training.step import StepLoss
 def test_the_average_keeps_a_share_at_each_step_which_grows_to_the_decay():
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    average, expected = MovingAverage(network, 0.5), 0.0
+    average, expected = MovingAverage(network.state_dict(), 0.5), 0.0
     for step in range(12):
         nn.init.constant_(network.weight, step + 1.0)
         average.update()
@@ -21,7 +21,7 @@ def test_the_average_keeps_a_share_at_each_step_which_grows_to_the_decay():
 
 def test_statistics_are_averaged_and_counters_are_those_of_now():
     network = nn.BatchNorm1d(2)
-    average = MovingAverage(network, 0.5)
+    average = MovingAverage(network.state_dict(), 0.5)
     network.train()(torch.randn(8, 2))
     average.update()
     state = average.whole_state()
@@ -32,7 +32,7 @@ def test_statistics_are_averaged_and_counters_are_those_of_now():
 
 def test_each_step_is_taken_and_then_averaged():
     network = nn.Linear(1, 1, bias=False)
-    average = MovingAverage(network, 0.99)
+    average = MovingAverage(network.state_dict(), 0.99)
     losses = StepLoss(torch.tensor(1.0), torch.tensor(2.0))
 
     def step(inputs, targets, weights):
@@ -46,11 +46,11 @@ def test_each_step_is_taken_and_then_averaged():
 
 def test_an_average_that_was_saved_goes_on_where_it_was():
     network = nn.Linear(2, 2)
-    whole, first = MovingAverage(network, 0.9), MovingAverage(network, 0.9)
+    whole, first = MovingAverage(network.state_dict(), 0.9), MovingAverage(network.state_dict(), 0.9)
     for number in range(6):
         if number == 3:
             saved = {name: tensor.clone() for name, tensor in first.state.items()}
-            first = MovingAverage(network, 0.9, steps=3)
+            first = MovingAverage(network.state_dict(), 0.9, steps=3)
             first.restore(saved)
         nn.init.constant_(network.weight, float(number))
         whole.update()

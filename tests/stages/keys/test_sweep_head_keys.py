@@ -34,16 +34,16 @@ AS_SGD = {
     "training.keep": "best_accuracy", "training.early_stop_epochs": "3", "train_head.lr": "0.05",
     "train_head.stored_epochs": "9",
 }  # fmt: skip
+AVERAGED = {"training.keep": "moving_average", "training.average_decay": "0.8"}
 # On a head on stored activations, in one cycle, they have no effect in train_head either.
 UNFELT = {
-    "training.precision": "bfloat16", "training.keep": "mean_of_cycles", "training.average_decay": "0.5",
-    "training.snapshots": "true", "train_head.lr_ratio": "7", "train_head.batchnorm": "batch",
+    "training.precision": "bfloat16", "training.keep": "mean_of_cycles", "training.snapshots": "true",
+    "train_head.lr_ratio": "7", "train_head.batchnorm": "batch",
 }  # fmt: skip
 # Of the epochs on pictures, which come after those on stored activations.
 AFTERWARDS = {"train_head.cycles": "1", "train_head.cycle_len": "2", "train_head.cycle_mult": "2"}
 REFUSED = {
-    "training.keep": "moving_average", "training.max_minutes": "5", "train_head.freeze": "early",
-    "train_head.stored_epochs": "0",
+    "training.max_minutes": "5", "train_head.freeze": "early", "train_head.stored_epochs": "0",
 }  # fmt: skip
 
 
@@ -75,10 +75,10 @@ def result_among_many(stored: tuple[Recipe, StageRun], given: dict[str, str]) ->
 def test_all_keys_that_train_head_trains_by_are_done_or_refused():
     keys = {f"training.{key}" for key in TrainingOptions.model_fields}
     keys |= {f"train_head.{key}" for key in TrainHead.model_fields}
-    assert {*AS_ADAMW, *AS_SGD, *UNFELT, *AFTERWARDS, *REFUSED} == keys
+    assert {*AS_ADAMW, *AS_SGD, *AVERAGED, *UNFELT, *AFTERWARDS, *REFUSED} == keys
 
 
-@pytest.mark.parametrize("given", [AS_ADAMW, AS_SGD])
+@pytest.mark.parametrize("given", [AS_ADAMW, AS_SGD, AVERAGED])
 def test_the_recipes_own_head_is_that_of_train_head(given, stored):
     assert result_among_many(stored, given) == pytest.approx(result_alone(stored, given), rel=1e-3)
 
@@ -93,3 +93,9 @@ def test_a_line_says_that_cycles_on_pictures_come_after_what_is_compared(stored,
 def test_what_cannot_be_done_is_refused_by_its_name(key, value, stored):
     with pytest.raises(UserError, match=key):
         check_stored_heads(override_recipe(stored[0], {key: value}))
+
+
+def test_an_average_of_where_each_head_would_have_stopped_is_refused(stored):
+    both = {"training.keep": "moving_average", "training.early_stop_epochs": "2"}
+    with pytest.raises(UserError, match="early_stop_epochs is 2, but sweep_head has no average"):
+        check_stored_heads(override_recipe(stored[0], both))
