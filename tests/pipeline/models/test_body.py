@@ -1,4 +1,5 @@
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ def test_the_weights_of_lite1_and_lite2_are_found_in_their_packages_by_order(
     renamed = {f"layer.{number}": tensor for number, tensor in enumerate(state.values())}
     torch.save(renamed, tmp_path / PACKAGES[backbone] / "models" / "weights.pth")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, PACKAGES[backbone], raising=False)  # it may be installed
     weights = find_weights(backbone, "auto", 0)
     assert weights.kind == "package"
     body = build_body(backbone, 64)
