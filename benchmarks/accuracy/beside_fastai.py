@@ -18,7 +18,7 @@ EPOCHS = 3
 
 def compare_with_fastai(name: str, source: str, image_px: int, seeds: range) -> Iterator[dict[str, Any]]:
     """For each seed the accuracy of each on the test pictures, or, where there are none, on the validation pictures."""
-    given = {"precompute.image_px": str(image_px), "fine_tune.cycle_len": str(EPOCHS)}
+    given = {"precompute.image_px": str(image_px), "fine_tune.cycle_len": str(EPOCHS), "data.soft_labels": "false"}
     ready = Ready.of(recipe_for(source, given=given))
     short = Ready(**{**vars(ready), "recipe": recipe_for(source, given=given | {"train_head.stored_epochs": "1"})})
     split = "test" if len(ready.manifest.rows("test")) else "valid"

@@ -117,22 +117,22 @@ def fine_tune(ready: Ready, network: Network, seed: int, lr: float | list[float]
 
 def suggest_for_head(ready: Ready, network: Network, seed: int) -> float | None:
     """What the finder suggests for the network's head, as the stage lr_find after precompute does."""
-    settings = ready.recipe.lr_find
-    train, _ = ready.head_batches(seed, settings.batch_size)
-    optimizer = head_optimizer(network.head, settings.end_lr, settings.weight_decay, ready.recipe.training)
-    fixed = "body" if settings.batchnorm == "fixed" else "none"
-    curve = range_test(network.head, optimizer, train, settings, fixed, ready.recipe.training)
+    settings, tested = ready.recipe.lr_find, ready.recipe.train_head
+    train, _ = ready.head_batches(seed, tested.batch_size)
+    optimizer = head_optimizer(network.head, settings.end_lr, tested.weight_decay, ready.recipe.training)
+    fixed = "body" if tested.batchnorm == "fixed" else "none"
+    curve = range_test(network.head, optimizer, train, settings, fixed, ready.recipe.training, tested.label_smoothing)
     return choose_suggestion(suggest(curve, False), settings.suggestion, curve, ready.recipe.training.optimizer)[1]
 
 
 def suggest_for_all(ready: Ready, network: Network, seed: int) -> float | None:
     """What the finder suggests for all layers of a network whose head is trained, as the stage does."""
-    settings = ready.recipe.lr_find
-    train, _ = ready.batches(seed, settings.batch_size)
-    rates = group_rates(settings.end_lr, settings.lr_ratio)
-    optimizer = thaw(network, "none", rates, settings.weight_decay, ready.recipe.training)
-    fixed = "all" if settings.batchnorm == "fixed" else "none"
-    curve = range_test(network, optimizer, train, settings, fixed, ready.recipe.training)
+    settings, tested = ready.recipe.lr_find, ready.recipe.fine_tune
+    train, _ = ready.batches(seed, tested.batch_size)
+    rates = group_rates(settings.end_lr, tested.lr_ratio)
+    optimizer = thaw(network, "none", rates, tested.weight_decay, ready.recipe.training)
+    fixed = "all" if tested.batchnorm == "fixed" else "none"
+    curve = range_test(network, optimizer, train, settings, fixed, ready.recipe.training, tested.label_smoothing)
     found = suggest(curve, True)
     return choose_suggestion(found, settings.suggestion_unfrozen, curve, ready.recipe.training.optimizer)[1]
 

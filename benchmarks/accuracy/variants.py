@@ -11,16 +11,16 @@ from benchmarks.accuracy.trainings import Ready, fine_tune, suggest_for_all, sug
 from pipeline.recipe.recipe_file import override_recipe
 
 LABELS: Mapping[str, Mapping[str, str]] = {
-    "the likelier class": {},
+    "the likelier class": {"data.soft_labels": "false"},
     "soft labels": {"data.soft_labels": "true"},
-    "uncertain pictures count half": {"data.uncertain_weight": "0.5"},
+    "uncertain pictures count half": {"data.soft_labels": "false", "data.uncertain_weight": "0.5"},
 }
 BALANCES = ("none", "weights", "sampler")
 
 
 def by_balance(table: str) -> dict[str, Ready]:
     """`training.balance` on the cells of a table of `write_rare_table`."""
-    ready = Ready.of(recipe_for(table, "elpv"))
+    ready = Ready.of(recipe_for(table, "elpv", {"data.soft_labels": "false"}))
     return {one: replace(ready, recipe=override_recipe(ready.recipe, {"training.balance": one})) for one in BALANCES}
 
 

@@ -192,7 +192,7 @@ def recipe(work: Work, accuracy: float) -> Act:
     `accuracy`."""
     given: Mapping[str, str] = {"reuse": "never", "precompute.image_px": str(work.image_px)}
     if work.recipe_pictures:
-        given = {**given, "data.source": str(_table_of(work))}
+        given = {**given, "data.source": str(_table_of(work)), "data.soft_labels": "false"}
     chosen = override_recipe(read_recipe(PROJECT / "recipes" / "elpv.yaml"), given)
     tracking.connect()
     tracking.use_experiment("benchmark")

@@ -4,6 +4,7 @@ A field's description says what the key takes, and is what a user reads after a 
 Reading and overriding are in `recipe_file`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -11,13 +12,10 @@ from pydantic import AfterValidator, Field
 from pipeline.recipe.fields import (
     ALL_STAGES,
     STAGE_NAMES,
-    BatchNorm,
     BatchSize,
     ImageSize,
-    LearningRateRatio,
     Rate,
     Section,
-    WeightDecay,
     folds,
     stage_names,
 )
@@ -51,9 +49,8 @@ class Precompute(Section):
 
 
 class LrFind(Section):
-    """The range test."""
+    """The range test, of what will be trained: batches, decay, smoothing and freezing are those of the next stage."""
 
-    batch_size: BatchSize = 32
     iterations: int = Field(
         100, ge=20, le=10_000, description="a whole number from 20 to 10000: batches from end to end of the rates"
     )
@@ -67,9 +64,6 @@ class LrFind(Section):
         description="below_rise, valley, steep, slide or minimum: the same where the head is trained, so that the "
         "curve hardly falls",
     )
-    lr_ratio: LearningRateRatio = 3.0
-    batchnorm: BatchNorm = "fixed"
-    weight_decay: WeightDecay = 0.01
 
 
 class Evaluate(Section):
@@ -193,6 +187,22 @@ def stages_of(recipe: Recipe) -> tuple[str, ...]:
     given = STAGE_NAMES if recipe.stages == ALL_STAGES else recipe.stages.split(",")
     has_cycles = {"fine_tune": bool(recipe.fine_tune.cycles), "resize": bool(resize_steps(recipe))}
     return tuple(name for name in STAGE_NAMES if name in given and has_cycles.get(name, True))
+
+
+def trained_next(recipe: Recipe, trained: Sequence[str]) -> TrainHead | FineTune | Resize:
+    """The section of the stage that trains next on a chain of runs of these stages."""
+    if not {"train_head", "fine_tune", "resize"} & {*trained}:
+        return recipe.train_head
+    steps = resize_steps(recipe)
+    is_tuned = "fine_tune" in trained or "resize" in trained
+    if not steps or (not is_tuned and "fine_tune" in stages_of(recipe)):
+        return recipe.fine_tune
+    return steps[min(list(trained).count("resize"), len(steps) - 1)]
+
+
+def frozen_in(stage: TrainHead | FineTune | Resize) -> Literal["none", "early", "body"]:
+    """The layer groups that the stage freezes."""
+    return "none" if isinstance(stage, FineTune) else stage.freeze
 
 
 def training_settings(recipe: Recipe) -> dict[str, object]:

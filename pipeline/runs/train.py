@@ -9,7 +9,6 @@ from pipeline import tracking
 from pipeline.models.checkpoint import Checkpoint, save_checkpoint, save_state
 from pipeline.models.network import Network
 from pipeline.recipe.fields import Frozen
-from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainHead, UnfrozenStage
 from pipeline.reports.training_figures import training_figure
 from pipeline.runs.stage import SNAPSHOTS, Job
@@ -66,19 +65,18 @@ def train_unfrozen(
 
 def picture_phase(
     up: Upstream,
-    settings: UnfrozenStage | TrainHead | LrFind,
+    settings: UnfrozenStage | TrainHead,
     frozen: Frozen,
     rates: Mapping[str, float],
     cycle_epochs: list[int],
     told: Mapping[str, Any],
 ) -> PicturePhase:
     """A phase on pictures by a stage's section of the recipe, with cycles of `cycle_epochs`; `told` is what else a
-    Phase holds, by name. The finder, whose batches are fewer, reads from all training pictures. Processes that help
-    train in the precision that this machine takes."""
+    Phase holds, by name. Processes that help train in the precision that this machine takes."""
     device = device_of(up.recipe)
     precision = training_precision(up.recipe.training.precision, device)
     return PicturePhase(
-        split_of(up, 1.0 if isinstance(settings, LrFind) else settings.fraction),
+        split_of(up, settings.fraction),
         augmentation_of(up.recipe),
         settings.batch_size,
         up.recipe.seed,

@@ -63,10 +63,12 @@ def range_test(
     settings: LrFind,
     fixed_statistics: FixedStatistics = "none",
     options: TrainingOptions = AS_EVER,
+    label_smoothing: float = 0.0,
 ) -> Curve:
     """Train for `settings.iterations` batches while the rate grows exponentially from `start_lr` to `end_lr`.
 
-    `fixed_statistics` is that of `training_mode`; each step clips, accumulates and computes by the `options`. Groups of
+    `fixed_statistics` is that of `training_mode`; each step smooths labels, and clips, accumulates and computes by the
+    `options`. Groups of
     `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve. Stops early when the
     smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was).
     Afterwards weights, buffers, modes, gradients, optimizer and random state are as they were.
@@ -78,7 +80,7 @@ def range_test(
     with _restored(network, optimizer):
         training_mode(network, fixed_statistics)
         torch.manual_seed(seed_for(batches.seed or 0, 0))
-        step = steps_of(network, optimizer, options=options, deal=batches.deal)
+        step = steps_of(network, optimizer, label_smoothing, options=options, deal=batches.deal)
         tests = zip(growth, _endless(batches), strict=False)
         for rate, (inputs, targets, weights) in track(
             tests, "finding the learning rate", settings.iterations, "batches"

@@ -5,6 +5,7 @@ import torch
 from pipeline import tracking
 from pipeline.models.activations import activation_batches, read_activations
 from pipeline.models.layer_groups import FixedStatistics
+from pipeline.recipe.schema import frozen_in, trained_next
 from pipeline.reports.lr_finder_figures import lr_find_figure
 from pipeline.runs.stage import Job
 from pipeline.runs.train import log_precision, picture_phase
@@ -15,7 +16,7 @@ from pipeline.system.tables import write_table
 from pipeline.training.joint.helpers import find_together
 from pipeline.training.lr_finder import Curve, choose_suggestion, curve_table, range_test, require_suggestion, suggest
 from pipeline.training.optim import thaw_above
-from pipeline.training.schedule import group_rates, thawed_rates
+from pipeline.training.schedule import thawed_rates
 
 
 def work(up: Upstream, job: Job) -> None:
@@ -39,25 +40,32 @@ def work(up: Upstream, job: Job) -> None:
 
 
 def _on_activations(up: Upstream) -> Curve:
-    recipe, settings, frozen = up.recipe, up.recipe.lr_find, up.recipe.train_head.freeze
+    recipe, settings, tested = up.recipe, up.recipe.lr_find, up.recipe.train_head
     network, checkpoint = network_of(up, "precompute")
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
     stored = read_activations(up.folder("activations", "precompute"))
-    train, _ = activation_batches(stored, split_of(up, 1.0), settings.batch_size, device_of(recipe), recipe.seed)
-    cut, rates = (recipe.precompute.cut, checkpoint.image_px), thawed_rates(settings.end_lr, settings.lr_ratio, frozen)
-    above, optimizer = thaw_above(
-        network.to(device_of(recipe)), *cut, frozen, rates, settings.weight_decay, recipe.training
+    train, _ = activation_batches(
+        stored, split_of(up, tested.fraction), tested.batch_size, device_of(recipe), recipe.seed
     )
-    fixed: FixedStatistics = "body" if settings.batchnorm == "fixed" else "none"
-    return range_test(above, optimizer, train, settings, fixed, recipe.training)
+    cut = recipe.precompute.cut, checkpoint.image_px
+    rates = thawed_rates(settings.end_lr, tested.lr_ratio, tested.freeze)
+    above, optimizer = thaw_above(
+        network.to(device_of(recipe)), *cut, tested.freeze, rates, tested.weight_decay, recipe.training
+    )
+    fixed: FixedStatistics = "body" if tested.batchnorm == "fixed" else "none"
+    return range_test(above, optimizer, train, settings, fixed, recipe.training, tested.label_smoothing)
 
 
 def _on_pixels(up: Upstream, job: Job) -> Curve:
-    settings = up.recipe.lr_find
+    settings, tested = up.recipe.lr_find, trained_next(up.recipe, [ref.stage for ref in up.chain])
     network, checkpoint = network_of(up, up.chain[0].stage)
-    told = {"fixed_statistics": "all" if settings.batchnorm == "fixed" else "none"}
-    phase = picture_phase(up, settings, "none", group_rates(settings.end_lr, settings.lr_ratio), [], told)
+    told = {
+        "label_smoothing": tested.label_smoothing,
+        "fixed_statistics": "all" if tested.batchnorm == "fixed" else "none",
+    }
+    rates = thawed_rates(settings.end_lr, tested.lr_ratio, frozen_in(tested))
+    phase = picture_phase(up, tested, frozen_in(tested), rates, [], told)
     built = phase.build(network, checkpoint, pixels_of(up, job.run_id, checkpoint))
     log_precision(job.run_id, built)
     return find_together(network, built, settings)

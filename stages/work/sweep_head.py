@@ -25,6 +25,7 @@ from pipeline.training.heads.head_settings import (
     with_setting,
 )
 from pipeline.training.heads.lr_band import range_tests
+from pipeline.training.heads.many_heads import HeadSetting
 from pipeline.training.heads.stacked_heads import HeadShape
 from pipeline.training.lr_finder import require_suggestion
 
@@ -60,10 +61,11 @@ def work(up: Upstream, job: Job) -> None:
 
 def find_rate(up: Upstream, stored: Activations, shape: HeadShape, job: Job) -> float:
     """Log the LR finder's band over seeds; the recipe's rate, or for "auto" the one that the median suggests."""
-    recipe, find = up.recipe, up.recipe.lr_find
-    train, _ = activation_batches(stored, split_of(up, 1.0), find.batch_size, device_of(recipe), recipe.seed)
+    recipe, find, head = up.recipe, up.recipe.lr_find, up.recipe.train_head
+    train, _ = activation_batches(stored, split_of(up, head.fraction), head.batch_size, device_of(recipe), recipe.seed)
+    tested = HeadSetting(find.end_lr, head.weight_decay, recipe.head.dropout, head.label_smoothing)
     seeds = range(recipe.seed, recipe.seed + recipe.sweep_head.finder_seeds)
-    curves = range_tests(seeds, shape, recipe.head.dropout, train, find, recipe.training)
+    curves = range_tests(seeds, shape, tested, train, find, recipe.training)
     with tracking.new_files(job.run_id) as folder:
         points = write_band(folder, curves, find.suggestion)
     tracking.log_metrics(job.run_id, points, step=0)

@@ -37,12 +37,11 @@ def on_chain(chain: Chain) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def late_chain(fresh_workplace: Callable[[], Workplace]) -> Chain:
     """Stages that train by what is stored in front of the late group: feature maps of the pictures and of two views of
-    each. The pictures' weights differ, networks are compiled, and BatchNorm learns new statistics but for lr_find."""
+    each. The pictures' weights differ, networks are compiled, and BatchNorm learns new statistics."""
     workplace = fresh_workplace()
     recipe = recipe_on(
         draw_pictures(workplace.folder / "pictures", weights=True), compile=True,
         precompute__cut="late", precompute__views=2,
-        lr_find__batchnorm="fixed",
         train_head__freeze="early", train_head__cycles=1, train_head__batchnorm="batch",
         fine_tune__cycles=1, fine_tune__batchnorm="batch",
         resize__cycles=1, resize__batchnorm="batch", resize__freeze="none", resize__lr=[1e-4, 2e-4, 4e-4],

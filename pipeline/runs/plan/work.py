@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.recipe.fields import Frozen
-from pipeline.recipe.schema import Recipe, resize_steps, stages_of
+from pipeline.recipe.schema import Recipe, frozen_in, resize_steps, stages_of, trained_next
 from pipeline.recipe.training_sections import TrainingStage, UnfrozenStage
 from pipeline.runs.stage import seed_name, step_name
 from pipeline.training.schedule import cycle_lengths
@@ -61,11 +61,12 @@ def _work(recipe: Recipe, counts: Mapping[str, int]) -> Iterator[tuple[str, Stag
     if "precompute" in stages:
         yield "precompute", StageWork(first_px, pictures, pictures + recipe.precompute.views * counts["train"])
     if "lr_find" in stages:
-        yield "lr_find", StageWork(first_px, head_steps=tests, head_batch_size=find.batch_size)
+        yield "lr_find", StageWork(first_px, head_steps=tests, head_batch_size=recipe.train_head.batch_size)
     if "train_head" in stages:
         yield "train_head", _head_work(recipe, counts)
     if "lr_find" in stages and ("fine_tune" in stages or "resize" in stages):
-        tested = Training("none", first_px, find.batch_size, unfrozen_tests)
+        next_stage = trained_next(recipe, ["train_head"])
+        tested = Training(frozen_in(next_stage), first_px, next_stage.batch_size, unfrozen_tests)
         yield LR_FIND_UNFROZEN, StageWork(first_px, trainings=(tested,))
     if "fine_tune" in stages:
         yield "fine_tune", StageWork(first_px, trainings=tuple(_trainings(recipe.fine_tune, "none", first_px, counts)))

@@ -15,7 +15,7 @@ from pipeline.recipe.schema import LrFind
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
 from pipeline.system.errors import UserError
-from pipeline.training.heads.many_heads import count_at_once, descend, epoch_of, for_seeds
+from pipeline.training.heads.many_heads import HeadSetting, count_at_once, descend, epoch_of, for_seeds
 from pipeline.training.heads.stacked_heads import HeadShape, StackedHeads
 from pipeline.training.heads.stacked_optimizers import StackedOptimizer, build_stacked_optimizer
 from pipeline.training.lr_finder import EXPLODED, SMOOTHING, Curve, debiased_average, suggestions
@@ -43,7 +43,7 @@ class Band:
 def range_tests(
     seeds: Sequence[int],
     shape: HeadShape,
-    dropout: float,
+    tested: HeadSetting,
     batches: Batches,
     settings: LrFind,
     options: TrainingOptions = AS_EVER,
@@ -51,19 +51,20 @@ def range_tests(
     heads_at_once: int | None = None,
 ) -> list[Curve]:
     """For each seed the curve that `lr_finder.range_test` gives for a new head with that seed and batches in its order,
-    by an optimizer and steps of these `options`: on a CPU the same up to rounding. UserError if a loss is no number
-    from the first."""
+    with the dropout, decay and smoothing of the head that is `tested`, by an optimizer and steps of these `options`: on
+    a CPU the same up to rounding. UserError if a loss is no number from the first."""
     at_once = heads_at_once or count_at_once(shape, batches.batch_size, batches.device)
     growth = np.geomspace(settings.start_lr, settings.end_lr, settings.iterations)
     curves: list[Curve] = []
     for start in range(0, len(seeds), at_once):
         lot = seeds[start : start + at_once]
-        stack = StackedHeads(shape, [(seed, dropout) for seed in lot], batches.device)
-        rates, decays = [settings.end_lr] * len(lot), [settings.weight_decay] * len(lot)
+        stack = StackedHeads(shape, [(seed, tested.dropout) for seed in lot], batches.device)
+        rates, decays = [settings.end_lr] * len(lot), [tested.weight_decay] * len(lot)
         optimizer = build_stacked_optimizer(list(stack.parameters.values()), rates, decays, options)
         description = f"finding the learning rate of {len(lot)} seeds"
         factors = track(growth / settings.end_lr, description, settings.iterations, "batches")
-        losses = list(_losses(stack, optimizer, batches, factors, options))
+        smoothing = torch.full((len(lot),), tested.label_smoothing, device=batches.device)
+        losses = list(_losses(stack, optimizer, batches, factors, smoothing, options))
         curves += [_curve(growth, of_seed) for of_seed in torch.stack(losses, dim=1).tolist()]
     return curves
 
@@ -102,6 +103,7 @@ def _losses(
     optimizer: StackedOptimizer,
     batches: Batches,
     factors: Iterator[float],
+    smoothing: Tensor,
     options: TrainingOptions,
 ) -> Iterator[Tensor]:
     """The loss of every seed before each step, until all of their curves have ended."""
@@ -113,7 +115,7 @@ def _losses(
     by_seed = for_seeds(batches, stack.seeds)
     steps = (step for epoch in count() for step in epoch_of(by_seed, epoch))
     for number, (factor, batch) in enumerate(zip(factors, steps, strict=False), start=1):
-        loss, _ = descend(stack, batch, generators, None, options)
+        loss = descend(stack, batch, generators, smoothing, options).weighted
         optimizer.step(factor)
         yield loss
         average = average * SMOOTHING + loss * (1 - SMOOTHING)

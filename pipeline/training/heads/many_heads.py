@@ -22,6 +22,7 @@ from pipeline.training.heads.stacked_optimizers import build_stacked_optimizer, 
 from pipeline.training.keep import best_index, stops_early
 from pipeline.training.optim import AS_EVER
 from pipeline.training.schedule import rate_factor
+from pipeline.training.step import StepLoss
 
 # The memory that heads trained at once may take: on a CPU so many bytes, since more does not fit its caches and is
 # slower; on a GPU a share of its free memory.
@@ -134,19 +135,22 @@ def epoch_of(by_seed: Sequence[Batches], epoch: int) -> Iterator[Batch]:
 
 def losses_of(
     logits: Tensor, targets: Tensor, smoothing: Tensor | None = None, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """(the loss to minimise, the cross-entropy) by head, for `logits` (pictures, heads, classes) and `targets`
-    (pictures, heads), or the classes' shares, shaped as the logits. The first has its labels smoothed by the head's
-    `smoothing`, as in `F.cross_entropy`, and is the mean by the `weights` (pictures, heads) of the pictures."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(the loss to minimise, the plain cross-entropy, the weighted one) by head, for `logits` (pictures, heads,
+    classes) and `targets` (pictures, heads), or the classes' shares, shaped as the logits. The first and the last are
+    means by the `weights` (pictures, heads) of the pictures, and the first has its labels smoothed by the head's
+    `smoothing`, as in `F.cross_entropy`."""
     logs = logits.log_softmax(-1)
     if targets.ndim == logs.ndim:
         of_targets = -(targets * logs).sum(-1)
     else:
         of_targets = -logs.gather(-1, targets[..., None]).squeeze(-1)
     descended = of_targets if smoothing is None else (1 - smoothing) * of_targets - smoothing * logs.mean(2)
+    plain = of_targets.detach().mean(0)
     if weights is None:
-        return descended.mean(0), of_targets.detach().mean(0)
-    return (weights * descended).sum(0) / weights.sum(0), of_targets.detach().mean(0)
+        return descended.mean(0), plain, plain
+    shares = weights / weights.sum(0)
+    return (shares * descended).sum(0), plain, (shares * of_targets.detach()).sum(0)
 
 
 def _lots(settings: Sequence[HeadSetting], heads_at_once: int) -> list[list[int]]:
@@ -187,7 +191,7 @@ def train_stack(
             generator.manual_seed(seed_for(stack.seeds[group.seed] + 1, epoch))
         losses = []
         for step, batch in enumerate(epoch_of(by_seed, epoch), epoch * steps):
-            losses.append(descend(stack, batch, generators, smoothing, shared.options)[1])
+            losses.append(descend(stack, batch, generators, smoothing, shared.options).plain)
             optimizer.step(rate_factor(step, [epochs], steps, shared.warm_up))
             if average is not None:
                 average.update()
@@ -224,27 +228,27 @@ def descend(
     generators: Sequence[torch.Generator],
     smoothing: Tensor | None,
     options: TrainingOptions,
-) -> tuple[Tensor, Tensor]:
-    """Give each head its gradients on a batch, which it goes through in parts as in `step.train_step`; gives (the loss
-    that was minimised, the cross-entropy) by head, as `losses_of` does."""
+) -> StepLoss:
+    """Give each head its gradients on a batch, which it goes through in parts as in `step.train_step`; gives the losses
+    by head."""
     inputs, targets, weights = batch[0], batch[1][:, stack.seed_of], batch[2]
     weights = None if weights is None else weights[:, stack.seed_of]
     count = len(inputs)
     parts = max(1, min(options.accumulate, count // 2))
     of_weights = [None] * parts if weights is None else weights.tensor_split(parts)
-    minimised = torch.zeros(len(stack), device=inputs.device)
-    cross_entropy = torch.zeros_like(minimised)
+    plain = torch.zeros(len(stack), device=inputs.device)
+    weighted = torch.zeros_like(plain)
     for part in zip(inputs.tensor_split(parts), targets.tensor_split(parts), of_weights, strict=True):
         logits = stack.train(part[0], generators)
-        loss, plain = losses_of(logits, part[1], smoothing, part[2])
+        loss, of_part, weighted_of_part = losses_of(logits, part[1], smoothing, part[2])
         share = len(logits) / count
-        loss = loss * (share if weights is None or part[2] is None else part[2].sum(0) / weights.sum(0))
-        loss.sum().backward()  # type: ignore[no-untyped-call]
-        minimised += loss.detach()
-        cross_entropy += plain * share
+        share_by_weights = share if weights is None or part[2] is None else part[2].sum(0) / weights.sum(0)
+        (loss * share_by_weights).sum().backward()  # type: ignore[no-untyped-call]
+        plain += of_part * share
+        weighted += weighted_of_part * share_by_weights
     if options.clip_norm:
         clip_each(list(stack.parameters.values()), options.clip_norm)
-    return minimised, cross_entropy
+    return StepLoss(plain, weighted)
 
 
 def _result(

@@ -68,7 +68,8 @@ def find_share(origin: Origin, settings: LrFind) -> None:
 
 
 def _find(phase: Phase, settings: LrFind) -> Curve:
-    return range_test(phase.module, phase.optimizer, phase.train, settings, phase.fixed_statistics, phase.options)
+    tested = phase.module, phase.optimizer, phase.train
+    return range_test(*tested, settings, phase.fixed_statistics, phase.options, phase.label_smoothing)
 
 
 def _send(network: nn.Module, phase: Phase) -> None:

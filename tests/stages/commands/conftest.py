@@ -101,7 +101,7 @@ def main_again(workplace: Workplace, main: MainRun) -> MainRun:
 @pytest.fixture(scope="session")
 def main_otherwise(workplace: Workplace, main: MainRun) -> MainRun:
     """On the same pictures, with later stages that differ from the first run's."""
-    changed = "fine_tune.weight_decay=0.02"
+    changed = "fine_tune.warm_up=0.1"
     return _last_main(workplace, workplace.command("main", *on_smoke_recipe(workplace), changed))
 
 

@@ -86,7 +86,6 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
     "augment.probability": varied("probability", 0.6),
     "precompute.image_px": lambda chain: checkpoint(chain["precompute"])["image_px"] == 32,
     "precompute.dtype": lambda chain: np.load(chain["precompute"].files / "activations/activations.npy").dtype == "f4",
-    "lr_find.batch_size": batch_size("lr_find", 8),
     "lr_find.iterations": lambda chain: len(chain["lr_find"].did.steps) in range(20, 31),
     "lr_find.start_lr": lambda chain: np.isclose(chain["lr_find"].did.rates()[0], 1e-5),
     "lr_find.end_lr": lambda chain: np.isclose(chain["lr_find"].did.rates()[1], 1e-5 * (2.0 / 1e-5) ** (1 / 29)),
@@ -94,9 +93,6 @@ ARRIVES: dict[str, Callable[[Any], bool]] = {
     == chain["lr_find"].metrics["suggestion/steep"],
     "lr_find.suggestion_unfrozen": lambda chain: chain["lr_find_unfrozen"].metrics["suggestion/lr"]
     == chain["lr_find_unfrozen"].metrics["suggestion/minimum"],
-    "lr_find.lr_ratio": ratio("lr_find_unfrozen", 4),
-    "lr_find.batchnorm": trained("lr_find_unfrozen", lambda step: step.body_learns_statistics, True),
-    "lr_find.weight_decay": decay("lr_find", 0.03),
     "training.keep": lambda chain: checkpoint(chain["train_head"])["kept_epochs"] == [2, 4, 8]
     and checkpoint(chain["fine_tune"])["kept_epochs"] == [8 + 2, 8 + 8, 8 + 26],
     "train_head.fraction": rows_per_class("train_head", 10),

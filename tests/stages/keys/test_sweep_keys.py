@@ -168,9 +168,9 @@ def heads(fresh_workplace) -> dict[str, Any]:
         seen.update(settings=settings, seeds=list(seeds), shape=shape, train=train, valid=valid)
         return train_settings(settings, seeds, shape, train, valid, recipe)
 
-    def note_finder(seeds: Any, shape: Any, dropout: float, batches: Any, settings: Any, options: Any) -> Any:
-        seen.update(finder_seeds=list(seeds), finder_dropout=dropout, finder_batch_size=batches.batch_size)
-        return range_tests(seeds, shape, dropout, batches, settings, options)
+    def note_finder(seeds: Any, shape: Any, tested: Any, batches: Any, settings: Any, options: Any) -> Any:
+        seen.update(finder_seeds=list(seeds), finder_dropout=tested.dropout, finder_batch_size=batches.batch_size)
+        return range_tests(seeds, shape, tested, batches, settings, options)
 
     with fresh_workplace().entered() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_head_work, "train_settings", note_settings)
@@ -215,6 +215,6 @@ def test_heads_are_compared_with_the_recipes_own_by_its_own_batches(heads):
 
 
 def test_the_finder_of_heads_is_set_by_its_own_section(heads):
-    assert (heads["finder_dropout"], heads["finder_batch_size"]) == (0.3, 8)
+    assert (heads["finder_dropout"], heads["finder_batch_size"]) == (0.3, 6)
     assert heads["curve"]["lr"].iloc[0] == pytest.approx(1e-5)
     assert heads["curve"]["lr"].iloc[1] == pytest.approx(1e-5 * (2.0 / 1e-5) ** (1 / 29))

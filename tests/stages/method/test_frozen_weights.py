@@ -36,6 +36,6 @@ def test_batchnorm_learns_new_statistics_where_the_recipe_says_batch_but_for_wha
     assert late_chain[name].moved_statistics() == groups
 
 
-def test_batchnorm_learns_no_statistics_in_the_finder_where_the_recipe_says_fixed(chain, late_chain):
-    assert not any(step.body_learns_statistics for step in late_chain["lr_find_unfrozen"].did.steps)
-    assert all(step.body_learns_statistics for step in chain["lr_find_unfrozen"].did.steps), "the recipe says batch"
+def test_batchnorm_learns_statistics_in_the_finder_where_fine_tune_does(chain, late_chain):
+    assert not any(step.body_learns_statistics for step in chain["lr_find_unfrozen"].did.steps)
+    assert all(step.body_learns_statistics for step in late_chain["lr_find_unfrozen"].did.steps), "it says batch"

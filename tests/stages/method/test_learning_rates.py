@@ -46,7 +46,35 @@ def test_the_finder_raises_the_rate_from_its_start_in_equal_ratios(chain, name):
 
 def test_the_unfrozen_finder_gives_each_group_its_ratio_of_the_rate(chain):
     for taken in chain["lr_find_unfrozen"].did.steps:
-        assert taken.rates["head"] == pytest.approx(4 * taken.rates["late"]) == pytest.approx(16 * taken.rates["early"])
+        assert taken.rates["head"] == pytest.approx(6 * taken.rates["late"]) == pytest.approx(36 * taken.rates["early"])
+
+
+@pytest.mark.parametrize(("finder", "name"), zip(FINDERS, ("train_head", "fine_tune"), strict=True))
+def test_the_finder_tests_what_the_next_stage_trains(chain, finder, name):
+    def trained(did):
+        first = did.steps[0]
+        return (
+            did.training[0].batch_size, did.training[0].rows, did.training[0].augmentation, first.label_smoothing,
+            first.decays, first.dropouts, first.body_learns_statistics, first.optimizer[0],
+        )  # fmt: skip
+
+    assert trained(chain[finder].did) == trained(chain[name].did)
+
+
+def test_after_fine_tune_the_finder_tests_the_layers_and_the_keys_of_resize(chain, on_chain):
+    found = run_stage_on("lr_find", chain.recipe, chain["fine_tune"])
+    first = found.did.steps[0]
+    assert first.rates.keys() == {"late", "head"}, "resize freezes the early group"
+    assert first.rates["head"] == pytest.approx(2 * first.rates["late"])
+    assert (found.did.training[0].batch_size, first.label_smoothing) == (4, 0.2)
+
+
+def test_other_keys_of_the_next_stage_run_the_finder_again_and_the_length_of_its_cycles_does_not(chain, on_chain):
+    upstream = chain["train_head"].id
+    same = chain.other_recipe(fine_tune__cycle_len=1, train_head__batch_size=7, resize__batch_size=7)
+    assert lr_find.run(same, upstream).run_id == chain["lr_find_unfrozen"].id
+    for change in ({"fine_tune__batch_size": 7}, {"fine_tune__label_smoothing": 0.0}):
+        assert lr_find.run(chain.other_recipe(**change), upstream).run_id != chain["lr_find_unfrozen"].id
 
 
 @pytest.mark.parametrize(("name", "rule"), zip(FINDERS, ("steep", "minimum"), strict=True))

@@ -10,7 +10,7 @@ TRAINED = ("lr_find", "train_head", "lr_find_unfrozen", "fine_tune", "resize")
 @pytest.mark.parametrize(
     ("name", "batch_size", "decay", "smoothing"),
     [
-        ("lr_find", 8, 0.03, 0.0), ("train_head", 6, 0.04, 0.12), ("lr_find_unfrozen", 8, 0.03, 0.0),
+        ("lr_find", 6, 0.04, 0.12), ("train_head", 6, 0.04, 0.12), ("lr_find_unfrozen", 5, 0.06, 0.15),
         ("fine_tune", 5, 0.06, 0.15), ("resize", 4, 0.07, 0.2),
     ],
 )  # fmt: skip

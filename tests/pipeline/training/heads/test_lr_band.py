@@ -14,23 +14,25 @@ from pipeline.training.lr_finder import Curve, range_test, suggestions
 from pipeline.training.optim import AS_EVER
 from tests.pipeline.stored_classes import new_head, shape, stored_batches
 
-SEEDS, DROPOUT, DECAY = [0, 5, 2], 0.5, 0.02
+SEEDS = [0, 5, 2]
+TESTED = HeadSetting(0.0, weight_decay=0.02, dropout=0.5, label_smoothing=0.2)
 
 
 def settings_of(start_lr, end_lr, iterations):
     """Without the checks of a recipe, to explode."""
-    return LrFind.model_construct(start_lr=start_lr, end_lr=end_lr, iterations=iterations, weight_decay=DECAY)
+    return LrFind.model_construct(start_lr=start_lr, end_lr=end_lr, iterations=iterations)
 
 
 def together(hidden, start_lr, end_lr, iterations, heads_at_once=None, train=None, options=AS_EVER):
     train, settings = train or stored_batches()[0], settings_of(start_lr, end_lr, iterations)
-    return range_tests(SEEDS, shape(hidden), DROPOUT, train, settings, options, heads_at_once=heads_at_once)
+    return range_tests(SEEDS, shape(hidden), TESTED, train, settings, options, heads_at_once=heads_at_once)
 
 
 def alone(seed, hidden, start_lr, end_lr, iterations, train=None, options=AS_EVER):
-    head, optimizer = new_head(HeadSetting(end_lr, DECAY, DROPOUT, seed=seed), hidden, options)
+    head, optimizer = new_head(replace(TESTED, lr=end_lr, seed=seed), hidden, options)
     train = replace(train or stored_batches()[0], seed=seed)
-    return range_test(head, optimizer, train, settings_of(start_lr, end_lr, iterations), options=options)
+    settings = settings_of(start_lr, end_lr, iterations)
+    return range_test(head, optimizer, train, settings, "none", options, TESTED.label_smoothing)
 
 
 @pytest.mark.parametrize("heads_at_once", [None, 2])
