@@ -190,12 +190,13 @@ def stages_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def trained_next(recipe: Recipe, trained: Sequence[str]) -> TrainHead | FineTune | Resize:
-    """The section of the stage that trains next on a chain of runs of these stages."""
+    """The section of the stage that trains next on a chain of runs of these stages: after train_head that is fine_tune,
+    also where the recipe's `stages` name neither it nor resize."""
     if not {"train_head", "fine_tune", "resize"} & {*trained}:
         return recipe.train_head
-    steps = resize_steps(recipe)
+    stages, steps = stages_of(recipe), resize_steps(recipe)
     is_tuned = "fine_tune" in trained or "resize" in trained
-    if not steps or (not is_tuned and "fine_tune" in stages_of(recipe)):
+    if not steps or (not is_tuned and ("fine_tune" in stages or "resize" not in stages)):
         return recipe.fine_tune
     return steps[min(list(trained).count("resize"), len(steps) - 1)]
 

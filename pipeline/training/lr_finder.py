@@ -68,9 +68,9 @@ def range_test(
     """Train for `settings.iterations` batches while the rate grows exponentially from `start_lr` to `end_lr`.
 
     `fixed_statistics` is that of `training_mode`; each step smooths labels, and clips, accumulates and computes by the
-    `options`. Groups of
-    `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve. Stops early when the
-    smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never was).
+    `options`. Groups of `optimizer` keep the ratio of their `initial_lr`s; the fastest takes the rates of the curve.
+    Stops early when the smoothed loss exceeds four times its lowest, or is no longer a number (UserError if it never
+    was).
     Afterwards weights, buffers, modes, gradients, optimizer and random state are as they were.
     """
     growth = np.geomspace(settings.start_lr, settings.end_lr, settings.iterations)

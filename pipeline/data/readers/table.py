@@ -192,7 +192,7 @@ def _check_weight(text: str, where: str) -> None:
 
 def _read_parquet(table: Path, needed: Sequence[str], optional: Sequence[str]) -> tuple[list[str], Iterable[list[str]]]:
     """(header, rows) of a Parquet file, all as text, with "" for null."""
-    import pyarrow as pa
+    import pyarrow as pa  # these are loaded for Parquet alone: the door reads a table before anything heavy is loaded
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 

@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from pipeline.recipe.fields import Section
 from pipeline.recipe.presets import command_line, default_recipe
-from pipeline.recipe.recipe_file import override_recipe, read_recipe
-from pipeline.recipe.schema import Recipe, flatten, resize_steps, stages_of
+from pipeline.recipe.recipe_file import build_recipe, override_recipe, read_recipe
+from pipeline.recipe.schema import Recipe, flatten, frozen_in, resize_steps, stages_of, trained_next
 from pipeline.recipe.training_sections import Resize
 
 SECTIONS = [name for name, value in Recipe() if isinstance(value, Section)]
@@ -169,3 +169,25 @@ def test_one_fold_is_none(number):
     assert Recipe.model_validate({"evaluate": {"cross_validation_folds": 2}}).evaluate.cross_validation_folds == 2
     with pytest.raises(ValidationError):
         Recipe.model_validate({"evaluate": {"cross_validation_folds": number}})
+
+
+@pytest.mark.parametrize(
+    ("stages", "trained", "section"),
+    [
+        ("all", ["lr_find", "precompute"], "train_head"),
+        ("all", ["train_head", "precompute"], "fine_tune"),
+        ("all", ["fine_tune", "lr_find", "train_head", "precompute"], "resize.0"),
+        ("all", ["resize", "fine_tune", "train_head", "precompute"], "resize.1"),
+        ("all", ["resize", "resize", "fine_tune", "train_head", "precompute"], "resize.1"),
+        ("precompute,lr_find,train_head,resize", ["train_head", "precompute"], "resize.0"),
+        ("precompute,lr_find,train_head,evaluate", ["train_head", "precompute"], "fine_tune"),
+    ],
+)
+def test_the_finder_is_told_which_section_trains_next(stages, trained, section):
+    steps = [{"image_px": 224, "freeze": "early"}, {"image_px": 300, "freeze": "none"}]
+    recipe = build_recipe({"stages": stages, "resize": steps}, {}, "a test")
+    sections = {"train_head": recipe.train_head, "fine_tune": recipe.fine_tune}
+    sections |= {f"resize.{number}": step for number, step in enumerate(recipe.resize)}
+    assert trained_next(recipe, trained) is sections[section]
+    frozen = {"train_head": "body", "fine_tune": "none", "resize.0": "early", "resize.1": "none"}
+    assert frozen_in(sections[section]) == frozen[section]
