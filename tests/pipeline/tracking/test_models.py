@@ -7,6 +7,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc.model import PythonModel
 
 from pipeline import tracking
@@ -93,7 +94,8 @@ def test_pictures_that_another_command_logs_at_the_same_moment_are_logged_all_th
         """The other's writing falls between this one's look and its writing."""
         if not others:
             others.append(dataset.name)
-            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+            told = "UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest"
+            raise MlflowException(told, error_code=BAD_REQUEST)
         log_input(dataset, context)
 
     monkeypatch.setattr(mlflow, "log_input", after_another)
