@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy.finder_grid import ALL, HEAD
+from benchmarks.accuracy.options import AS_IT_IS
 
 
 def summarize_grid(rows: pd.DataFrame) -> pd.DataFrame:
@@ -81,6 +82,29 @@ def grid_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def options_table(rows: pd.DataFrame) -> str:
+    """A line for each option of `compare_options`, with the mean accuracy and standard deviation over the seeds of each
+    set, and by how much it is above that of the recipe as it is, seed by seed."""
+    sets = list(dict.fromkeys(rows["set"]))
+    plain = rows[rows["option"] == AS_IT_IS].set_index(["set", "seed"])["valid_accuracy"]
+    keys = pd.MultiIndex.from_frame(rows[["set", "seed"]])
+    rows = rows.assign(more=rows["valid_accuracy"].to_numpy() - plain.reindex(keys).to_numpy())
+    lines = [
+        f"| option | {' | '.join(f'{name} | difference' for name in sets)} |",
+        f"|{' --- |' * (1 + 2 * len(sets))}",
+    ]
+    for option, part in rows.groupby("option", sort=False):
+        cells = []
+        for name in sets:
+            of_set = part[part["set"] == name]
+            found, more = of_set["valid_accuracy"], of_set["more"]
+            is_told = len(found) and option != AS_IT_IS
+            cells.append(f"{found.mean():.4f} ± {found.std():.4f}" if len(found) else "")
+            cells.append(f"{more.mean():+.4f} ± {more.std():.4f}" if is_told else "")
+        lines.append(f"| {option} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def means_table(rows: pd.DataFrame, by: Sequence[str], results: Sequence[str]) -> str:
     """A line for each combination of the columns `by`, with the mean and standard deviation of each of `results`."""
     lines = [f"| {' | '.join([*by, 'seeds', *results])} |", f"|{' --- |' * (len(by) + 1 + len(results))}"]
@@ -103,6 +127,9 @@ def main() -> None:
         print(grid_table(rows), end="\n\n")
         if given.figure:
             grid_figure(rows).savefig(given.figure, dpi=110)
+    options = [rows for rows in tables if "option" in rows]
+    if options:
+        print(options_table(pd.concat(options, ignore_index=True)), end="\n\n")
     for rows in tables:
         if "variant" in rows:
             results = [

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,13 @@ from pipeline.ranks.deal import ALONE, Deal
 from pipeline.ranks.exchange import ask_all
 from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.console import track
-from pipeline.system.device import mixed_precision
+from pipeline.system.device import Precision, mixed_precision
 from pipeline.system.errors import UserError
 from pipeline.training.average import MovingAverage, averaged_steps
 from pipeline.training.optim import rates_at, set_rates
 from pipeline.training.records import EpochRecord, StepRecord
 from pipeline.training.schedule import position_in_cycle, rate_factor
-from pipeline.training.step import Step, steps_of
+from pipeline.training.step import Step, step_precision, steps_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def fit(
             train.batch_size,
         )
         finished = yield from _train_epoch(phase, step, batches, factors, first_step, progress, pauses)
-        validated = validate(phase.module, phase.valid, train.deal)
+        validated = validate(phase.module, phase.valid, phase.options.precision, train.deal)
         yield EpochRecord(
             epoch=epoch + 1,
             step=first_step + len(train),
@@ -161,17 +161,20 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def validate(network: nn.Module, batches: Batches, deal: Deal = ALONE) -> Validated:
-    """Loss, accuracy and macro F1 of the network over `batches`, in eval mode; by several processes, each of which goes
-    through its stretch of the rows."""
+def validate(
+    network: nn.Module, batches: Batches, precision: Literal["auto"] | Precision = "auto", deal: Deal = ALONE
+) -> Validated:
+    """Loss, accuracy and macro F1 of the network over `batches`, in eval mode and in what it is trained in if the
+    recipe asks for this `precision`; by several processes, each of which goes through its stretch of the rows."""
     network.eval()
+    precision = step_precision(network, precision)
     count = len(batches.rows)
     batches = replace(batches, rows=batches.rows[deal.stretch(count)])
     loss_sum: Tensor | float = 0.0
     right: Tensor | float = 0.0
     named: Tensor | float = 0.0  # how often each class occurs or is predicted
     for inputs, targets in batches.epoch(0):
-        with mixed_precision(inputs.device):
+        with mixed_precision(inputs.device, precision):
             logits = network(inputs)
         loss_sum = loss_sum + F.cross_entropy(logits.float(), targets, reduction="sum")
         classes, predicted = logits.shape[1], logits.argmax(1)

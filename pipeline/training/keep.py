@@ -68,7 +68,7 @@ def keep_snapshot(snapshot: Snapshot, phase: Phase, network: nn.Module, records:
     if snapshot.epochs:
         network.load_state_dict(snapshot.state)
     if len(snapshot.epochs) > 1 or phase.options.keep == "moving_average":
-        return Trained(records, snapshot.epochs, validate(phase.module, phase.valid))
+        return Trained(records, snapshot.epochs, validate(phase.module, phase.valid, phase.options.precision))
     kept = next((record for record in records if record.epoch in snapshot.epochs), records[-1])
     return Trained(records, [kept.epoch], Validated(kept.valid_loss, kept.valid_accuracy, kept.valid_macro_f1))
 

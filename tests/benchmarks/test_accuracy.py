@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.accuracy import draw, finder_grid, sets
+from benchmarks.accuracy import draw, finder_grid, options, sets
+from pipeline.recipe.recipe_file import override_recipe
 from pipeline.system.errors import UserError
 
 
@@ -86,6 +87,31 @@ def test_a_suggestion_holds_within_one_standard_deviation_and_not_a_hundred_time
     assert found["holds"].tolist() == [holds, holds]
     assert draw.grid_table(rows).count("falls short") == (0 if holds else 2)
     assert len(draw.grid_figure(rows).axes) == 2
+
+
+@pytest.mark.parametrize("source", ["elpv", "photos"])
+def test_every_option_is_one_that_the_recipe_of_the_set_takes_and_differs_from_it(source):
+    recipe = sets.recipe_for(source, f"{source}_gpu")
+    for name, keys in options.options_for(recipe).items():
+        assert (override_recipe(recipe, keys) == recipe) == (name == options.AS_IT_IS)
+
+
+def test_cycles_have_as_many_epochs_together_as_the_recipe_has_in_one():
+    recipe = sets.recipe_for("elpv", "elpv_gpu")
+    tried = override_recipe(recipe, options.options_for(recipe)["fine_tune.cycles=4"]).fine_tune
+    assert tried.cycles * tried.cycle_len == recipe.fine_tune.cycle_len
+
+
+def test_what_an_option_brings_is_its_difference_seed_by_seed():
+    def row(name, option, seed, accuracy):
+        return {"set": name, "option": option, "seed": seed, "valid_accuracy": accuracy}
+
+    plain = [row("cells", options.AS_IT_IS, 0, 0.5), row("cells", options.AS_IT_IS, 1, 0.7)]
+    tried = [row("cells", "erase", 0, 0.6), row("cells", "erase", 1, 0.9)]
+    assert draw.options_table(pd.DataFrame(plain + tried)).splitlines() == [
+        "| option | cells | difference |", "| --- | --- | --- |",
+        f"| {options.AS_IT_IS} | 0.6000 ± 0.1414 |  |", "| erase | 0.7500 ± 0.2121 | +0.1500 ± 0.0707 |",
+    ]  # fmt: skip
 
 
 def test_means_are_over_the_seeds():

@@ -15,8 +15,10 @@ from torch.optim import Optimizer
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import Batches, fetch_pixels, seed_for
 from pipeline.models.body import build_body
+from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.layer_groups import FixedStatistics, freeze, layer_groups, training_mode
 from pipeline.models.network import Network
+from pipeline.recipe.training_sections import TrainingOptions
 from pipeline.system.errors import UserError
 from pipeline.training.fit import Phase, TrainingProgress, fit, validate
 from pipeline.training.optim import build_optimizer
@@ -224,6 +226,18 @@ def test_validation_is_in_eval_mode_over_every_row() -> None:
     assert record.valid_loss == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
     assert record.valid_accuracy == float((logits.argmax(1) == targets).float().mean())
     assert record.valid_macro_f1 == pytest.approx(f1_score(targets, logits.argmax(1), average="macro"))
+
+
+@pytest.mark.parametrize(("precision", "of_logits"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_validation_is_in_what_the_network_is_trained_in(precision: str, of_logits: torch.dtype) -> None:
+    network = build_network(Checkpoint("test_efficientnet", ["a", "b"], 8, 0.0, 32, "crop", grey=False))
+    images = torch.rand(4, 3, 32, 32)
+    train = Batches(lambda rows: images[rows], np.arange(4), TARGETS, 4, CPU, 0)
+    kinds: dict[bool, torch.dtype] = {}
+    network.head.register_forward_hook(lambda head, _, logits: kinds.update({head.training: logits.dtype}))
+    options = TrainingOptions(precision=precision)  # type: ignore[arg-type]
+    list(fit(Phase(network, toy_optimizer(network), train, replace(train, seed=None), [1], options=options)))
+    assert kinds == {True: of_logits, False: of_logits}
 
 
 @pytest.mark.parametrize(("bias", "classes"), [([0.0, 0.0, 0.0], 3), ([99.0, 0.0, 0.0], 3), ([0.0, 0.0, -99.0], 3)])

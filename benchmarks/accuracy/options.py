@@ -1,0 +1,95 @@
+"""Each option of the recipe on against off: how the network validates after fine_tune, by seed."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from benchmarks.accuracy.sets import recipe_for
+from pipeline.recipe.recipe_file import override_recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.runs.ensemble.seeds import with_seed
+from stages import evaluate
+from stages.main import train
+
+Keys = Mapping[str, str]
+
+AS_IT_IS, CYCLES = "the recipe as it is", 4
+# By the name that the table has for it.
+OPTIONS: Mapping[str, Keys] = {
+    AS_IT_IS: {},
+    "head.hidden=0": {"head.hidden": "0"},
+    "precompute.views=8": {"precompute.views": "8"},
+    "train_head.stored_epochs=30": {"train_head.stored_epochs": "30"},
+    "fine_tune.lr_ratio=1": {"fine_tune.lr_ratio": "1"},
+    "fine_tune.lr_ratio=10": {"fine_tune.lr_ratio": "10"},
+    "fine_tune.warm_up=0": {"fine_tune.warm_up": "0"},
+    "fine_tune.batchnorm=batch": {"fine_tune.batchnorm": "batch"},
+    "fine_tune.label_smoothing=0": {"fine_tune.label_smoothing": "0"},
+    "fine_tune.weight_decay=0.1": {"fine_tune.weight_decay": "0.1"},
+    "fine_tune.gradual_epochs=2": {"fine_tune.gradual_epochs": "2"},
+    "fine_tune.drop_path=0.2": {"fine_tune.drop_path": "0.2"},
+    "training.keep=best_loss": {"training.keep": "best_loss"},
+    "training.keep=best_accuracy": {"training.keep": "best_accuracy"},
+    "training.keep=moving_average": {"training.keep": "moving_average"},
+    "training.early_stop_epochs=2, keep=best_loss": {"training.early_stop_epochs": "2", "training.keep": "best_loss"},
+    "training.momentum=cycled": {"training.momentum": "cycled"},
+    "training.clip_norm=1": {"training.clip_norm": "1"},
+    "training.accumulate=2": {"training.accumulate": "2"},
+    "training.balance=weights": {"training.balance": "weights"},
+    "training.balance=sampler": {"training.balance": "sampler"},
+    "training.precision=float32": {"training.precision": "float32"},
+    "no augmentation": {"augment.strength": "0", "augment.flip": "none"},
+    "augment.strength=2, all kinds": {"augment.strength": "2", "augment.rotate_degrees": "10", "augment.zoom": "1.1",
+                                      "augment.crop": "0.9", "augment.lighting": "0.2"},
+    "augment.perspective=0.1": {"augment.perspective": "0.1"},
+    "augment.erase=0.25": {"augment.erase": "0.25"},
+    "augment.trivial=true": {"augment.trivial": "true"},
+    "augment.mixup=0.2": {"augment.mixup": "0.2"},
+    "augment.cutmix=1": {"augment.cutmix": "1"},
+    "seeds=3": {"seeds": "3"},
+}  # fmt: skip
+# What the solar cells alone have.
+OF_CELLS: Mapping[str, Keys] = {
+    "data.soft_labels=false": {"data.soft_labels": "false"},
+    "data.soft_labels=false, uncertain_weight=0.5": {"data.soft_labels": "false", "data.uncertain_weight": "0.5"},
+}
+EPOCHS = 8  # of all layers
+STAGES = "precompute,lr_find,train_head,fine_tune"
+
+
+def options_for(recipe: Recipe) -> Mapping[str, Keys]:
+    """The options that this recipe is tried with, first none; cycles have as many epochs together as its one cycle."""
+    short = {"fine_tune.cycles": str(CYCLES), "fine_tune.cycle_len": str(recipe.fine_tune.cycle_len // CYCLES)}
+    cycles, rate = f"fine_tune.cycles={CYCLES}", recipe.fine_tune.lr
+    sgd = {"training.optimizer": "sgd"} | ({"fine_tune.lr": str(100 * rate)} if isinstance(rate, float) else {})
+    return {
+        **OPTIONS,
+        cycles: short,
+        f"{cycles}, training.keep=mean_of_cycles": {**short, "training.keep": "mean_of_cycles"},
+        f"{cycles}, training.snapshots=true": {**short, "training.snapshots": "true"},
+        "training.optimizer=sgd": sgd,
+        **(OF_CELLS if recipe.data.source == "elpv" else {}),
+    }
+
+
+def compare_options(name: str, source: str, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """For each option and seed the valid accuracy after real runs of the stages up to fine_tune, in the tracking store
+    that is set: of the network that fine_tune keeps, or of what evaluate averages."""
+    given = {"stages": STAGES, "fine_tune.cycle_len": str(EPOCHS)}
+    recipe = recipe_for(source, f"{'elpv' if source == 'elpv' else 'photos'}_gpu", given)
+    for option, keys in options_for(recipe).items():
+        for seed in seeds:
+            with redirect_stdout(io.StringIO()):
+                accuracy = _valid_accuracy(override_recipe(recipe, {**keys, "seed": str(seed)}))
+            yield {"set": name, "option": option, "seed": seed, "valid_accuracy": accuracy}
+
+
+def _valid_accuracy(recipe: Recipe) -> float:
+    tuned = [
+        dict(train(with_seed(recipe, seed), find_given=False))["fine_tune"]
+        for seed in range(recipe.seed, recipe.seed + recipe.seeds)
+    ]
+    if recipe.seeds > 1 or recipe.training.snapshots:
+        return evaluate.run(recipe, ",".join(ref.run_id for ref in tuned)).metrics["valid/accuracy"]
+    return tuned[0].metrics["kept_valid_accuracy"]
