@@ -61,14 +61,13 @@ STAGES = "precompute,lr_find,train_head,fine_tune"
 def options_for(recipe: Recipe) -> Mapping[str, Keys]:
     """The options that this recipe is tried with, first none; cycles have as many epochs together as its one cycle."""
     short = {"fine_tune.cycles": str(CYCLES), "fine_tune.cycle_len": str(recipe.fine_tune.cycle_len // CYCLES)}
-    cycles, rate = f"fine_tune.cycles={CYCLES}", recipe.fine_tune.lr
-    sgd = {"training.optimizer": "sgd"} | ({"fine_tune.lr": str(100 * rate)} if isinstance(rate, float) else {})
+    cycles = f"fine_tune.cycles={CYCLES}"
     return {
         **OPTIONS,
         cycles: short,
         f"{cycles}, training.keep=mean_of_cycles": {**short, "training.keep": "mean_of_cycles"},
         f"{cycles}, training.snapshots=true": {**short, "training.snapshots": "true"},
-        "training.optimizer=sgd": sgd,
+        "training.optimizer=sgd": {"training.optimizer": "sgd", "fine_tune.lr": "auto"},
         **(OF_CELLS if recipe.data.source == "elpv" else {}),
     }
 
