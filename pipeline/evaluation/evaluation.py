@@ -149,7 +149,7 @@ def evaluate(
     predictions = _calibrate(split, manifest.classes, predicted.table, positive)
     metrics = _metrics(predictions, seed)
     metrics |= ensemble_metrics(predicted.members, metrics["valid/accuracy"])
-    twins = near_duplicates(manifest.table, stored, settings.duplicate_similarity)
+    twins = near_duplicates(manifest.table, stored, settings.duplicate_similarity, device)
     plain_losses = metrics["train/plain_loss"], metrics["valid/loss"]
     verdict = diagnose_overfitting(
         *plain_losses, _chance_loss(training_counts), recipe.fine_tune.cycles, recipe.head.dropout

@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.data.decode import Pixels
-from pipeline.evaluation.near_duplicates import Activations, directions, mean_activations
+from pipeline.evaluation.near_duplicates import Activations, mean_activations
 from pipeline.system.arrays import Rows
 from pipeline.system.parallel import in_parallel
 from pipeline.system.tables import read_table, write_table
@@ -126,6 +126,14 @@ def load_neighbours(folder: Path) -> Neighbours:
         int(facts["trained_on"]),
         float(facts["least_similarity"]),
     )
+
+
+def directions(activations: Activations, middle: npt.NDArray[np.float32], rows: Rows) -> npt.NDArray[np.float32]:
+    """Unit vectors (rows, activations) from `middle` to the activations of these rows: their products are cosines."""
+    centred = activations[rows].astype(np.float32) - middle
+    lengths = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    found: npt.NDArray[np.float32] = centred / lengths
+    return found
 
 
 def _middle_and_directions(kept: Activations) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

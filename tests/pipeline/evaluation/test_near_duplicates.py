@@ -17,6 +17,8 @@ from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.weights import find_weights
 from pipeline.recipe.schema import Recipe
 
+CPU = torch.device("cpu")
+
 
 def table_of(splits: list[str]) -> pd.DataFrame:
     return pd.DataFrame(
@@ -38,7 +40,7 @@ def pictures() -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def test_what_all_pictures_share_makes_no_pair(pictures):
-    assert near_duplicates(*pictures, 0.9).empty
+    assert near_duplicates(*pictures, 0.9, CPU).empty
 
 
 @pytest.mark.parametrize(("row", "twin", "splits"), [(3, 8, ("test", "train")), (6, 1, ("valid", "train")),
@@ -46,7 +48,7 @@ def test_what_all_pictures_share_makes_no_pair(pictures):
 def test_a_picture_is_found_with_its_twin_in_another_split(pictures, row, twin, splits):
     table, activations = pictures
     activations[row] = activations[twin] + 0.05 * np.random.default_rng(1).normal(size=64).astype(np.float16)
-    (found,) = near_duplicates(table, activations, 0.9).to_dict("records")
+    (found,) = near_duplicates(table, activations, 0.9, CPU).to_dict("records")
     assert (found["row"], found["twin_row"]) == (row, twin)
     assert (found["split"], found["twin_split"]) == splits
     assert (found["path"], found["twin_path"]) == (f"{row}.png", f"{twin}.png")
@@ -58,24 +60,24 @@ def test_a_picture_is_found_with_its_twin_in_another_split(pictures, row, twin, 
 def test_twins_within_a_split_do_not_matter(pictures, row, twin):
     table, activations = pictures
     activations[row] = activations[twin]
-    assert near_duplicates(table, activations, 0.9).empty
+    assert near_duplicates(table, activations, 0.9, CPU).empty
 
 
 def test_the_same_file_is_named_before_another_that_is_as_similar(pictures):
     table, activations = pictures
     activations[[0, 3, 5]] = activations[3]
     table.loc[5, "hash"] = table.loc[3, "hash"]
-    (found,) = near_duplicates(table, activations, 0.9).to_dict("records")
+    (found,) = near_duplicates(table, activations, 0.9, CPU).to_dict("records")
     assert (found["row"], found["twin_row"], found["same_file"], found["similarity"]) == (3, 5, True, 1.0)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 7, 16])
 def test_the_chunks_do_not_matter(pictures, monkeypatch, chunk_rows):
     table, activations = pictures
-    wanted = near_duplicates(table, activations, 0.1)
+    wanted = near_duplicates(table, activations, 0.1, CPU)
     assert len(wanted) > 5
     monkeypatch.setattr(module, "CHUNK_ROWS", chunk_rows)
-    found = near_duplicates(table, activations, 0.1)
+    found = near_duplicates(table, activations, 0.1, CPU)
     pd.testing.assert_frame_equal(found, wanted, atol=1e-5)
 
 
@@ -83,14 +85,14 @@ def test_each_twin_is_the_nearest_by_scikit_learns_cosine(pictures):
     table, activations = pictures
     centred = activations.astype(np.float64) - activations.astype(np.float64).mean(0)
     cosines = cosine_similarity(centred)
-    for row in near_duplicates(table, activations, 0.05).to_dict("records"):
+    for row in near_duplicates(table, activations, 0.05, CPU).to_dict("records"):
         others = np.flatnonzero(table["split"] == row["twin_split"])
         assert row["twin_row"] == others[cosines[row["row"], others].argmax()]
         assert row["similarity"] == pytest.approx(cosines[row["row"], row["twin_row"]], abs=1e-4)
 
 
 def test_without_a_test_split_or_any_pair_the_table_is_empty_with_its_columns():
-    found = near_duplicates(table_of(["train", "valid", "train"]), np.eye(3, 8), 0.97)
+    found = near_duplicates(table_of(["train", "valid", "train"]), np.eye(3, 8), 0.97, CPU)
     assert found.empty
     assert list(found) == [*module.COLUMNS, "same_file"]
 
@@ -109,6 +111,6 @@ def test_a_real_picture_saved_anew_at_half_the_size_is_found_at_the_default_and_
     settings = StoreSettings(len(rows), "float32", torch.device("cpu"))
     write_activations(activations, network, np.stack(squares), rows, settings)
     table = table_of(["train"] * len(paths) + ["test"])
-    found = near_duplicates(table, activations, Recipe().evaluate.duplicate_similarity)
+    found = near_duplicates(table, activations, Recipe().evaluate.duplicate_similarity, CPU)
     assert found[["row", "twin_row"]].to_numpy().tolist() == [[len(paths), 20]]
-    assert near_duplicates(table.assign(split=["train", "test"] * 33 + ["train"]), activations, 0.97).empty
+    assert near_duplicates(table.assign(split=["train", "test"] * 33 + ["train"]), activations, 0.97, CPU).empty
