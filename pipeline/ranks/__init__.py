@@ -6,6 +6,6 @@ nothing else.
 
 In reading order: `environment` (which process this is), `deal` (who gets what of a batch), `door` (where a command
 meets the others), `attempt` (which start of all processes this is), `watch` (a thread that hears what goes wrong
-elsewhere), `team` (leading and helping), `launch` (starts the processes), `exchange` (what is sent between them),
-`folders` (files for machines that share no disk).
+elsewhere), `team` (leading and helping), `readiness` (what helpers do beforehand), `launch` (starts the processes),
+`exchange` (what is sent between them), `folders` (files for machines that share no disk).
 """

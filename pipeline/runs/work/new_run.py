@@ -11,6 +11,7 @@ from pipeline.cache.hashing import content_key
 from pipeline.cache.location import cache_folder
 from pipeline.cache.store import locked
 from pipeline.data.nvjpeg import choose_decoder
+from pipeline.ranks.readiness import ready_helpers
 from pipeline.ranks.team import processes
 from pipeline.recipe.schema import write_recipe
 from pipeline.runs.fingerprint import git_tags
@@ -26,6 +27,8 @@ from pipeline.system.memory import return_freed_memory
 from pipeline.tracking import RunRef
 
 BACKUPS = "checkpoints"
+# What helpers compute with; it loads timm.
+OF_HELPERS = ("pipeline.models.engine.helpers",)
 
 
 def run_alone(
@@ -63,6 +66,7 @@ def _run(
     say(f"{stage.name}: started")
     started = time.perf_counter()
     title, device = stage.title or stage.name, device_of(up.recipe)
+    ready_helpers(OF_HELPERS, device)
     tags[tracking.PROCESSES] = str(processes())
     resolved = {"device": device.type, "precision": precision_of(device), "deterministic": _is_deterministic(up)}
     tags |= {f"{tracking.RESOLVED}{name}": value for name, value in resolved.items()}
