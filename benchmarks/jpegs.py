@@ -21,13 +21,14 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipeline.cache.hashing import file_checksum
+from pipeline.cache.row_file import write_rows
 from pipeline.data.batches import fetch_pixels, prefetch
 from pipeline.data.decoded_pixels import ROWS_OF_A_GPU, DecodedPixels
 from pipeline.data.loader import prefetching_fetcher
 from pipeline.data.manifest import build_manifest
 from pipeline.data.nvjpeg import decode_squares, to_squares
 from pipeline.data.readers.sources import list_source
-from pipeline.data.stored_pixels import open_pixels, write_rows
+from pipeline.data.stored_pixels import FILE, open_pixels
 from pipeline.system.device import choose_device
 
 SIDES_PX = (192, 320)
@@ -103,12 +104,12 @@ def measure(root: Path, image_px: int, count: int, repeats: int, device: torch.d
     numbers = iter(range(10**6))
 
     def write() -> str:
-        target = folder / f"written {next(numbers)}"
+        target = folder / f"written {next(numbers)}" / FILE
         rest = lambda done: (block[: len(chunk)] for chunk in chunks if chunk[0] >= done)  # noqa: E731
         return write_rows(target, pixels.shape, rest)
 
     show("writing and its journal", write)
-    written = folder / "written 0" / "pixels.npy"
+    written = folder / "written 0" / FILE
     show("checksum of the store", lambda: file_checksum(written))
     began = time.perf_counter()
     open_pixels(manifest, image_px, "crop", decoder="nvjpeg")

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.side_by_side.results import Comparison
+from pipeline.cache.row_file import write_rows
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import prefetch
 from pipeline.data.decoded_pixels import DecodedPixels
@@ -34,7 +35,7 @@ from pipeline.data.loader import Split, pixel_batches, prefetching_fetcher
 from pipeline.data.manifest import build_manifest
 from pipeline.data.nvjpeg import choose_decoder
 from pipeline.data.readers.sources import list_source
-from pipeline.data.stored_pixels import StoredPixels, open_pixels, write_rows
+from pipeline.data.stored_pixels import FILE, StoredPixels, open_pixels
 from pipeline.models.activations import (
     StoreSettings,
     activation_batches,
@@ -94,7 +95,7 @@ def random_store(folder: Path, count: int, image_px: int) -> StoredPixels:
     random = np.random.default_rng(0)
     shape = (image_px, image_px, 3)
     write_rows(
-        folder / "noise",
+        folder / "noise" / FILE,
         (count, *shape),
         lambda done: (random.integers(0, 256, (1, *shape), dtype=np.uint8) for _ in range(done, count)),
     )

@@ -1,29 +1,21 @@
-"""Pixels in a memory-mapped store.
-
-A store is built row by row, with a journal beside it that has a line, with a checksum, for each stretch of rows that is
-on the disk: a build that was killed is resumed after the last of these lines.
-"""
+"""Pixels in a memory-mapped store, which is built row by row: a build that was killed is resumed (see `row_file`)."""
 
 import errno
-import hashlib
-import io
 import json
 import math
 import mmap
 import os
 import shutil
-import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
-from numpy.lib.format import read_array_header_1_0, read_magic, write_array_header_1_0
+from numpy.lib.format import read_array_header_1_0, read_magic
 
 from pipeline.cache.hashing import content_key, library_versions
-from pipeline.cache.location import cache_folder, make_folder, share
+from pipeline.cache.location import cache_folder
+from pipeline.cache.row_file import write_rows
 from pipeline.cache.store import DESCRIPTION, open_or_build
 from pipeline.data.decode import Decoder, Fit, Pixels
 from pipeline.data.decoded_pixels import DecodedPixels
@@ -33,16 +25,11 @@ from pipeline.system.arrays import Rows
 from pipeline.system.console import say, track
 from pipeline.system.errors import UserError
 
-Shape = tuple[int, int, int, int]
-
 # Part of the store's key: increase it when `decode` starts to give other pixels.
 DECODER_VERSION = 1
 # The libraries that the pixels of each decoder hang on: what a GPU cannot decode is left to Pillow.
 LIBRARIES: dict[Decoder, tuple[str, ...]] = {"pillow": ("pillow",), "nvjpeg": ("pillow", "torch", "torchvision")}
 FILE = "pixels.npy"
-JOURNAL = "journal"
-# A stretch ends after so many bytes or seconds, whichever comes first: a kill loses at most this.
-STRETCH_BYTES, STRETCH_SECONDS = 64 * 2**20, 2.0
 # Pages that were mapped by reading are released after so many bytes; each row maps some pages around it.
 MAPPED_BYTES, AROUND_A_ROW_BYTES = 32 * 2**20, 64 * 2**10
 GIB = 2**30
@@ -203,7 +190,7 @@ def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> str:
         return track(blocks, f"decoding to {source.shape[1]} px", len(source) - start, "images", size)
 
     try:
-        checksum = write_rows(unfinished, source.shape, rows_from)
+        checksum = write_rows(unfinished / FILE, source.shape, rows_from)
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise
@@ -217,106 +204,3 @@ def _build(source: DecodedPixels, unfinished: Path, folder: Path) -> str:
     except OSError:  # on a file system without hard links
         (unfinished / FILE).rename(folder / FILE)
     return checksum
-
-
-def write_rows(folder: Path, shape: Shape, rows_from: Callable[[int], Iterator[Pixels]]) -> str:
-    """Write FILE in `folder`: all rows of an array of `shape` in uint8, as numpy's .npy. Gives the file's SHA-256.
-
-    `rows_from` is called with the number of finished rows, and yields the others in order, in arrays of one or more. If
-    it raises an error, the rows before are kept.
-    """
-    make_folder(folder)
-    done, digest = finished_rows(folder, shape)
-    with (folder / FILE).open("r+b" if done else "w+b") as file, (folder / JOURNAL).open("ab") as journal:
-        share(folder / FILE)
-        share(folder / JOURNAL)
-        if not done:
-            journal.truncate(0)
-            file.write(_header(shape))
-        file.seek(0, io.SEEK_END)
-        blocks = rows_from(done)
-        with ExitStack() as stack:
-            if isinstance(blocks, Generator):  # whoever else decodes them has to hear of an error
-                stack.callback(blocks.close)
-            _write_stretches(file, journal, digest, done, blocks)
-    return digest.hexdigest()
-
-
-def finished_rows(folder: Path, shape: Shape) -> tuple[int, "hashlib._Hash"]:
-    """The number of finished rows in `folder`, and the SHA-256 of the file up to their end, to be continued; what
-    follows them is cut off."""
-    header = _header(shape)
-    try:
-        lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
-        with (folder / FILE).open("r+b") as file:
-            if file.read(len(header)) != header:
-                return 0, hashlib.sha256(header)
-            rows, kept, digest = _whole_stretches(file, lines, shape)
-            file.truncate(len(header) + rows * math.prod(shape[1:]))
-    except OSError:
-        return 0, hashlib.sha256(header)
-    os.truncate(folder / JOURNAL, kept)
-    return rows, digest
-
-
-def _whole_stretches(file: BinaryIO, lines: list[bytes], shape: Shape) -> tuple[int, int, "hashlib._Hash"]:
-    """(rows, bytes of the journal, digest) up to the first line that is incomplete or does not match; `file` has been
-    read up to its first row."""
-    rows, kept, digest = 0, 0, hashlib.sha256(_header(shape))
-    for line in lines:
-        end, _, checksum = line.decode(errors="replace").partition(" ")
-        if not line.endswith(b"\n") or not end.isdigit() or not rows < int(end) <= shape[0]:
-            break
-        further = digest.copy()
-        _digest(file, (int(end) - rows) * math.prod(shape[1:]), further)
-        if further.hexdigest() != checksum.strip():
-            break
-        rows, kept, digest = int(end), kept + len(line), further
-    return rows, kept, digest
-
-
-def _digest(file: BinaryIO, count: int, digest: "hashlib._Hash") -> None:
-    """Update `digest` with the next `count` bytes, or with all that are left."""
-    while count > 0 and (chunk := file.read(min(count, 2**20))):
-        digest.update(chunk)
-        count -= len(chunk)
-
-
-def _header(shape: Shape) -> bytes:
-    header = io.BytesIO()
-    write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return header.getvalue()
-
-
-def _write_stretches(
-    file: BinaryIO, journal: BinaryIO, digest: "hashlib._Hash", row: int, blocks: Iterator[Pixels]
-) -> None:
-    """Write the rows from number `row` on, update `digest`, and add a line to the journal after each stretch."""
-    started, size = time.monotonic(), 0
-
-    def end_stretch() -> None:
-        nonlocal started, size
-        if size:
-            _to_disk(file)
-            digested.result()
-            journal.write(f"{row} {digest.hexdigest()}\n".encode())
-            _to_disk(journal)
-        started, size = time.monotonic(), 0
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            for block in blocks:
-                content = np.ascontiguousarray(block).data
-                # Digesting takes as long as writing, and both release Python's lock.
-                digested = pool.submit(digest.update, content)
-                file.write(content)
-                row, size = row + len(block), size + block.nbytes
-                if size >= STRETCH_BYTES or time.monotonic() - started >= STRETCH_SECONDS:
-                    end_stretch()
-        finally:
-            end_stretch()
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

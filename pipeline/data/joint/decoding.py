@@ -20,10 +20,9 @@ AHEAD, DECODERS = 3, 2
 
 
 def decoded_blocks(source: DecodedPixels, first: int) -> tuple[Iterator[Pixels], int]:
-    """`blocks` of the source; where helpers have the pictures too, they decode their part. A GPU alone decodes faster
-    than one process writes what others send."""
+    """`blocks` of the source; where helpers have the pictures too, they decode their part."""
     size = max(min(ROUND_BYTES // (prod(source.shape[1:]) * processes()), LARGEST_BLOCK_ROWS), 1)
-    if processes() == 1 or source.decoder == "nvjpeg" or len(source) - first <= size:
+    if processes() == 1 or len(source) - first <= size:
         return source.blocks(first)
     return _together(source, first, size), size
 

@@ -1,12 +1,9 @@
 import errno
-import hashlib
 import json
 import os
 import shutil
-import signal
 import time
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.cache.hashing import file_checksum
+from pipeline.cache import row_file
+from pipeline.cache.row_file import JOURNAL
 from pipeline.cache.store import is_whole
 from pipeline.data import decoded_pixels, nvjpeg, stored_pixels
 from pipeline.data.augment import Augmentation
@@ -22,165 +20,17 @@ from pipeline.data.batches import Batches, fetch_pixels
 from pipeline.data.manifest import build_manifest, save_manifest
 from pipeline.data.readers.listing import Listing
 from pipeline.data.readers.sources import list_source
-from pipeline.data.stored_pixels import FILE, JOURNAL, decoder_of, finished_rows, open_pixels, write_rows
+from pipeline.data.stored_pixels import decoder_of, open_pixels
 from pipeline.system.errors import UserError
 from tests.forked_processes import fork_program
 
-SHAPE = (40, 4, 4, 3)
 COUNT = 6
-SQUARES = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch):
-    """Four rows each."""
-    monkeypatch.setattr(stored_pixels, "STRETCH_BYTES", 4 * 48)
-
-
-def rows_from(start, stop=SHAPE[0]):
-    yield from SQUARES[start:stop, None]
-
-
-def written(folder, rows=rows_from):
-    """The file after writing, whose checksum is that given by `write_rows`."""
-    assert write_rows(folder, SHAPE, rows) == file_checksum(folder / FILE)
-    return np.load(folder / FILE)
-
-
-def stopped_after(folder, count, error=KeyboardInterrupt):
-    def rows(start):
-        yield from SQUARES[start:count, None]
-        raise error
-
-    with pytest.raises(error):
-        write_rows(folder, SHAPE, rows)
-
-
-def test_a_file_has_its_rows_in_numpys_format(tmp_path):
-    assert (written(tmp_path / "new") == SQUARES).all()
-    assert finished_rows(tmp_path / "new", SHAPE)[0] == SHAPE[0]
-
-
-@pytest.mark.parametrize("count", [0, 1, 4, 17, 39])
-def test_writing_is_resumed_after_the_rows_that_were_done(tmp_path, count):
-    stopped_after(tmp_path, count)
-    starts = []
-
-    def rows(start):
-        starts.append(start)
-        return rows_from(start)
-
-    assert (written(tmp_path, rows) == SQUARES).all()
-    assert starts == [count]
-
-
-def test_rows_that_no_line_covers_are_written_again(tmp_path):
-    stopped_after(tmp_path, 17)
-    journal = tmp_path / JOURNAL
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:-1]))
-    assert finished_rows(tmp_path, SHAPE)[0] == 16
-    assert (written(tmp_path) == SQUARES).all()
-
-
-@pytest.mark.parametrize(
-    "end", [b"", b"20", b"20 ", b"20 abc", b"20 abc\n", b"rows\n", b"\xff\n", b"99 abc\n", b"3 x\n"]
-)
-def test_a_line_that_is_not_whole_or_not_true_covers_nothing(tmp_path, end):
-    stopped_after(tmp_path, 16)
-    with (tmp_path / JOURNAL).open("ab") as journal:
-        journal.write(end)
-    with (tmp_path / FILE).open("ab") as file:
-        file.write(bytes(4 * 48))
-    assert finished_rows(tmp_path, SHAPE)[0] == 16
-    assert (written(tmp_path) == SQUARES).all()
-
-
-@pytest.mark.parametrize(("byte", "rows"), [(0, 0), (128, 0), (128 + 5 * 48, 4), (128 + 15 * 48 + 47, 12)])
-def test_rows_from_a_damaged_stretch_on_are_written_again(tmp_path, byte, rows):
-    stopped_after(tmp_path, 16)
-    with (tmp_path / FILE).open("r+b") as file:
-        file.seek(byte)
-        before = file.read(1)
-        file.seek(byte)
-        file.write(bytes([before[0] ^ 1]))
-    starts = []
-    assert (written(tmp_path, lambda start: starts.append(start) or rows_from(start)) == SQUARES).all()
-    assert starts == [rows]
-    assert finished_rows(tmp_path, SHAPE)[0] == SHAPE[0]
-
-
-def test_a_file_cut_short_is_resumed_where_it_is_complete(tmp_path):
-    stopped_after(tmp_path, 16)
-    os.truncate(tmp_path / FILE, 128 + 10 * 48)
-    assert finished_rows(tmp_path, SHAPE)[0] == 8
-
-
-@pytest.mark.parametrize("gone", [FILE, JOURNAL])
-def test_without_the_file_or_its_journal_nothing_is_done(tmp_path, gone):
-    stopped_after(tmp_path, 16)
-    (tmp_path / gone).unlink()
-    assert finished_rows(tmp_path, SHAPE)[0] == 0
-    assert (written(tmp_path) == SQUARES).all()
-
-
-def test_a_file_of_another_shape_is_begun_anew(tmp_path):
-    stopped_after(tmp_path, 16)
-    assert finished_rows(tmp_path, (41, 4, 4, 3))[0] == 0
-
-
-def test_rows_are_on_the_disk_before_the_line_that_covers_them(tmp_path, monkeypatch):
-    order = []
-    fsync = os.fsync
-
-    def note(descriptor):
-        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", note)
-    write_rows(tmp_path, SHAPE, rows_from)
-    assert order == [FILE, JOURNAL] * 10
-
-
-def test_a_line_waits_for_the_digest_of_all_that_it_covers(tmp_path, monkeypatch):
-    class Slow:
-        def __init__(self, content=b"", inner=None):
-            self.inner = inner or sha256(content)
-            self.hexdigest = self.inner.hexdigest
-
-        def update(self, content):
-            time.sleep(0.002)
-            self.inner.update(content)
-
-        def copy(self):
-            return Slow(inner=self.inner.copy())
-
-    sha256 = hashlib.sha256
-    monkeypatch.setattr(stored_pixels.hashlib, "sha256", Slow)
-    assert (written(tmp_path) == SQUARES).all()
-    assert finished_rows(tmp_path, SHAPE)[0] == SHAPE[0]
-
-
-def test_writing_is_resumed_after_a_kill(tmp_path):
-    program = f"""
-import time
-import numpy as np
-from pipeline.data import stored_pixels
-stored_pixels.STRETCH_BYTES = 4 * 48
-squares = np.random.default_rng(0).integers(0, 256, {SHAPE}, dtype=np.uint8)
-def rows(start):
-    for row in range(start, 18):
-        yield squares[row : row + 1]
-    print("there", flush=True)
-    time.sleep(60)
-stored_pixels.write_rows(stored_pixels.Path({str(tmp_path)!r}), {SHAPE}, rows)
-"""
-    writer = fork_program(program)
-    assert writer.stdout.readline() == "there\n"
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
-    assert finished_rows(tmp_path, SHAPE)[0] == 16
-    assert (written(tmp_path) == SQUARES).all()
+    """Four rows of 4 × 4 pixels each."""
+    monkeypatch.setattr(row_file, "STRETCH_BYTES", 4 * 48)
 
 
 def photos(root, mode="RGB", size=(20, 12)):
@@ -446,11 +296,12 @@ def test_a_store_has_the_checksum_of_its_file_without_reading_it_again(manifest,
 BUILDER = r"""
 import os, sys, threading, time
 from pathlib import Path
+from pipeline.cache import row_file
 from pipeline.data import decoded_pixels, stored_pixels
 from pipeline.data.manifest import load_manifest
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # else all are decoded before any is written
 decode, slow, pictures = decoded_pixels.decode_square, float(sys.argv[2]), threading.Semaphore(int(sys.argv[3]))
-stored_pixels.STRETCH_SECONDS = 0
+row_file.STRETCH_SECONDS = 0
 def decode_slowly(*arguments):
     pictures.acquire()  # after the last of these it waits for ever
     time.sleep(slow)

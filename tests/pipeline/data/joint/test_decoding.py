@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from pipeline.data.decode import Decoder
 from pipeline.data.decoded_pixels import DecodedPixels
 from pipeline.data.joint import decoding
 from pipeline.data.joint.decoding import decoded_blocks
@@ -22,7 +24,12 @@ PX = 16
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    listing = list_source(str(draw_pictures(tmp_path / "pictures")), [])
+    """Of JPEGs, which each decoder decodes by itself."""
+    table = draw_pictures(tmp_path / "pictures")
+    for path in table.parent.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+    table.write_text(table.read_text().replace(".png", ".jpg"))
+    listing = list_source(str(table), [])
     found = build_manifest(listing, 0.2, 0.2, 0.0, 0)
     save_manifest(found, tmp_path / "manifest")
     return found
@@ -79,17 +86,22 @@ def test_each_process_decodes_its_part_and_the_blocks_come_in_order(tmp_path, ma
     assert max(counts) - min(counts) <= (rows if rows < 40 else 72)
 
 
-def lead_a_store(folder: Path) -> None:
+def lead_a_store(folder: Path, decoder: Decoder) -> None:
     manifest = load_manifest(folder / "manifest")
     with together(use_blocks_of, 4):
         use_blocks_of(4)
-    assert isinstance(open_pixels(manifest, PX, "crop"), StoredPixels)
+    with together(count_decoded):
+        count_decoded()
+    assert isinstance(open_pixels(manifest, PX, "crop", decoder=decoder), StoredPixels)
+    with together(ask_counts):
+        assert all(ask_counts())
 
 
-def test_the_store_is_that_of_one_process(tmp_path, manifest, cache):
-    alone = open_pixels(manifest, PX, "crop")
+@pytest.mark.parametrize("decoder", ["pillow", "nvjpeg"])
+def test_the_store_is_that_of_one_process_and_each_decodes_for_it(tmp_path, manifest, cache, decoder):
+    alone = open_pixels(manifest, PX, "crop", decoder=decoder)
     assert isinstance(alone, StoredPixels)
-    run_led(lead_a_store, tmp_path, processes=2, cache=tmp_path / "other cache")
+    run_led(lead_a_store, tmp_path, decoder, processes=2, cache=tmp_path / "other cache")
     shared = tmp_path / "other cache" / "pixels" / alone.folder.name / FILE
     assert shared.read_bytes() == (alone.folder / FILE).read_bytes()
 
