@@ -15,7 +15,7 @@ from pipeline.data.decode import Decoder, Fit, Pixels, decode_square
 from pipeline.data.manifest import Manifest
 from pipeline.data.nvjpeg import Header, decode_squares, read_header
 from pipeline.system.errors import UserError
-from pipeline.system.machine import usable_cores
+from pipeline.system.machine import own_cores
 from pipeline.system.parallel import in_parallel
 
 # At most so many bytes of decoded squares wait to be written.
@@ -27,7 +27,8 @@ ROWS_OF_A_GPU = 256
 class DecodedPixels:
     """A manifest's pictures as squares, read by row numbers like StoredPixels, but decoded at each reading.
 
-    They are decoded by one thread per core; with the decoder "nvjpeg", JPEGs that a GPU can decode are decoded there.
+    They are decoded by one thread per core of this process; with the decoder "nvjpeg", JPEGs that a GPU can decode are
+    decoded there.
     """
 
     dtype = np.dtype(np.uint8)
@@ -37,7 +38,7 @@ class DecodedPixels:
         self._manifest, self._folder = manifest, str(manifest.root)
         self._fit, self._size_px, self._grey, self._ranges = fit, size_px, manifest.is_grey, manifest.ranges
         self._paths, self._hashes = manifest.table["path"].array, manifest.table["hash"].array
-        self._pool = ThreadPoolExecutor(usable_cores())
+        self._pool = ThreadPoolExecutor(own_cores())
         self.shape: tuple[int, int, int, int] = (len(manifest.table), size_px, size_px, 1 if self._grey else 3)
 
     def __len__(self) -> int:
@@ -82,7 +83,7 @@ class DecodedPixels:
         if self.decoder == "nvjpeg":
             starts = range(first, len(self), ROWS_OF_A_GPU)
             return in_parallel(lambda start: self[start : start + ROWS_OF_A_GPU], starts, 3, 2), ROWS_OF_A_GPU
-        most_waiting = max(WAITING_BYTES // prod(self.shape[1:]), 2 * usable_cores())
+        most_waiting = max(WAITING_BYTES // prod(self.shape[1:]), 2 * own_cores())
         return in_parallel(lambda row: self._decode(row)[None], range(first, len(self)), most_waiting), 1
 
     def _decode(self, row: int) -> Pixels:

@@ -21,6 +21,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def own_cores() -> int:
+    """How many of them are for this process: where torchrun has started several on this machine, an even share."""
+    together = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(usable_cores() // int(together), 1) if together.isdecimal() and int(together) else usable_cores()
+
+
 def check_system() -> None:
     """UserError on a system that Thaw does not run on."""
     if sys.platform in ("win32", "cygwin"):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from pipeline.system.machine import usable_cores
+from pipeline.system.machine import own_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,11 +18,11 @@ def in_parallel(
     most_waiting: int | None = None,
     workers: int | None = None,
 ) -> Iterator[Result]:
-    """Yield the result of `work` for every item, in their order, computed by `workers` threads (default: one per core).
+    """Yield the result of `work` for every item, in their order, computed by `workers` threads (default: `own_cores`).
 
     At most `most_waiting` results (default: MOST_WAITING) are being computed or wait to be taken.
     """
-    pool = ThreadPoolExecutor(workers or usable_cores())
+    pool = ThreadPoolExecutor(workers or own_cores())
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.system import machine
 from pipeline.system.errors import UserError
-from pipeline.system.machine import check_gpu, check_system, usable_cores
+from pipeline.system.machine import check_gpu, check_system, own_cores, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +22,13 @@ def test_cores_that_this_process_may_not_use_do_not_count(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 5, 7})
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     assert usable_cores() == 3
+
+
+@pytest.mark.parametrize(("together", "share"), [("", 12), ("1", 12), ("2", 6), ("5", 2), ("64", 1)])
+def test_processes_that_torchrun_started_share_the_cores(monkeypatch, together, share):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 12)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", together)
+    assert own_cores() == share
 
 
 def test_cuda_without_a_gpu_is_one_sentence():

@@ -31,7 +31,7 @@ def test_no_items_are_no_work():
 
 
 def test_items_are_worked_on_side_by_side(monkeypatch):
-    monkeypatch.setattr(parallel, "usable_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "own_cores", lambda: 2)
     both_there = threading.Barrier(2)
     assert sorted(in_parallel(lambda item: both_there.wait(timeout=10), "ab")) == [0, 1]
 
