@@ -16,13 +16,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipeline.ranks.door import NO_TRACES
 from pipeline.ranks.environment import own_rank, take_own_gpu
-from pipeline.ranks.team import help_leader, led
+from pipeline.ranks.team import STOPPED_STATUS, help_leader, led
 from pipeline.system.errors import Interrupted, UserError
 from pipeline.system.machine import usable_cores
 from pipeline.system.memory import keep_freed_memory
 from pipeline.system.processes import end_with_parent, environment_set, raise_on_signals
 
-STOPPED_STATUS = 130
 # What shells add to the number of the signal that ended a process.
 BY_SIGNAL = 128
 # What gives torch's own account of how processes ended, which the leader has told in a sentence.
@@ -117,8 +116,11 @@ def _work(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     # interrupt the clean-up.
     os.setpgid(0, 0)
     if not rank.leads:
-        help_leader(rank)  # what went wrong here, the leader has heard
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        status = help_leader(rank)  # what went wrong here, the leader has heard
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        if status == STOPPED_STATUS:  # a launcher that was stopped takes no result, and sends no other signal
+            sys.exit(status)
         return None
     raise_on_signals()
     try:

@@ -45,6 +45,7 @@ SECONDS_TO_HEAR = 3.0
 SECONDS_TO_NOTICE = 0.5
 SECONDS_TO_CLOSE, SECONDS_TO_END = 5.0, 15.0
 SECONDS_BETWEEN_LOOKS = 0.01
+STOPPED_STATUS = 130
 CALL, CALLED, END, LEFT = "call", "called", "end", "left"
 
 
@@ -145,10 +146,16 @@ def together(function: Callable[..., None], *arguments: Any) -> Iterator[None]:
 
 
 def help_leader(rank: Rank) -> int:
-    """Do what the leader calls for, until it ends; gives the exit status."""
+    """Do what the leader calls for, until it ends; gives the exit status, STOPPED_STATUS if this process was asked to
+    stop meanwhile."""
     session = _join(rank)
     _note_signals(session.watch)
     sys.stdout = None  # the leader speaks for all
+    status = _helped(session)
+    return STOPPED_STATUS if session.watch.is_asked_to_stop else status
+
+
+def _helped(session: Session) -> int:
     try:
         while _next_call(session) == CALLED:
             received: list[Any] = [None]
@@ -162,7 +169,7 @@ def help_leader(rank: Rank) -> int:
         _close_groups(session)
         session.watch.stop()
     with suppress(RuntimeError):
-        session.store.set(f"{LEFT}/{rank.number}", "")
+        session.store.set(f"{LEFT}/{session.rank.number}", "")
     return 0
 
 

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -108,6 +109,31 @@ def answer(kind: str) -> None:
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     ask_all("helper")
+
+
+def wait_to_be_stopped(folder: Path) -> None:
+    with together(answer, "wait"):
+        ask_all("leader")
+    (folder / "there").touch()
+    time.sleep(60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_call_whose_launcher_is_stopped_ends_with_all_of_its_processes(tmp_path, number):
+    program = (
+        "import sys; from pathlib import Path; from pipeline.ranks.launch import call; "
+        "from tests.pipeline.ranks.test_launch import wait_to_be_stopped; "
+        f"call(2, wait_to_be_stopped, Path({str(tmp_path)!r}))"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (tmp_path / "there").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    os.kill(launcher.pid, number)
+    assert launcher.wait(60) is not None
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
 def test_a_call_for_one_process_is_done_in_this_one():
