@@ -58,6 +58,12 @@ EPOCHS = 8  # of all layers
 STAGES = "precompute,lr_find,train_head,fine_tune"
 
 
+def tried_recipe(source: str) -> Recipe:
+    """The recipe for a GPU of this set's kind, up to fine_tune, with one short cycle whose last epoch is kept."""
+    given = {"stages": STAGES, "fine_tune.cycle_len": str(EPOCHS), "training.keep": "last"}
+    return recipe_for(source, f"{'elpv' if source == 'elpv' else 'photos'}_gpu", given)
+
+
 def options_for(recipe: Recipe) -> Mapping[str, Keys]:
     """The options that this recipe is tried with, first none; cycles have as many epochs together as its one cycle."""
     short = {"fine_tune.cycles": str(CYCLES), "fine_tune.cycle_len": str(recipe.fine_tune.cycle_len // CYCLES)}
@@ -75,8 +81,7 @@ def options_for(recipe: Recipe) -> Mapping[str, Keys]:
 def compare_options(name: str, source: str, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
     """For each option and seed the valid accuracy after real runs of the stages up to fine_tune, in the tracking store
     that is set: of the network that fine_tune keeps, or of what evaluate averages."""
-    given = {"stages": STAGES, "fine_tune.cycle_len": str(EPOCHS)}
-    recipe = recipe_for(source, f"{'elpv' if source == 'elpv' else 'photos'}_gpu", given)
+    recipe = tried_recipe(source)
     for option, keys in options_for(recipe).items():
         for seed in seeds:
             with redirect_stdout(io.StringIO()):

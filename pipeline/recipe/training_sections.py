@@ -25,7 +25,7 @@ class TrainingOptions(Section):
 
     optimizer: Literal["adamw", "sgd"] = Field(
         "adamw",
-        description="adamw or sgd (with a momentum of 0.9); sgd wants rates some hundred times higher, and sometimes "
+        description="adamw or sgd (with a momentum of 0.9); sgd wants rates ten times higher and more, and sometimes "
         "generalises better in long trainings",
     )
     momentum: Literal["constant", "cycled"] = Field(

@@ -91,13 +91,13 @@ def test_a_suggestion_holds_within_one_standard_deviation_and_not_a_hundred_time
 
 @pytest.mark.parametrize("source", ["elpv", "photos"])
 def test_every_option_is_one_that_the_recipe_of_the_set_takes_and_differs_from_it(source):
-    recipe = sets.recipe_for(source, f"{source}_gpu")
+    recipe = options.tried_recipe(source)
     for name, keys in options.options_for(recipe).items():
         assert (override_recipe(recipe, keys) == recipe) == (name == options.AS_IT_IS)
 
 
 def test_cycles_have_as_many_epochs_together_as_the_recipe_has_in_one():
-    recipe = sets.recipe_for("elpv", "elpv_gpu")
+    recipe = options.tried_recipe("elpv")
     tried = override_recipe(recipe, options.options_for(recipe)["fine_tune.cycles=4"]).fine_tune
     assert tried.cycles * tried.cycle_len == recipe.fine_tune.cycle_len
 
