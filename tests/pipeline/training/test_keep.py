@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import Batches
 from pipeline.recipe.training_sections import TrainingOptions
+from pipeline.training import keep
 from pipeline.training.fit import Phase, validate
 from pipeline.training.keep import Keep, Trained, best_epoch
 from pipeline.training.optim import head_optimizer
@@ -25,13 +27,13 @@ State = dict[str, Tensor]
 
 
 def train(
-    folder: Path, keep: Keep, after_epoch: Callable[[nn.Module, EpochRecord], None] = lambda *_: None, **limits: float
+    folder: Path, keep: Keep, after_epoch: Callable[[nn.Module, EpochRecord], None] = lambda *_: None, **limits: Any
 ) -> tuple[Trained, nn.Module]:
     """Two phases of two cycles of two epochs, at rates so high that the best epoch is none of the last."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     train = Batches(lambda rows: POINTS[rows], np.arange(32), TARGETS, 8, CPU, seed=0)
-    options = TrainingOptions(keep=keep, **limits)  # type: ignore[arg-type]
+    options = TrainingOptions(keep=keep, **limits)
 
     def build() -> Phase:
         return Phase(network, head_optimizer(network, 0.3, 0.01), train, VALID, [2, 2], options=options)
@@ -92,6 +94,13 @@ def test_the_moving_average_is_kept_and_validated_by_itself(tmp_path, states):
     assert not same(state_of(network), by_epoch[8])
     assert trained.validated == validate(network, VALID)
     assert [record.train_loss for record in trained.records] == [record.train_loss for record in states[0]]
+
+
+def test_the_average_is_validated_in_the_precision_that_the_recipe_asks_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(keep, "validate", lambda *given: asked.append(given[2]) or validate(*given))
+    train(tmp_path, "moving_average", precision="bfloat16")
+    assert asked == ["bfloat16"]
 
 
 @pytest.mark.parametrize(("limits", "epochs"), [({"early_stop_epochs": 1}, 6), ({"max_minutes": 1e-9}, 1)])
