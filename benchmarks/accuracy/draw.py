@@ -84,7 +84,8 @@ def grid_figure(rows: pd.DataFrame) -> Figure:
 
 def options_table(rows: pd.DataFrame) -> str:
     """A line for each option of `compare_options`, with the mean accuracy and standard deviation over the seeds of each
-    set, and by how much it is above that of the recipe as it is, seed by seed."""
+    set, whose number is told where it is smaller than that of others, and by how much it is above that of the recipe as
+    it is, seed by seed."""
     sets = list(dict.fromkeys(rows["set"]))
     plain = rows[rows["option"] == AS_IT_IS].set_index(["set", "seed"])["valid_accuracy"]
     keys = pd.MultiIndex.from_frame(rows[["set", "seed"]])
@@ -97,12 +98,17 @@ def options_table(rows: pd.DataFrame) -> str:
         cells = []
         for name in sets:
             of_set = part[part["set"] == name]
-            found, more = of_set["valid_accuracy"], of_set["more"]
-            is_told = len(found) and option != AS_IT_IS
-            cells.append(f"{found.mean():.4f} ± {found.std():.4f}" if len(found) else "")
-            cells.append(f"{more.mean():+.4f} ± {more.std():.4f}" if is_told else "")
+            fewer = f" ({len(of_set)})" if 0 < len(of_set) < rows.loc[rows["set"] == name, "seed"].nunique() else ""
+            cells.append(_mean(of_set["valid_accuracy"], "") + fewer)
+            cells.append("" if option == AS_IT_IS else _mean(of_set["more"], "+"))
         lines.append(f"| {option} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _mean(values: pd.Series, sign: str) -> str:
+    """The mean, with the standard deviation of several; nothing of none."""
+    spread = f" ± {values.std():.4f}" if len(values) > 1 else ""
+    return f"{values.mean():{sign}.4f}{spread}" if len(values) else ""
 
 
 def means_table(rows: pd.DataFrame, by: Sequence[str], results: Sequence[str]) -> str:

@@ -12,48 +12,45 @@ from pipeline.runs.ensemble.seeds import with_seed
 from stages import evaluate
 from stages.main import train
 
-Keys = Mapping[str, str]
-
 AS_IT_IS, CYCLES = "the recipe as it is", 4
-# By the name that the table has for it.
-OPTIONS: Mapping[str, Keys] = {
-    AS_IT_IS: {},
-    "head.hidden=0": {"head.hidden": "0"},
-    "precompute.views=8": {"precompute.views": "8"},
-    "train_head.stored_epochs=30": {"train_head.stored_epochs": "30"},
-    "fine_tune.lr_ratio=1": {"fine_tune.lr_ratio": "1"},
-    "fine_tune.lr_ratio=10": {"fine_tune.lr_ratio": "10"},
-    "fine_tune.warm_up=0": {"fine_tune.warm_up": "0"},
-    "fine_tune.batchnorm=batch": {"fine_tune.batchnorm": "batch"},
-    "fine_tune.label_smoothing=0": {"fine_tune.label_smoothing": "0"},
-    "fine_tune.weight_decay=0.1": {"fine_tune.weight_decay": "0.1"},
-    "fine_tune.gradual_epochs=2": {"fine_tune.gradual_epochs": "2"},
-    "fine_tune.drop_path=0.2": {"fine_tune.drop_path": "0.2"},
-    "training.keep=best_loss": {"training.keep": "best_loss"},
-    "training.keep=best_accuracy": {"training.keep": "best_accuracy"},
-    "training.keep=moving_average": {"training.keep": "moving_average"},
-    "training.early_stop_epochs=2, keep=best_loss": {"training.early_stop_epochs": "2", "training.keep": "best_loss"},
-    "training.momentum=cycled": {"training.momentum": "cycled"},
-    "training.clip_norm=1": {"training.clip_norm": "1"},
-    "training.accumulate=2": {"training.accumulate": "2"},
-    "training.balance=weights": {"training.balance": "weights"},
-    "training.balance=sampler": {"training.balance": "sampler"},
-    "training.precision=float32": {"training.precision": "float32"},
-    "no augmentation": {"augment.strength": "0", "augment.flip": "none"},
-    "augment.strength=2, all kinds": {"augment.strength": "2", "augment.rotate_degrees": "10", "augment.zoom": "1.1",
-                                      "augment.crop": "0.9", "augment.lighting": "0.2"},
-    "augment.perspective=0.1": {"augment.perspective": "0.1"},
-    "augment.erase=0.25": {"augment.erase": "0.25"},
-    "augment.trivial=true": {"augment.trivial": "true"},
-    "augment.mixup=0.2": {"augment.mixup": "0.2"},
-    "augment.cutmix=1": {"augment.cutmix": "1"},
-    "seeds=3": {"seeds": "3"},
-}  # fmt: skip
+# Keys of the recipe, as they are typed.
+OPTIONS = (
+    "head.hidden=0",
+    "precompute.views=8",
+    "train_head.stored_epochs=30",
+    "fine_tune.lr_ratio=1",
+    "fine_tune.lr_ratio=10",
+    "fine_tune.warm_up=0",
+    "fine_tune.batchnorm=batch",
+    "fine_tune.label_smoothing=0",
+    "fine_tune.weight_decay=0.1",
+    "fine_tune.gradual_epochs=2",
+    "fine_tune.drop_path=0.2",
+    "training.keep=best_loss",
+    "training.keep=best_accuracy",
+    "training.keep=moving_average",
+    "training.early_stop_epochs=2 training.keep=best_loss",
+    "training.momentum=cycled",
+    "training.clip_norm=1",
+    "training.accumulate=2",
+    "training.balance=weights",
+    "training.balance=sampler",
+    "training.precision=float32",
+    "augment.strength=0 augment.flip=none",
+    "augment.strength=2 augment.rotate_degrees=10 augment.zoom=1.1 augment.crop=0.9 augment.lighting=0.2",
+    "augment.perspective=0.1",
+    "augment.erase=0.25",
+    "augment.trivial=true",
+    "augment.mixup=0.2",
+    "augment.cutmix=1",
+    "seeds=3",
+    "training.optimizer=sgd fine_tune.lr=auto",
+)
 # What the solar cells alone have.
-OF_CELLS: Mapping[str, Keys] = {
-    "data.soft_labels=false": {"data.soft_labels": "false"},
-    "data.soft_labels=false, uncertain_weight=0.5": {"data.soft_labels": "false", "data.uncertain_weight": "0.5"},
-}
+OF_CELLS = (
+    "data.soft_labels=false",
+    "data.soft_labels=false data.uncertain_weight=0.5",
+)
 EPOCHS = 8  # of all layers
 STAGES = "precompute,lr_find,train_head,fine_tune"
 
@@ -64,18 +61,13 @@ def tried_recipe(source: str) -> Recipe:
     return recipe_for(source, f"{'elpv' if source == 'elpv' else 'photos'}_gpu", given)
 
 
-def options_for(recipe: Recipe) -> Mapping[str, Keys]:
-    """The options that this recipe is tried with, first none; cycles have as many epochs together as its one cycle."""
-    short = {"fine_tune.cycles": str(CYCLES), "fine_tune.cycle_len": str(recipe.fine_tune.cycle_len // CYCLES)}
-    cycles = f"fine_tune.cycles={CYCLES}"
-    return {
-        **OPTIONS,
-        cycles: short,
-        f"{cycles}, training.keep=mean_of_cycles": {**short, "training.keep": "mean_of_cycles"},
-        f"{cycles}, training.snapshots=true": {**short, "training.snapshots": "true"},
-        "training.optimizer=sgd": {"training.optimizer": "sgd", "fine_tune.lr": "auto"},
-        **(OF_CELLS if recipe.data.source == "elpv" else {}),
-    }
+def options_for(recipe: Recipe) -> Mapping[str, Mapping[str, str]]:
+    """The keys that this recipe is tried with, by how they are typed, first none; cycles have as many epochs together
+    as its one cycle."""
+    cycles = f"fine_tune.cycles={CYCLES} fine_tune.cycle_len={recipe.fine_tune.cycle_len // CYCLES}"
+    options = [*OPTIONS, cycles, f"{cycles} training.keep=mean_of_cycles", f"{cycles} training.snapshots=true"]
+    options += OF_CELLS if recipe.data.source == "elpv" else ()
+    return {AS_IT_IS: {}} | {option: dict(one.split("=") for one in option.split()) for option in options}
 
 
 def compare_options(name: str, source: str, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:

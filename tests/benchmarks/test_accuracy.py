@@ -98,7 +98,7 @@ def test_every_option_is_one_that_the_recipe_of_the_set_takes_and_differs_from_i
 
 def test_cycles_have_as_many_epochs_together_as_the_recipe_has_in_one():
     recipe = options.tried_recipe("elpv")
-    tried = override_recipe(recipe, options.options_for(recipe)["fine_tune.cycles=4"]).fine_tune
+    tried = override_recipe(recipe, options.options_for(recipe)["fine_tune.cycles=4 fine_tune.cycle_len=2"]).fine_tune
     assert tried.cycles * tried.cycle_len == recipe.fine_tune.cycle_len
 
 
@@ -107,10 +107,11 @@ def test_what_an_option_brings_is_its_difference_seed_by_seed():
         return {"set": name, "option": option, "seed": seed, "valid_accuracy": accuracy}
 
     plain = [row("cells", options.AS_IT_IS, 0, 0.5), row("cells", options.AS_IT_IS, 1, 0.7)]
-    tried = [row("cells", "erase", 0, 0.6), row("cells", "erase", 1, 0.9)]
+    tried = [row("cells", "erase", 0, 0.6), row("cells", "erase", 1, 0.9), row("cells", "cutmix", 1, 0.6)]
     assert draw.options_table(pd.DataFrame(plain + tried)).splitlines() == [
         "| option | cells | difference |", "| --- | --- | --- |",
         f"| {options.AS_IT_IS} | 0.6000 ± 0.1414 |  |", "| erase | 0.7500 ± 0.2121 | +0.1500 ± 0.0707 |",
+        "| cutmix | 0.6000 (1) | -0.1000 |",
     ]  # fmt: skip
 
 
