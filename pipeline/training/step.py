@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -159,7 +159,7 @@ class CapturedStep:
     ) -> None:
         self._forward, self._optimizer, self._label_smoothing = forward, optimizer, label_smoothing
         self._options = options
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _stream_beside(device)
         self._graphs: dict[tuple[object, ...], _Graph] = {}
         self._eager_steps: dict[tuple[object, ...], int] = {}
         self._can_capture = True
@@ -221,6 +221,13 @@ class CapturedStep:
             held.copy_(given)
         captured.graph.replay()
         return StepLoss(*captured.losses.clone())
+
+
+@cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which steps are captured: one for all trainings of a process, since matrix products keep a
+    workspace of some 64 MiB for each stream that they ever ran on."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _cross_entropy(

@@ -1,3 +1,4 @@
+import gc
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,16 @@ def test_a_captured_step_does_what_an_eager_one_does(weighted: bool, mixed: bool
     np.testing.assert_allclose(captured, eager, rtol=1e-5)
     for mine, yours in zip(moved, expected, strict=True):
         torch.testing.assert_close(mine, yours)
+
+
+@needs_gpu
+def test_one_training_after_another_leaves_no_more_memory_behind_than_the_first() -> None:
+    left = []
+    for _ in range(4):
+        losses_on_gpu(True, weighted=False, mixed=False)
+        gc.collect()
+        left.append(torch.cuda.memory_allocated())
+    assert left == [left[0]] * 4
 
 
 class Waits(nn.Module):
