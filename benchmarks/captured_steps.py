@@ -61,10 +61,7 @@ def measure(backbone: str, image_px: int, batch_size: int, repeats: int, device:
     """An epoch of a training against as many eager steps."""
     torch.manual_seed(0)
     pixels = random_store(Path(os.environ["THAW_CACHE"]), STEPS * batch_size + VALID, image_px)
-    networks = [
-        Network(build_body(backbone, image_px), CLASSES, 512, 0.5).to(device, memory_format=torch.channels_last)
-        for _ in range(2)
-    ]
+    networks = [Network(build_body(backbone, image_px), CLASSES, 512, 0.5).to(device) for _ in range(2)]
     optimizer, eager_optimizer = (thaw(one, "none", group_rates(1e-4, 10), 0.01) for one in networks)
     train, valid = pixel_batches(pixels, split_of(pixels), HOW, batch_size, device, 0)
     images, targets = one_batch(pixels, batch_size, device)

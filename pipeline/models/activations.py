@@ -135,7 +135,8 @@ def read_last_activations(
     @torch.no_grad()
     def build(last_folder: Path) -> None:
         network, checkpoint = load_checkpoint(checkpoint_folder)
-        above = cut_network(network, cut, checkpoint.image_px).above.to(device).eval()
+        network.move_to(device, len(stored) * checkpoint.image_px**2)
+        above = cut_network(network, cut, checkpoint.image_px).above.eval()
         assert isinstance(above, Above)
         last = allocate_array(last_folder / FILE, (len(stored), network.width), stored.dtype)
         fetch = fetch_activations(MappedRows(stored), device)

@@ -21,10 +21,9 @@ WEIGHTS = "network.safetensors"
 
 
 def build_network(checkpoint: Checkpoint, drop_path: float = 0.0) -> Network:
-    """A network with fresh weights, channels last in memory; `drop_path` is that of `build_body`."""
+    """A network with fresh weights; `drop_path` is that of `build_body`."""
     body = build_body(checkpoint.backbone, checkpoint.image_px, drop_path)
-    network = Network(body, len(checkpoint.classes), checkpoint.hidden, checkpoint.dropout)
-    return network.to(memory_format=torch.channels_last)
+    return Network(body, len(checkpoint.classes), checkpoint.hidden, checkpoint.dropout)
 
 
 def start_network(checkpoint: Checkpoint, weights: Weights, seed: int) -> Network:

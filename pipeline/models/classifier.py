@@ -162,7 +162,7 @@ def _load_member(folder: Path, device: torch.device, one_by_one: bool, temperatu
     from pipeline.models.checkpoint import load_checkpoint  # it loads timm, which takes seconds
 
     network, checkpoint = load_checkpoint(folder)
-    return Member(network.to(device).eval(), checkpoint)
+    return Member(network.move_to(device, 0).eval(), checkpoint)
 
 
 def _logits_of(path: Path, at_once: int, temperature: float) -> Callable[[Tensor], Tensor]:

@@ -70,7 +70,7 @@ class Above(nn.Module):
 
     def last_activations(self, activations: Tensor) -> Tensor:
         """The body's last activations (N, activations), from those at the cut."""
-        if self._channels_last:
+        if self._channels_last and self.network.is_channels_last:
             activations = activations.contiguous(memory_format=torch.channels_last)
         for module in self._chain:
             activations = module(activations)

@@ -81,7 +81,7 @@ def load_tried_model(checkpoint: Path, neighbours: Path | None, device: torch.de
     classifier = load_classifier(checkpoint, device)
     own = classifier.members[0].network
     first = member_folders(checkpoint)[0]
-    network = own if isinstance(own, Network) else load_checkpoint(first)[0].to(device).eval()
+    network = own if isinstance(own, Network) else load_checkpoint(first)[0].move_to(device, 0).eval()
     model = TriedModel(classifier, network, None if neighbours is None else load_neighbours(neighbours))
     channels = 1 if classifier.checkpoint.grey else 3
     model.answer(tuple(np.zeros((size, size, channels), dtype=np.uint8) for size in classifier.sizes_px))

@@ -51,7 +51,7 @@ def _on_activations(up: Upstream) -> Curve:
     cut = recipe.precompute.cut, checkpoint.image_px
     rates = thawed_rates(settings.end_lr, tested.lr_ratio, tested.freeze)
     above, optimizer = thaw_above(
-        network.to(device_of(recipe)), *cut, tested.freeze, rates, tested.weight_decay, recipe.training
+        network.move_to(device_of(recipe), 0), *cut, tested.freeze, rates, tested.weight_decay, recipe.training
     )
     fixed: FixedStatistics = "body" if tested.batchnorm == "fixed" else "none"
     return range_test(above, optimizer, train, settings, fixed, recipe.training, tested.label_smoothing)

@@ -40,7 +40,8 @@ def work(up: Upstream, manifest: Manifest, weights: Weights, job: Job) -> None:
     hashes = list(manifest.table["hash"])
     key_parts = activation_key_parts(hashes, checkpoint, weights.identity, settings.dtype, settings.cut, decoder)
     how_stored = StoreSettings(settings.batch_size, settings.dtype, device_of(recipe))
-    halves = frozen_below(network.to(device_of(recipe)), checkpoint, halves, pixels, passes)
+    network.move_to(device_of(recipe), passes * settings.image_px**2)
+    halves = frozen_below(network, checkpoint, halves, pixels, passes)
     stores = {"activations": open_activations(network, pixels, key_parts, how_stored, halves)}
     if views.count:
         stores["views"] = open_views(network, pixels, views, key_parts, how_stored, halves)

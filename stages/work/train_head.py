@@ -25,7 +25,6 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
     network, checkpoint = network_of(up, "precompute")
     torch.manual_seed(recipe.seed)
     network.reset_head(recipe.head.hidden, recipe.head.dropout)
-    network.to(device)
     checkpoint = replace(checkpoint, hidden=recipe.head.hidden, dropout=recipe.head.dropout)
     pixels, split = pixels_of(up, job.run_id, checkpoint), split_of(up, settings.fraction)
     with tracking.new_files(job.run_id, "figures") as folder:
@@ -41,6 +40,7 @@ def work(up: Upstream, rates: Mapping[str, float], job: Job) -> None:
         views = up.folder("views", "precompute") if recipe.precompute.views else None
         batches = activation_batches(stored, split, settings.batch_size, device, recipe.seed, views)
         cut = recipe.precompute.cut, checkpoint.image_px
+        network.move_to(device, settings.stored_epochs * len(split.train) * checkpoint.image_px**2)
         above, optimizer = thaw_above(network, *cut, settings.freeze, rates, settings.weight_decay, recipe.training)
         shown = f"{trained}, stored"
         return phase(above, optimizer, *batches, [settings.stored_epochs], fixed_statistics=fixed, description=shown)

@@ -42,7 +42,7 @@ def forget() -> None:
 def _open(work: Work) -> Opened:
     pixels, network = work.source.open(), build_network(work.checkpoint)
     network.load_state_dict(receive_tensors())
-    network.to(choose_device(work.device)).eval()
+    network.move_to(choose_device(work.device), work.passes * work.checkpoint.image_px**2).eval()
     if work.cut is None:
         frozen = frozen_network(network, work.checkpoint, pixels, work.passes)
         return Opened(pixels, network, frozen=frozen)

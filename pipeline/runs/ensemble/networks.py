@@ -32,7 +32,7 @@ class EvaluatedNetwork:
     def load(self, device: torch.device) -> tuple[Network, Member]:
         """The network on `device`, and what computes its predictions."""
         network, checkpoint = load_checkpoint(self.folder)
-        network.to(device)
+        network.move_to(device, len(self.pixels) * checkpoint.image_px**2)
         frozen = frozen_network(network, checkpoint, self.pixels, len(self.pixels))
         return network, Member(self.name, frozen, self.pixels)
 

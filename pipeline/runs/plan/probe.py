@@ -22,7 +22,7 @@ from pipeline.models.engine.graph import Part, below, whole
 from pipeline.models.engine.passes import open_session, pays
 from pipeline.models.engine.session import Session
 from pipeline.models.layer_groups import training_mode
-from pipeline.models.network import Network
+from pipeline.models.network import MANY_PIXELS, Network
 from pipeline.recipe.fields import GROUPS, Frozen
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.plan.work import Training
@@ -52,7 +52,7 @@ class Probe:
         self._recipe, self._manifest = recipe, manifest
         self._device = choose_device(recipe.device)
         self._known: dict[object, float] = {}
-        self._networks: dict[int, Network] = {}
+        self._networks: dict[tuple[int, bool], Network] = {}
 
     @cached_property
     def core(self) -> float:
@@ -75,19 +75,18 @@ class Probe:
 
     def passing(self, image_px: int, passes: int) -> float:
         """Seconds for a picture to go through a network that is not trained, as one of so many `passes`."""
-        by_engine = pays(passes, image_px, self._device)
-        return self._once(
-            ("passing", image_px, by_engine), lambda: self._pass(self._whole(image_px, by_engine), image_px)
-        )
+        by_engine, is_long = pays(passes, image_px, self._device), self._is_long(passes, image_px)
+        kind = "passing", image_px, by_engine, is_long
+        return self._once(kind, lambda: self._pass(self._whole(*kind[1:]), image_px))
 
     def validating(self, training: Training) -> float:
         """Seconds for a picture to go through the network between the steps of `training`."""
-        trained = training.frozen, training.image_px, self._by_engine(training)
+        trained = self._tried(training)
         return self._once(("validating", *trained), lambda: self._pass(self._trained(*trained), training.image_px))
 
     def step(self, training: Training) -> float:
         """Seconds of a step of `training`: what it takes however small its batch is, and what its pictures take."""
-        tried = training.frozen, training.image_px, self._by_engine(training)
+        tried = self._tried(training)
         count = min(self._pictures(training.image_px), training.batch_size)
         if self._device.type == "cuda" or count == training.batch_size:
             return self._once(("step", *tried, training.batch_size), lambda: self._step(*tried, training.batch_size))
@@ -99,7 +98,7 @@ class Probe:
         """Seconds of a step of the head on stored activations."""
 
         def measure() -> float:
-            network = self._network(self._recipe.precompute.image_px)
+            network = self._network(self._recipe.precompute.image_px, False)
             optimizer = head_optimizer(network.head, 0.0, 0.0, self._recipe.training)
             step = steps_of(network.head, optimizer, options=self._recipe.training)
             inputs = torch.rand(batch_size, network.width, device=self._device)
@@ -108,10 +107,15 @@ class Probe:
 
         return self._once(("head", batch_size), measure)
 
-    def _by_engine(self, training: Training) -> bool:
-        """Whether ONNX Runtime computes the part that is frozen."""
-        passes = training.steps * training.batch_size
-        return training.frozen != "none" and pays(passes, training.image_px, self._device)
+    def _tried(self, training: Training) -> tuple[Frozen, int, bool, bool]:
+        """What is frozen, the size of pictures, and whether ONNX Runtime computes what is frozen, and it is long."""
+        passes, image_px = training.steps * training.batch_size, training.image_px
+        by_engine = training.frozen != "none" and pays(passes, image_px, self._device)
+        return training.frozen, image_px, by_engine, self._is_long(passes, image_px)
+
+    def _is_long(self, passes: int, image_px: int) -> bool:
+        """Whether a GPU has the network laid out for so many passes."""
+        return self._device.type == "cuda" and passes * image_px**2 >= MANY_PIXELS
 
     def _pictures(self, image_px: int) -> int:
         """How many pictures are tried at once."""
@@ -119,26 +123,28 @@ class Probe:
             return pictures_per_pass(1, image_px, self._device)
         return max(TRIED_PIXELS // image_px**2, torch.get_num_threads())
 
-    def _network(self, image_px: int) -> Network:
-        """The network for pictures of this size."""
-        if image_px not in self._networks:
-            self._networks[image_px] = build_network(self._checkpoint(image_px)).to(self._device)
-        return self._networks[image_px]
+    def _network(self, image_px: int, is_long: bool) -> Network:
+        """The network for pictures of this size, in a long work or a short one."""
+        kind = image_px, is_long
+        if kind not in self._networks:
+            network = build_network(self._checkpoint(image_px))
+            self._networks[kind] = network.move_to(self._device, MANY_PIXELS if is_long else 0)
+        return self._networks[kind]
 
     def _checkpoint(self, image_px: int) -> Checkpoint:
         recipe, manifest = self._recipe, self._manifest
         built = recipe.model.backbone, manifest.classes, recipe.head.hidden, recipe.head.dropout
         return Checkpoint(*built, image_px, recipe.data.fit, manifest.is_grey)
 
-    def _whole(self, image_px: int, by_engine: bool) -> Callable[[Tensor], object]:
+    def _whole(self, image_px: int, by_engine: bool, is_long: bool) -> Callable[[Tensor], object]:
         """What computes the network's logits for pictures of this size."""
-        network = self._network(image_px)
+        network = self._network(image_px, is_long)
         session = self._session(whole(network), image_px) if by_engine else None
         return session.run if session else network
 
-    def _trained(self, frozen: Frozen, image_px: int, by_engine: bool) -> nn.Module:
+    def _trained(self, frozen: Frozen, image_px: int, by_engine: bool, is_long: bool) -> nn.Module:
         """What is trained on pictures of this size, and validated."""
-        network = self._network(image_px)
+        network = self._network(image_px, is_long)
         if not by_engine:
             return network
         try:
@@ -160,7 +166,8 @@ class Probe:
         """Seconds for a picture to go through `compute`."""
         count = self._pictures(image_px)
         images = self._images(image_px, count)
-        self._network(image_px).eval()
+        if isinstance(compute, nn.Module):
+            compute.eval()
 
         def forward() -> None:
             with torch.no_grad(), mixed_precision(self._device):
@@ -168,12 +175,13 @@ class Probe:
 
         return self._least(forward) / count
 
-    def _step(self, frozen: Frozen, image_px: int, by_engine: bool, count: int) -> float:
+    def _step(self, frozen: Frozen, image_px: int, by_engine: bool, is_long: bool, count: int) -> float:
         """Seconds of a step on so many pictures, with their augmentation."""
-        network, images, targets = self._network(image_px), self._images(image_px, count), self._targets(count)
+        network, images, targets = self._network(image_px, is_long), self._images(image_px, count), self._targets(count)
         varied = augmentation(**self._recipe.augment.model_dump())
         optimizer = thaw(network, frozen, _NO_RATES, 0.0, self._recipe.training)
-        step = steps_of(module := self._trained(frozen, image_px, by_engine), optimizer, options=self._recipe.training)
+        module = self._trained(frozen, image_px, by_engine, is_long)
+        step = steps_of(module, optimizer, options=self._recipe.training)
         training_mode(module, "all")
         generator = torch.Generator()
         return self._least(lambda: step(augment(images, varied, generator), targets, None))
@@ -182,7 +190,7 @@ class Probe:
         """Seconds of a step on next to nothing, which go to its many calls and to the optimizer; 0 where the network
         takes no such pictures."""
         try:
-            return self._step(frozen, SMALL_PX, False, 1)
+            return self._step(frozen, SMALL_PX, False, False, 1)
         except (UserError, RuntimeError, ValueError, AssertionError):  # timm's networks have no error of their own
             return 0.0
 

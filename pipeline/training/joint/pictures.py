@@ -46,8 +46,9 @@ class PicturePhase:
         device = choose_device(self.device)
         train, valid = pixel_batches(pixels, self.split, self.augmentation, self.batch_size, device, self.seed)
         train = train.dealt_by(deal(self.options.accumulate))
-        optimizer = thaw(network.to(device), self.frozen, self.rates, self.weight_decay, self.options)
         passes = sum(self.cycle_epochs) * len(self.split.train)
+        network.move_to(device, passes * checkpoint.image_px**2)
+        optimizer = thaw(network, self.frozen, self.rates, self.weight_decay, self.options)
         module: nn.Module = network
         if not self.settings.get("is_compiled"):
             module = training_module(network, checkpoint, self.frozen, pixels, passes)

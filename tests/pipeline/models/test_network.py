@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.body import Body, build_body
-from pipeline.models.network import Dropout, Network, build_head, dropout_mask
+from pipeline.models.network import MANY_PIXELS, Dropout, Network, build_head, channels_last_pays, dropout_mask
 
 torch.set_num_threads(1)  # tensors this small are slower on two threads
 
@@ -130,3 +130,33 @@ def test_dropout_acts_in_train_mode_alone_and_masks_values_and_gradients_alike()
     assert torch.equal(layer(inputs), outputs)
     assert not torch.equal(layer(inputs), outputs)
     assert torch.equal(layer.eval()(inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "device", "pixels", "is_channels_last"),
+    [
+        ("test_efficientnet", "cuda", MANY_PIXELS - 1, False),
+        ("test_efficientnet", "cuda", MANY_PIXELS, True),
+        ("test_efficientnet", "cpu", 0, True),
+        ("test_resnet", "cuda", 0, True),
+    ],
+)
+def test_a_gpu_has_the_channels_of_depthwise_networks_last_where_it_has_much_to_do(
+    backbone: str, device: str, pixels: int, is_channels_last: bool
+) -> None:
+    assert channels_last_pays(body(backbone).module, torch.device(device), pixels) is is_channels_last
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_resnet"])
+def test_a_network_computes_the_same_however_it_lies_in_memory(backbone: str) -> None:
+    network = with_weights_in_the_last_layer(Network(body(backbone), 3, 8, 0.5))
+    given = images()
+    with torch.no_grad():
+        channels_last = network(given)
+        network.lay_out(False)
+        assert network.normalise(given).is_contiguous()
+        assert all(weight.stride() == torch.empty(weight.shape).stride() for weight in network.parameters())
+        torch.testing.assert_close(network(given), channels_last)
+        network.lay_out(True)
+        assert network.normalise(given).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(network(given), channels_last)

@@ -9,6 +9,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.models.engine.frozen_part import TrainedAbove
 from pipeline.models.engine.passes import LEAST_PIXELS
 from pipeline.models.engine.session import Session
+from pipeline.models.network import MANY_PIXELS
 from pipeline.recipe.picture_sections import Model
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.plan import probe as probes
@@ -51,25 +52,25 @@ def test_what_is_tried_takes_time_and_is_tried_once(probe, monkeypatch):
 def test_a_step_takes_once_what_every_step_takes_and_for_each_picture_what_a_picture_takes(probe, monkeypatch):
     tried = []
 
-    def seconds(frozen, image_px, by_engine, count):
-        tried.append((frozen, image_px, by_engine, count))
+    def seconds(frozen, image_px, by_engine, is_long, count):
+        tried.append((frozen, image_px, by_engine, is_long, count))
         return 5.0 if image_px == SMALL_PX else 5.0 + count * (image_px / 128) ** 2
 
     monkeypatch.setattr(probe, "_step", seconds)
     assert probe.step(Training("none", 256, 32, 1)) == pytest.approx(5 + 32 * 4)
     assert probe.step(Training("none", 256, 8, 1)) == pytest.approx(5 + 8 * 4)
-    assert tried == [("none", 256, False, 4), ("none", SMALL_PX, False, 1)]
+    assert tried == [("none", 256, False, False, 4), ("none", SMALL_PX, False, False, 1)]
     assert probe.step(Training("none", 256, 3, 1)) == pytest.approx(5 + 3 * 4)
-    assert tried[-1] == ("none", 256, False, 3), "a batch that is small enough is tried as it is"
+    assert tried[-1] == ("none", 256, False, False, 3), "a batch that is small enough is tried as it is"
 
 
 def test_a_step_takes_no_less_than_what_is_tried_of_it(probe, monkeypatch):
-    monkeypatch.setattr(probe, "_step", lambda frozen, image_px, by_engine, count: 9.0 if image_px == SMALL_PX else 2.0)
+    monkeypatch.setattr(probe, "_step", lambda frozen, image_px, *others: 9.0 if image_px == SMALL_PX else 2.0)
     assert probe.step(Training("none", 256, 32, 1)) == 2.0
 
 
 def test_where_the_network_takes_no_small_pictures_a_step_is_in_proportion_to_its_pictures(probe, monkeypatch):
-    def seconds(frozen, image_px, by_engine, count):
+    def seconds(frozen, image_px, by_engine, is_long, count):
         if image_px == SMALL_PX:
             raise UserError("it takes no other size")
         return float(count)
@@ -107,8 +108,8 @@ def test_what_onnx_runtime_cannot_compute_is_tried_by_the_network(probe, monkeyp
         raise ValueError("no such operator")
 
     monkeypatch.setattr(probes, "open_session", fail)
-    assert probe._whole(PX, True) is probe._network(PX)
-    assert not isinstance(probe._trained("early", PX, True), TrainedAbove)
+    assert probe._whole(PX, True, False) is probe._network(PX, False)
+    assert not isinstance(probe._trained("early", PX, True, False), TrainedAbove)
     assert probe.passing(PX, MANY) > 0
 
 
@@ -140,4 +141,11 @@ def test_a_gpu_is_tried_at_the_size_and_the_batch_that_it_will_have(probe, monke
     seen = []
     monkeypatch.setattr(probe, "_step", lambda *given: seen.append(given) or 1.0)
     assert probe.step(Training("early", 96, 8, 5)) == probe.step(Training("early", 96, 8, 7)) == 1.0
-    assert seen == [("early", 96, False, 8)]
+    assert seen == [("early", 96, False, False, 8)]
+
+
+@pytest.mark.parametrize(("device", "is_long"), [("cuda", [False, True]), ("cpu", [False, False])])
+def test_a_gpu_is_tried_in_long_work_as_in_short_with_the_network_as_it_lies_there(probe, monkeypatch, device, is_long):
+    monkeypatch.setattr(probe, "_device", torch.device(device))
+    trainings = [Training("none", 224, 64, steps) for steps in (10, MANY_PIXELS // (64 * 224**2) + 1)]
+    assert [probe._tried(one)[-1] for one in trainings] == is_long
