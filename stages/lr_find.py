@@ -11,7 +11,7 @@ from pipeline.tracking import RunRef
 from stages.registry import STAGES
 
 # Keys of the stage that trains next which decide what is tested, beside what it freezes.
-TESTED = ("fraction", "batch_size", "lr_ratio", "batchnorm", "weight_decay", "label_smoothing")
+TESTED = ("fraction", "batch_size", "lr_ratio", "batchnorm", "weight_decay", "label_smoothing", "drop_path", "image_px")
 
 
 def run(recipe: Recipe, upstream: str | None) -> RunRef:
@@ -19,7 +19,7 @@ def run(recipe: Recipe, upstream: str | None) -> RunRef:
     stage = STAGES["lr_find"]
     up = Upstream.of(stage, recipe, upstream)
     tested = trained_next(recipe, [ref.stage for ref in up.chain])
-    inputs = {name: getattr(tested, name) for name in TESTED} | {"freeze": frozen_in(tested)}
+    inputs = {name: getattr(tested, name) for name in TESTED if hasattr(tested, name)} | {"freeze": frozen_in(tested)}
     if up.chain[0].stage == "precompute":
         stage = replace(stage, sections=("training", "lr_find", "head"))
     else:

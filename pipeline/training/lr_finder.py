@@ -34,10 +34,10 @@ SMOOTHING = 0.98  # of the moving average of the losses
 EXPLODED = 4.0  # how many times its lowest the smoothed loss is where a range test stops
 RISEN = 1.25  # how many times its start the loss is where `below_rise` takes it to have risen
 RISE_SMOOTHING = 0.9  # of the moving average there
-BELOW_RISE_BOUNDS = (1e-4, 1e-3)
 # Of AdamW, where a curve says nothing: head and all layers trained at it within one standard deviation of the best of
 # nine rates, on three sets (docs/accuracy.md).
 KNOWN_RATE = 3e-4
+BELOW_RISE_BOUNDS = (KNOWN_RATE, 1e-3)
 FEWEST_POINTS = 5  # that a suggestion is made from
 
 
@@ -165,13 +165,13 @@ def minimum(rates: Floats, losses: Floats) -> float | None:
 
 
 def below_rise(rates: Floats, losses: Floats) -> float | None:
-    """A twentieth of the rate from which on the loss stays a quarter above where it started, from 1e-4 to 1e-3; None if
+    """A twentieth of the rate from which on the loss stays a quarter above where it started, from 3e-4 to 1e-3; None if
     it does not rise so far.
 
     For a network whose head is trained: its curve hardly falls before it explodes, so that the rules above tell noise
     from noise. The rise itself lay within a factor of five of its median over the curves of each of three sets (solar
-    cells, ants and bees, digits). At three times the upper bound all three trained badly; below the lower one none
-    gained.
+    cells, ants and bees, digits). At three times the upper bound all three trained badly; at a third of the lower one,
+    where the rule alone would often be, none trained better (docs/accuracy.md).
     """
     if len(losses) < FEWEST_POINTS:
         return None

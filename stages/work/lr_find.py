@@ -1,11 +1,14 @@
 """The work of lr_find: test, suggest, log."""
 
+from dataclasses import replace
+
 import torch
 
 from pipeline import tracking
 from pipeline.models.activations import activation_batches, read_activations
 from pipeline.models.layer_groups import FixedStatistics
 from pipeline.recipe.schema import frozen_in, trained_next
+from pipeline.recipe.training_sections import Resize, TrainHead
 from pipeline.reports.lr_finder_figures import lr_find_figure
 from pipeline.runs.stage import Job
 from pipeline.runs.train import log_precision, picture_phase
@@ -59,13 +62,15 @@ def _on_activations(up: Upstream) -> Curve:
 
 def _on_pixels(up: Upstream, job: Job) -> Curve:
     settings, tested = up.recipe.lr_find, trained_next(up.recipe, [ref.stage for ref in up.chain])
-    network, checkpoint = network_of(up, up.chain[0].stage)
+    assert not isinstance(tested, TrainHead)
+    size = {"image_px": tested.image_px} if isinstance(tested, Resize) else {}
+    network, checkpoint = network_of(up, up.chain[0].stage, drop_path=tested.drop_path, **size)
     told = {
         "label_smoothing": tested.label_smoothing,
         "fixed_statistics": "all" if tested.batchnorm == "fixed" else "none",
     }
     rates = thawed_rates(settings.end_lr, tested.lr_ratio, frozen_in(tested))
-    phase = picture_phase(up, tested, frozen_in(tested), rates, [], told)
+    phase = replace(picture_phase(up, tested, frozen_in(tested), rates, [], told), drop_path=tested.drop_path)
     built = phase.build(network, checkpoint, pixels_of(up, job.run_id, checkpoint))
     log_precision(job.run_id, built)
     return find_together(network, built, settings)

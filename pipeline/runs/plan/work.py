@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.recipe.fields import Frozen
 from pipeline.recipe.schema import Recipe, frozen_in, resize_steps, stages_of, trained_next
-from pipeline.recipe.training_sections import TrainingStage, UnfrozenStage
+from pipeline.recipe.training_sections import Resize, TrainingStage, UnfrozenStage
 from pipeline.runs.stage import seed_name, step_name
 from pipeline.training.schedule import cycle_lengths
 
@@ -57,6 +57,7 @@ def work_of(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, StageWork]:
 def _work(recipe: Recipe, counts: Mapping[str, int]) -> Iterator[tuple[str, StageWork]]:
     stages, steps, pictures = stages_of(recipe), resize_steps(recipe), sum(counts.values())
     first_px, find = recipe.precompute.image_px, recipe.lr_find
+    tested_px = first_px
     tests, unfrozen_tests = (round(share * find.iterations) for share in (TESTED_SHARE, TESTED_SHARE_UNFROZEN))
     if "precompute" in stages:
         yield "precompute", StageWork(first_px, pictures, pictures + recipe.precompute.views * counts["train"])
@@ -66,15 +67,18 @@ def _work(recipe: Recipe, counts: Mapping[str, int]) -> Iterator[tuple[str, Stag
         yield "train_head", _head_work(recipe, counts)
     if "lr_find" in stages and ("fine_tune" in stages or "resize" in stages):
         next_stage = trained_next(recipe, ["train_head"])
-        tested = Training(frozen_in(next_stage), first_px, next_stage.batch_size, unfrozen_tests)
-        yield LR_FIND_UNFROZEN, StageWork(first_px, trainings=(tested,))
+        tested_px = next_stage.image_px if isinstance(next_stage, Resize) else first_px
+        tested = Training(frozen_in(next_stage), tested_px, next_stage.batch_size, unfrozen_tests)
+        opened = pictures if tested_px != first_px else 0
+        yield LR_FIND_UNFROZEN, StageWork(tested_px, opened, trainings=(tested,))
     if "fine_tune" in stages:
         yield "fine_tune", StageWork(first_px, trainings=tuple(_trainings(recipe.fine_tune, "none", first_px, counts)))
     last_px = first_px
     for number, step in enumerate(steps if "resize" in stages else (), 1):
         last_px = step.image_px
         trainings = tuple(_trainings(step, step.freeze, last_px, counts))
-        yield step_name("resize", number), StageWork(last_px, pictures, trainings=trainings)
+        opened = pictures if last_px != tested_px else 0
+        yield step_name("resize", number), StageWork(last_px, opened, trainings=trainings)
     if "evaluate" in stages:
         views = (recipe.evaluate.tta_views - 1) * (counts["test"] or counts["valid"])
         yield "evaluate", StageWork(last_px, passed=pictures + views)

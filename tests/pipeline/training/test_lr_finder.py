@@ -608,13 +608,14 @@ def test_of_a_trained_head_the_rate_is_a_twentieth_of_where_the_loss_has_risen_f
 ) -> None:
     rates = np.geomspace(1e-6, 10.0, CURVE_LENGTH)
     noise = 1 + 0.2 * np.random.default_rng(seed).standard_normal(CURVE_LENGTH)
-    losses = (0.4 - falls / (1 + 1e-3 / rates)) * noise + 0.5 * np.exp(3 * (np.log10(rates) + 2))  # explodes about 0.01
+    explodes = 0.5 * np.exp(3 * (np.log10(rates) + 1.8))  # about 0.016
+    losses = (0.4 - falls / (1 + 1e-3 / rates)) * noise + explodes
     rate = below_rise(rates, losses)
     assert rate is not None
-    assert 1e-4 <= rate < 1e-3
+    assert 3e-4 < rate < 1e-3
 
 
-@pytest.mark.parametrize(("rises_at", "rate"), [(1e-5, 1e-4), (1.0, 1e-3)])
+@pytest.mark.parametrize(("rises_at", "rate"), [(1e-5, 3e-4), (1.0, 1e-3)])
 def test_it_stays_within_the_bounds_that_are_known_to_help(rises_at: float, rate: float) -> None:
     rates = np.geomspace(1e-7, 10.0, CURVE_LENGTH)
     assert below_rise(rates, np.where(rates < rises_at, 0.4, 4.0)) == rate

@@ -61,12 +61,21 @@ def test_the_finder_tests_what_the_next_stage_trains(chain, finder, name):
     assert trained(chain[finder].did) == trained(chain[name].did)
 
 
-def test_after_fine_tune_the_finder_tests_the_layers_and_the_keys_of_resize(chain, on_chain):
+def test_after_fine_tune_the_finder_tests_the_layers_the_size_and_the_keys_of_resize(chain, on_chain):
     found = run_stage_on("lr_find", chain.recipe, chain["fine_tune"])
     first = found.did.steps[0]
+    assert first.shape == (4, 3, 40, 40)
     assert first.rates.keys() == {"late", "head"}, "resize freezes the early group"
     assert first.rates["head"] == pytest.approx(2 * first.rates["late"])
     assert (found.did.training[0].batch_size, first.label_smoothing) == (4, 0.2)
+
+
+def test_the_finder_skips_blocks_as_the_next_stage_does(chain, on_chain):
+    recipe = chain.other_recipe(model__backbone="test_efficientnet", fine_tune__drop_path=0.3)
+    head = run_stage_on("train_head", recipe, run_stage_on("precompute", recipe))
+    found = run_stage_on("lr_find", recipe, head).did.steps[0].drop_paths
+    assert max(found) > 0
+    assert found == run_stage_on("fine_tune", recipe, run_stage_on("lr_find", recipe, head)).did.steps[0].drop_paths
 
 
 def test_other_keys_of_the_next_stage_run_the_finder_again_and_the_length_of_its_cycles_does_not(chain, on_chain):

@@ -80,7 +80,10 @@ def test_stages_that_the_recipe_leaves_out_are_no_work_and_steps_of_resize_are_s
     ]  # fmt: skip
     found = work(fine_tune__cycles=0, resize="[{image_px: 64}, {image_px: 96}, {image_px: 128, cycles: 0}]")
     assert list(found)[-4:] == ["lr_find_unfrozen", "resize", "resize 2", "evaluate"]
-    assert [found[name].image_px for name in ("resize", "resize 2", "evaluate")] == [64, 96, 96]
+    assert [found[name].image_px for name in list(found)[-4:]] == [64, 64, 96, 96], (
+        "the finder tests what resize trains"
+    )
+    assert [found[name].opened for name in list(found)[-4:]] == [150, 0, 150, 0]
 
 
 def test_each_network_of_an_ensemble_has_its_own_work_and_all_are_evaluated():
