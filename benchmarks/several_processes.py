@@ -4,8 +4,9 @@
 
 So many JPEGs of 640 × 480 are made (3,000 if no number is given). Then, by one process and by several (2), they are
 looked at for the first time, precomputed and evaluated, decoded from their files at each reading; and once more with a
-store of their pixels, on which a network is trained for an epoch, too. Before that all is done on 300 pictures, which
-pays what the first of everything costs: loading libraries, starting GPUs and what is sent between them.
+store of their pixels, on which a network is trained for an epoch, too, unless that is left out (--without-store).
+Before that all is done on 300 pictures, which pays what the first of everything costs: loading libraries, starting GPUs
+and what is sent between them.
 
 Each stage is printed as soon as it is done, with the parts that the leader spends its time in, and what its threads do
 meanwhile, in seconds of a clock. On CPUs each process has a core of its own, and other seconds are those of a
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--image-px", type=int, default=128)
+    parser.add_argument("--without-store", action="store_true")
     parser.add_argument(
         "--backbone", default="tf_efficientnet_lite0", help="its weights are random, but for this one's"
     )
@@ -155,6 +157,7 @@ def _in_processes(folder: Path, count: int, given: argparse.Namespace) -> dict[s
     )
     words = [sys.executable, "-m", "benchmarks.several_processes", "--measure", str(folder), "--processes", str(count)]
     words += ["--device", given.device, "--image-px", str(given.image_px), "--backbone", given.backbone]
+    words += ["--without-store"] * given.without_store
     print(f"{count} process{'es' if count > 1 else ''}", flush=True)
     started = time.monotonic()
     subprocess.run(words, env=environment, cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -248,6 +251,8 @@ def _measure(
     first = timed(f"precompute, {FROM_FILES}", lambda: precompute.run(recipe, given=inputs))
     head = train_head.run(recipe, first.run_id)
     timed(f"evaluate, {FROM_FILES}", lambda: evaluate.run(recipe, head.run_id))
+    if given.without_store:
+        return
     shutil.rmtree(cache_folder() / "activations")  # else they are not computed again
     recipe = build_recipe(own, {"reuse": "never"}, "recipe.yaml")
     first = timed(f"precompute, {BY_STORE}", lambda: precompute.run(recipe, given=inputs))
