@@ -17,6 +17,8 @@ from pipeline.data import decode
 
 # As the commands do: see stages/__main__.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# Tensors as small as those of tests are slower on two threads, here and in the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

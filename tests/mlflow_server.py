@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+# How often a web server looks whether it is to end: half a second by itself, for which each test would wait.
+SECONDS_BETWEEN_LOOKS = 0.01
 NOT_HANDED_ON = ("host", "connection", "transfer-encoding", "content-length")
 
 
@@ -118,7 +120,7 @@ class Gate:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(SECONDS_BETWEEN_LOOKS,), daemon=True).start()
 
     def hand_on(
         self, request: BaseHTTPRequestHandler, body: bytes, host: str | None, port: int | None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.mlflow_server import free_port
+from tests.mlflow_server import SECONDS_BETWEEN_LOOKS, free_port
 
 
 class PictureServer:
@@ -63,7 +63,7 @@ class PictureServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(SECONDS_BETWEEN_LOOKS,), daemon=True).start()
 
     def shut(self) -> None:
         if self._server is not None:

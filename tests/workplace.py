@@ -46,7 +46,7 @@ class Workplace:
         """Of a process that works here."""
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return inherited | self.variables() | {"PATH": path, "OMP_NUM_THREADS": "2"}
+        return inherited | self.variables() | {"PATH": path}
 
     @contextmanager
     def entered(self) -> Iterator[Path]:

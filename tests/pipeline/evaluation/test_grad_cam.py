@@ -7,8 +7,6 @@ from pipeline.evaluation.grad_cam import grad_cam
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 
 def network_of(backbone: str, image_px: int = 64) -> Network:
     torch.manual_seed(0)

@@ -34,8 +34,6 @@ from pipeline.models.engine import stored_pass
 from pipeline.models.network import Network
 from pipeline.system.errors import UserError
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 CPU = torch.device("cpu")
 COUNT = 11
 BACKBONES = ["test_resnet", "test_efficientnet", "test_vit", "tf_efficientnet_lite0"]

@@ -14,8 +14,6 @@ from pipeline.models.body import build_body, load_weights, packaged_state
 from pipeline.models.weights import PACKAGES, Weights, find_weights
 from pipeline.system.errors import UserError
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 LITE0, LITE1, LITE2 = (f"tf_efficientnet_lite{number}" for number in range(3))
 ESPRESSO = 967
 

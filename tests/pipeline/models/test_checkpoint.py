@@ -19,8 +19,6 @@ from pipeline.models.network import Network
 from pipeline.models.weights import Weights
 from pipeline.system.errors import UserError
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 FACTS = Checkpoint("test_resnet", ["cat", "dög", "…"], 8, 0.3, 32, "pad", False, epochs=7, steps=91)
 
 

@@ -22,8 +22,6 @@ from pipeline.training.on_cpu import folded
 from pipeline.training.optim import thaw, thaw_above
 from pipeline.training.records import EpochRecord
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 CPU = torch.device("cpu")
 BACKBONES = ["resnet18", "tf_efficientnet_lite0", "vit_tiny_patch16_224"]
 OTHERS = ["test_convnext", "test_mambaout", "test_nfnet", "test_vit2", "mobilenetv3_small_050"]

@@ -10,8 +10,6 @@ from pipeline.models.network import Network
 from pipeline.recipe.fields import Frozen
 from pipeline.system.errors import UserError
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 BACKBONES = ["test_resnet", "test_efficientnet", "test_vit", "tf_efficientnet_lite0"]
 
 

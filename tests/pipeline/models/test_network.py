@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from pipeline.models.body import Body, build_body
 from pipeline.models.network import MANY_PIXELS, Dropout, Network, build_head, channels_last_pays, dropout_mask
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 
 def images(channels: int = 3, count: int = 4) -> Tensor:
     return torch.rand(count, channels, 32, 32, generator=torch.Generator().manual_seed(0))

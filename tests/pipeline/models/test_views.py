@@ -26,8 +26,6 @@ from pipeline.models.engine import stored_pass
 from pipeline.models.network import Network
 from pipeline.models.views import Views, open_views
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 CPU = torch.device("cpu")
 HOW = Augmentation("all", 20, 1.2, 0.7, 0.3, 1.0)
 TRAIN, VALID = np.array([0, 2, 3, 5, 8, 9, 10]), np.array([1, 4, 6, 7])

@@ -17,8 +17,6 @@ from pipeline.models.body import build_body, load_weights
 from pipeline.models.weights import Weights
 from pipeline.system.errors import UserError
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 BACKBONE = "test_resnet"
 State = dict[str, Tensor]
 

@@ -85,8 +85,14 @@ def test_a_process_alone_calls_nobody(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def be_brief() -> None:
+    """From now on this process waits no longer for others than it must where all run on one machine."""
+    watch.SECONDS_TO_LEAVE, team.SECONDS_TO_HEAR, team.SECONDS_TO_CLOSE = 1.0, 1.0, 1.5
+
+
 def fail(kind: str) -> None:
     """A helper's call that ends in some way, while the leader waits in an exchange."""
+    be_brief()
     if deal().number == 1:
         if kind == "mistake":
             raise UserError("The picture a.png is not what it was; run precompute again.")
@@ -157,14 +163,17 @@ def test_a_trial_that_is_pruned_keeps_the_helpers_and_waits_for_no_failure_of_th
 
 def wait_long() -> None:
     """A helper's call that does not end by itself."""
+    be_brief()
     ask_all(None)
     time.sleep(100)
 
 
 def lead_until_stopped(folder: Path) -> None:
+    be_brief()
     try:
         with together(wait_long):
             ask_all(None)
+            time.sleep(2 * watch.SECONDS_BETWEEN_LOOKS)  # until the helper has seen its leader
             (folder / "waiting").touch()
             time.sleep(100)
     except KeyboardInterrupt:
@@ -200,10 +209,11 @@ def test_a_helper_leaves_at_once_where_its_leader_was_killed(tmp_path):
 
 def never_answer() -> None:
     """A helper's call that makes the leader wait for longer than it may."""
-    time.sleep(4)
+    time.sleep(3)
 
 
 def lead_past_the_deadline(folder: Path) -> None:
+    be_brief()
     try:
         with together(never_answer):
             dist.all_reduce(SLOW.clone())

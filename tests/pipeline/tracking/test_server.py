@@ -31,7 +31,7 @@ def page(request: pytest.FixtureRequest) -> Iterator[str]:
             pass
 
     web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{web.server_port}"
     web.shutdown()
     web.server_close()

@@ -13,8 +13,6 @@ from pipeline.training.fit import Phase, fit
 from pipeline.training.optim import build_optimizer
 from pipeline.training.records import EpochRecord
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 PICTURES = np.random.default_rng(0).random((28, 3, 8, 8), dtype=np.float32)
 
 

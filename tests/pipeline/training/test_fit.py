@@ -25,8 +25,6 @@ from pipeline.training.optim import build_optimizer
 from pipeline.training.records import EpochRecord
 from pipeline.training.schedule import rate_factor
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 CPU = torch.device("cpu")
 TRAIN, VALID = np.arange(64), np.arange(64, 96)
 TARGETS = np.arange(96) % 2

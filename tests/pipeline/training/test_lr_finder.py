@@ -46,8 +46,6 @@ from pipeline.training.lr_finder import (
 from pipeline.training.optim import build_optimizer, set_rates, thaw
 from pipeline.training.step import train_step
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 Floats = npt.NDArray[np.float64]
 Fetch = Callable[[npt.NDArray[np.int64]], Tensor]
 CPU = torch.device("cpu")

@@ -11,8 +11,6 @@ from pipeline.recipe.fields import Frozen
 from pipeline.training.optim import build_optimizer, head_optimizer, set_rates, thaw, thaw_above
 from pipeline.training.schedule import group_rates
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 RATES = {"early": 0.001, "late": 0.01, "head": 0.1}
 
 

@@ -19,8 +19,6 @@ from pipeline.training.optim import build_optimizer, set_rates, thaw
 from pipeline.training.schedule import group_rates
 from pipeline.training.step import EAGER_STEPS, CapturedStep, step_precision, steps_of, train_step
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU = torch.device("cpu")
 OPTIONS: list[dict[str, Any]] = [

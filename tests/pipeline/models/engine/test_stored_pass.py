@@ -13,6 +13,7 @@ from pipeline.models.engine import stored_pass
 from pipeline.models.engine.passes import frozen_below
 from pipeline.models.engine.stored_pass import Variation
 from pipeline.models.views import VIEWS_FILE, Views, open_views
+from pipeline.ranks import watch
 from pipeline.ranks.team import deal, together
 from pipeline.system.errors import UserError
 from tests.several_processes import environments, run_led, start_led
@@ -70,7 +71,8 @@ def test_several_processes_compute_the_activations_of_one(tmp_path):
 
 
 def ruin(number: int) -> None:
-    """What one process computes is no number."""
+    """What one process computes is no number; a helper that is stuck leaves a second after its leader."""
+    watch.SECONDS_TO_LEAVE = 1.0
     if deal().number == number:
         compute_whole = stored_pass.compute_activations
 

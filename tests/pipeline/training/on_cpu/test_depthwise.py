@@ -9,7 +9,6 @@ from pipeline.training.on_cpu import depthwise
 from pipeline.training.on_cpu.depthwise import DepthwiseGradients
 from pipeline.training.step import steps_of
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
 pytestmark = pytest.mark.skipif(not depthwise.HAS_ROUTINES, reason="needs oneDNN's depthwise routines")
 
 DEPTHWISE = [

@@ -11,8 +11,6 @@ from pipeline.training.on_cpu import folded
 from pipeline.training.on_cpu.folded import FoldedStatistics, norms_after
 from pipeline.training.step import steps_of
 
-torch.set_num_threads(1)  # tensors this small are slower on two threads
-
 PACKAGED = "tf_efficientnet_lite0"
 
 
