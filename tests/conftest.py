@@ -1,5 +1,6 @@
 """Fixtures of all tests: a cache for each test, and a tracking database for each that asks for one."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -19,6 +20,15 @@ from pipeline.data import decode
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # Tensors as small as those of tests are slower on two threads, here and in the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by then stays: the garbage collector need not go through it, then or later."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

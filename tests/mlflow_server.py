@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 # How often a web server looks whether it is to end: half a second by itself, for which each test would wait.
 SECONDS_BETWEEN_LOOKS = 0.01
+# Without it a server starts eight processes for jobs of language models, which take longer to load than the server.
+WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 NOT_HANDED_ON = ("host", "connection", "transfer-encoding", "content-length")
 
 
@@ -45,8 +47,8 @@ class MlflowServer:
         stores = ["--backend-store-uri", self.database, *self._artifacts]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *stores], cwd=self.folder, env={**os.environ, **self._variables}, stdout=log, stderr=log,
-                start_new_session=True,
+                [*command, *stores], cwd=self.folder, env={**os.environ, **WITHOUT_JOBS, **self._variables}, stdout=log,
+                stderr=log, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + 180
         while not self._answers():

@@ -25,6 +25,7 @@ Answer = TypeVar("Answer")
 SECONDS_BEFORE_REPORTING = 3.0
 SHORTEST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
+SECONDS_BETWEEN_QUESTIONS = 1.0
 SECONDS_FOR_ANOTHER_SENDER = 60.0
 _senders: dict[str, "Sender"] = {}  # of each run that is open in this process
 
@@ -198,7 +199,7 @@ def call_server(call: Callable[[], Answer]) -> Answer:
                 if not is_reported and away >= SECONDS_BEFORE_REPORTING:
                     is_reported = True
                     say(_waiting(what, patience))
-                time.sleep(1.0)
+                time.sleep(SECONDS_BETWEEN_QUESTIONS)
 
 
 def _problem(uri: str) -> str | None:

@@ -13,7 +13,7 @@ from pipeline import tracking
 from pipeline.cache.location import cache_folder
 from pipeline.cache.store import publish
 from pipeline.system.errors import UserError
-from pipeline.tracking import contact
+from pipeline.tracking import contact, sender
 from pipeline.tracking.experiments import ID, NAME
 from tests.s3_server import BUCKET, KEYS, s3_server
 
@@ -31,7 +31,9 @@ def s3(bucket, tracking_server, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    monkeypatch.setenv("THAW_TRACKING_PATIENCE_SECONDS", "1")
+    monkeypatch.setenv("THAW_TRACKING_PATIENCE_SECONDS", "0.5")
+    monkeypatch.setattr(sender, "SECONDS_BETWEEN_QUESTIONS", 0.1)
+    monkeypatch.setattr(sender, "SHORTEST_PAUSE_SECONDS", 0.1)
     experiment = MlflowClient().create_experiment("on S3", artifact_location=f"s3://{BUCKET}/{tracking_server[-20:]}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
@@ -120,7 +122,7 @@ def test_a_download_outlasts_the_store_that_goes_away(run, s3, monkeypatch):
         if path.endswith("big.npy"):
             monkeypatch.setattr(S3ArtifactRepository, "_download_file", whole)
             s3.shut()
-            threading.Timer(2.0, s3.open).start()
+            threading.Timer(0.5, s3.open).start()
         whole(repository, path, target)
 
     monkeypatch.setattr(S3ArtifactRepository, "_download_file", goes_away)
@@ -150,7 +152,7 @@ def test_a_bucket_that_is_away_is_waited_for_as_the_tracking_server_is(run, s3, 
     with pytest.raises(UserError, match=r"The artifact store at http://127.0.0.1:\d+/thaw is away"):
         tracking.find_done("f", ("activations",))
     monkeypatch.setenv("THAW_TRACKING_PATIENCE_SECONDS", "60")
-    opening = threading.Timer(2.0, s3.open)
+    opening = threading.Timer(0.5, s3.open)
     opening.start()
     assert tracking.find_done("f", ("activations",)).run_id == run
     opening.join()
@@ -161,7 +163,7 @@ def test_what_is_logged_while_the_bucket_is_away_arrives_when_it_is_back(s3, mon
     with tracking.open_run("train_head", {}, {}) as run_id:
         s3.shut()
         tracking.log_text(run_id, "seed: 0", "recipe.yaml")
-        opening = threading.Timer(1.5, s3.open)
+        opening = threading.Timer(0.5, s3.open)
         opening.start()
         tracking.flush(run_id)
         opening.join()

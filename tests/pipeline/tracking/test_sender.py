@@ -21,6 +21,10 @@ from pipeline.tracking.server import SEND, Unreachable
 
 TAGS = {tracking.STAGE: "resize", tracking.FINGERPRINT: "f"}
 NO_RUN = "0" * 32
+SHORT_PAUSES = {
+    "SECONDS_BEFORE_REPORTING": 0.0, "SHORTEST_PAUSE_SECONDS": 0.05, "LONGEST_PAUSE_SECONDS": 0.2,
+    "SECONDS_BETWEEN_QUESTIONS": 0.1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,8 @@ def gate(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     monkeypatch.setenv("THAW_TRACKING_PATIENCE_SECONDS", "30")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(sender, "SECONDS_BEFORE_REPORTING", 0.0)
+    for name, seconds in SHORT_PAUSES.items():
+        monkeypatch.setattr(sender, name, seconds)
     monkeypatch.setattr(runs, "SECONDS_TO_LEAVE", 0.5)
     yield gate
     gate.close()
@@ -68,7 +73,7 @@ def test_a_server_that_goes_away_costs_no_metric_and_doubles_none(server, gate, 
             tracking.log_points(run_id, [("train/loss", 1 / (epoch + 1), epoch), ("lr/head", 0.1, epoch)])
             tracking.log_text(run_id, f"epoch {epoch}", f"{epoch}.txt")
             assert time.monotonic() - started < 0.3
-            time.sleep(0.2)
+            time.sleep(0.1)
         done = tracking.mark_done(run_id, 1.5)
     assert done.metrics["train/loss"] == 1 / 9
     assert history(server, run_id, "train/loss") == [(epoch, 1 / (epoch + 1)) for epoch in range(9)]
@@ -104,7 +109,7 @@ def test_metrics_keep_the_time_at_which_they_were_measured(server, gate):
         before = time.time() * 1000
         tracking.log_metrics(run_id, {"train/loss": 0.5}, step=1)
         after = time.time() * 1000
-        time.sleep(0.7)
+        time.sleep(0.2)
         gate.mode = "open"
     (point,) = MlflowClient(server.uri).get_metric_history(run_id, "train/loss")
     assert int(before) <= point.timestamp <= after
@@ -200,7 +205,7 @@ def test_a_stage_that_starts_while_the_server_is_away_waits_for_it_and_makes_one
     with tracking.open_run("main", {tracking.STAGE: "main"}, {}) as parent:
         gate.mode = "lost"
 
-        threading.Timer(1.5, setattr, (gate, "mode", "open")).start()
+        threading.Timer(0.5, setattr, (gate, "mode", "open")).start()
         with tracking.open_run("resize", TAGS, {}) as run_id:
             pass
     client = MlflowClient(server.uri)
@@ -210,12 +215,12 @@ def test_a_stage_that_starts_while_the_server_is_away_waits_for_it_and_makes_one
 
 
 def test_a_question_is_asked_again_until_patience_is_over(gate, monkeypatch):
-    monkeypatch.setenv("THAW_TRACKING_PATIENCE_SECONDS", "1.5")
+    monkeypatch.setenv("THAW_TRACKING_PATIENCE_SECONDS", "0.5")
     gate.mode = "shut"
     started = time.monotonic()
     with pytest.raises(Unreachable, match="Run the same command again when it is back"):
         call_server(lambda: MlflowClient().get_run(NO_RUN))
-    assert 1.5 <= time.monotonic() - started < 6
+    assert 0.5 <= time.monotonic() - started < 6
 
 
 def test_an_error_of_a_server_that_is_there_is_not_waited_for(gate):

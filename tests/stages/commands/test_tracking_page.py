@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from tests.chromium import CHROMIUM, Page, opened_page
+from tests.mlflow_server import WITHOUT_JOBS
 
 HTML = "document.documentElement.outerHTML"
 
@@ -59,8 +60,9 @@ def browser(workplace, main, tmp_path_factory) -> Iterator[Browser]:
     command = ["mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=workplace.folder, env=workplace.environment(), stdout=log, stderr=log, start_new_session=True
-        )
+            command, cwd=workplace.folder, env=workplace.environment() | WITHOUT_JOBS, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
         try:
             for _ in range(300):
                 try:
