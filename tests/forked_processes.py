@@ -22,7 +22,8 @@ LOADED = [
     "stages.main", "stages.work.precompute", "stages.work.lr_find", "stages.work.train_head", "stages.work.evaluate",
     "pipeline.runs.work.new_run", "pipeline.runs.plan.estimate", "pipeline.models.network_check",
     "stages.tools.predict", "stages.tools.compare", "stages.tools.try_model", "PIL.PngImagePlugin",
-    "PIL.JpegImagePlugin",
+    "PIL.JpegImagePlugin", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.db.utils", "sqlalchemy.dialects.sqlite", "git", "tests.source_read",
 ]  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def fork_program(program: str, *arguments: object) -> Forked:
 
 def fork_command(module: str, arguments: Sequence[str], environment: dict[str, str]) -> Forked:
     """As `python -m MODULE ARGUMENTS` in the project's folder, with this environment."""
-    return Forked(_run_module, module, list(arguments), environment=environment)
+    return Forked(run_module, module, list(arguments), environment=environment)
 
 
 def _begin(pipe: Path, environment: dict[str, str], work: Callable[..., None], arguments: Sequence[Any]) -> None:
@@ -91,6 +92,7 @@ def _run_program(program: str, arguments: list[str]) -> None:
     exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
 
 
-def _run_module(module: str, arguments: list[str]) -> None:
+def run_module(module: str, arguments: list[str]) -> None:
+    """As `python -m MODULE ARGUMENTS`, in this process."""
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -12,7 +12,8 @@ import torch
 from pipeline.ranks.environment import own_rank
 from pipeline.ranks.team import help_leader, led
 from pipeline.system.processes import raise_on_signals
-from tests.forked_processes import Forked, fork_command
+from tests.forked_processes import Forked, run_module
+from tests.stages.watching import undrawn
 
 Environment = Mapping[str, str]
 
@@ -31,8 +32,8 @@ def environments(common: Environment, processes: int, own: Sequence[Environment]
 
 
 def start_command(words: Sequence[str], given: Sequence[dict[str, str]]) -> list[Forked]:
-    """`python -m stages WORDS` in several processes, which have these environments."""
-    return [fork_command("stages", words, environment) for environment in given]
+    """`python -m stages WORDS` in several processes, which have these environments; no figure is rendered."""
+    return [Forked(_command, list(words), environment=environment) for environment in given]
 
 
 def start_led(lead: Callable[..., None], arguments: Sequence[Any], given: Sequence[dict[str, str]]) -> list[Forked]:
@@ -45,6 +46,11 @@ def run_led(lead: Callable[..., None], *arguments: Any, processes: int = 2, cach
     started = start_led(lead, arguments, environments({"THAW_CACHE": str(cache)}, processes))
     printed = [one.communicate(100)[0] for one in started]
     assert [one.returncode for one in started] == [0] * processes, "\n".join(printed)
+
+
+def _command(words: list[str]) -> None:
+    with undrawn():
+        run_module("stages", words)
 
 
 def _work(lead: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -227,7 +227,9 @@ class Cycles:
 @pytest.fixture(scope="module")
 def cycles(fresh_workplace) -> Iterator[Cycles]:
     with fresh_workplace().entered() as folder, watched(), pytest.MonkeyPatch.context() as patch:
-        settings = SHORT | {"training__snapshots": True, "fine_tune__cycles": 3, "fine_tune__fraction": 0.5}
+        settings = SHORT | {
+            "training__snapshots": True, "fine_tune__cycles": 3, "fine_tune__fraction": 0.5, "evaluate__onnx": False,
+        }  # fmt: skip
         recipe = recipe_on(draw_pictures(folder / "pictures"), **settings)
         tuned = fine_tune.run(recipe, train_head.run(recipe, precompute.run(recipe).run_id).run_id)
         said: list[str] = []

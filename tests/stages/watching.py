@@ -118,8 +118,16 @@ class Notes:
 
 
 @contextmanager
+def undrawn() -> Iterator[None]:
+    """Within the block no figure is rendered, which takes long: its file is a picture of one pixel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save_one_pixel)
+        yield
+
+
+@contextmanager
 def watched() -> Iterator[Notes]:
-    """Notes what the stages of this process do within the block; no figure is rendered, which takes long."""
+    """Notes what the stages of this process do within the block; no figure is rendered."""
     notes = Notes()
     weighted_epoch, train_step, diagnose = Batches.weighted_epoch, steps.train_step, evaluation.diagnose_overfitting
 
@@ -149,8 +157,7 @@ def watched() -> Iterator[Notes]:
         notes.diagnosed.append(arguments)
         return diagnose(*arguments)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", save_one_pixel)
+    with pytest.MonkeyPatch.context() as patch, undrawn():
         patch.setattr(Batches, "weighted_epoch", note_epoch)
         patch.setattr(steps, "train_step", note_step)
         patch.setattr(steps, "CompiledNetwork", note_compiling)
