@@ -3,8 +3,6 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Compiled tests are kept: without, each run compiles them anew, in each of its processes.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test test-slow lint docs recipe ui bench clean
 
