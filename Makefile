@@ -32,10 +32,11 @@ recipe: .venv/installed
 	python -m pipeline recipe > docs/recipe.md.new
 	mv docs/recipe.md.new docs/recipe.md
 
-# MLflow's page opens with what language models want; this address has the experiments of training.
+# MLflow's page opens with what language models want; this address has the experiments of training. Without jobs, which are
+# for language models too, it starts eight processes less.
 ui: .venv/installed
 	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-	mlflow ui
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui
 
 # FORM=full has more pictures and rounds.
 bench: .venv/installed-bench

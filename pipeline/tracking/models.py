@@ -98,14 +98,16 @@ def log_classifier(
 
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
-    """Within the block the package can be imported; what was imported of it is forgotten afterwards, since its files
-    may go."""
-    before = set(sys.modules)
+    """Within the block the package can be imported, without compiled files, which would go with it; what was imported
+    of it is forgotten afterwards, since its files may go."""
+    before, compiles = set(sys.modules), not sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
     sys.path.insert(0, str(package.parent))
     try:
         yield
     finally:
         sys.path.remove(str(package.parent))
+        sys.dont_write_bytecode = not compiles
         for name in set(sys.modules) - before:
             if name.split(".")[0] == package.name:
                 del sys.modules[name]

@@ -100,8 +100,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, pictu
                 tracking.ModelFiles(loader, folder / "served", folder / "card.md", pinned()), CLASSES, 2,
                 pictures[1], {"test/accuracy": 0.75}, STEP, tracking.log_dataset("pets", folder, "d" * 64, "test"),
             )  # fmt: skip
-        model = mlflow.pyfunc.load_model(uri)
         local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / "copy")))
+        model = mlflow.pyfunc.load_model(uri)
         yield Served(uri, run_id, model, local, folder)
 
 
