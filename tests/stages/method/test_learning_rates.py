@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.system.errors import UserError
 from pipeline.training import step
+from pipeline.training.joint.helpers import find_together
 from pipeline.training.lr_finder import KNOWN_RATE
 from stages import lr_find
 from stages.work import lr_find as lr_find_work
@@ -70,11 +71,19 @@ def test_after_fine_tune_the_finder_tests_the_layers_the_size_and_the_keys_of_re
     assert (found.did.training[0].batch_size, first.label_smoothing) == (4, 0.2)
 
 
-def test_the_finder_skips_blocks_as_the_next_stage_does(chain, on_chain):
+def test_the_finder_skips_blocks_as_the_next_stage_does(chain, on_chain, monkeypatch):
+    told_to_helpers = []
+
+    def find(network, phase, settings):
+        told_to_helpers.append(phase.origin.phase.drop_path)
+        return find_together(network, phase, settings)
+
+    monkeypatch.setattr(lr_find_work, "find_together", find)
     recipe = chain.other_recipe(model__backbone="test_efficientnet", fine_tune__drop_path=0.3)
     head = run_stage_on("train_head", recipe, run_stage_on("precompute", recipe))
     found = run_stage_on("lr_find", recipe, head).did.steps[0].drop_paths
     assert max(found) > 0
+    assert told_to_helpers == [0.3]
     assert found == run_stage_on("fine_tune", recipe, run_stage_on("lr_find", recipe, head)).did.steps[0].drop_paths
 
 
