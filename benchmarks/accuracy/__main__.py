@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--keys", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipe, for the finder")
     parser.add_argument("--name", default="", help="of the file, by default the part's")
     given = parser.parse_args()
     began = datetime.now(UTC)
@@ -72,8 +73,9 @@ def _measured(given: argparse.Namespace, folder: Path, home: Path) -> Iterator[l
             yield from ([row] for row in compare_options(Path(name).name, source, seeds))
         return
     if given.part == "finder":
+        keys = dict(one.split("=", 1) for one in given.keys)
         for name, source in sources.items():
-            yield from compare_rates(Path(name).name, Ready.of(recipe_for(source)), seeds)
+            yield from compare_rates(Path(name).name, Ready.of(recipe_for(source, given=keys)), seeds)
         return
     from benchmarks.accuracy.beside_fastai import compare_with_fastai  # fastai need not be there for the other parts
 

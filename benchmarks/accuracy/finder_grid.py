@@ -16,6 +16,7 @@ HEAD, ALL = "head", "all layers"
 Train: TypeAlias = Callable[[Ready, Network, int, float], EpochRecord]
 Row: TypeAlias = dict[str, Any]
 RATES: dict[Train, Any] = {train_head: np.geomspace(1e-5, 1e-1, 9), fine_tune: np.geomspace(1e-6, 1e-2, 9)}
+SGD_TIMES = 100  # sgd wants rates that are so many times higher
 
 
 def compare_rates(name: str, ready: Ready, seeds: range) -> Iterator[list[Row]]:
@@ -32,7 +33,8 @@ def compare_rates(name: str, ready: Ready, seeds: range) -> Iterator[list[Row]]:
 
 def _trained(train: Train, ready: Ready, network: Network, seed: int, suggested: float | None) -> Iterator[Row]:
     """A row for each rate; the network stays as it is."""
-    rates = [(float(rate), False) for rate in RATES[train]] + ([] if suggested is None else [(suggested, True)])
+    times = SGD_TIMES if ready.recipe.training.optimizer == "sgd" else 1
+    rates = [(float(rate) * times, False) for rate in RATES[train]] + ([] if suggested is None else [(suggested, True)])
     for rate, is_suggested in rates:
         found: EpochRecord | None = None
         with suppress(UserError):  # the loss is no number any more

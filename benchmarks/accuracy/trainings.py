@@ -53,7 +53,8 @@ class Ready:
         device = choose_device(recipe.device)
         decoder = choose_decoder(data.decoder, device)
         pixels = open_pixels(manifest, settings.image_px, data.fit, data.max_store_gib, decoder=decoder)
-        halves = cut_network(body.to(device), "head", settings.image_px)
+        body.move_to(device, len(pixels) * settings.image_px**2)
+        halves = cut_network(body, "head", settings.image_px)
         halves = frozen_below(body, checkpoint, halves, pixels, len(pixels))
         stored = np.empty((len(pixels), body.width), dtype=np.float16)
         how = StoreSettings(settings.batch_size, "float16", device)
@@ -74,7 +75,10 @@ class Ready:
         torch.manual_seed(seed)
         network = copy.deepcopy(self.body)
         network.reset_head(self.recipe.head.hidden, self.recipe.head.dropout)
-        return network.to(self.device)
+        settings = self.recipe.fine_tune
+        epochs = sum(cycle_lengths(settings.cycles, settings.cycle_len, settings.cycle_mult))
+        passes = epochs * len(self.manifest.rows("train"))
+        return network.move_to(self.device, passes * self.checkpoint.image_px**2)
 
     def head_batches(self, seed: int, batch_size: int) -> tuple[Batches, Batches]:
         """Batches of stored activations."""

@@ -36,6 +36,10 @@ def test_a_rare_class_is_twenty_times_rarer_in_training_alone(tmp_path, monkeypa
     assert all((made.parent / path).is_file() for path in found["path"])
 
 
+def ready_for(optimizer: str) -> SimpleNamespace:
+    return SimpleNamespace(recipe=SimpleNamespace(training=SimpleNamespace(optimizer=optimizer)))
+
+
 def test_each_rate_trains_the_network_as_it_was_and_may_diverge(monkeypatch):
     def train(ready, network, seed, lr):
         if lr > 0.1:
@@ -46,11 +50,14 @@ def test_each_rate_trains_the_network_as_it_was_and_may_diverge(monkeypatch):
     monkeypatch.setitem(finder_grid.RATES, train, [0.01, 0.2])
     network = torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(network.weight)
-    rows = list(finder_grid._trained(train, None, network, 3, 0.05))
+    ready = ready_for("adamw")
+    rows = list(finder_grid._trained(train, ready, network, 3, 0.05))
     assert [(row["lr"], row["is_suggested"], row["valid_accuracy"]) for row in rows] == [
         (0.01, False, 1.0), (0.2, False, None), (0.05, True, 1.0)
     ]  # fmt: skip
-    assert len(list(finder_grid._trained(train, None, network, 3, None))) == 2
+    assert len(list(finder_grid._trained(train, ready, network, 3, None))) == 2
+    sgd = list(finder_grid._trained(train, ready_for("sgd"), network, 3, 0.05))
+    assert [(row["lr"], row["is_suggested"]) for row in sgd] == [(1, False), (20, False), (0.05, True)]
 
 
 @pytest.mark.parametrize(("source", "flip"), [("elpv", "all"), ("photos", "sideways")])
