@@ -18,6 +18,8 @@ COLUMNS = 4
 CAPTION_LETTERS = 30
 LONGEST_LINE = 60
 MOST_HEAT = 0.55
+# Of the sheet of pictures; a line is one of a caption of 8 points.
+PICTURE_INCHES, MARGIN_INCHES, TITLE_INCHES, LINE_INCHES = 2.5, 0.15, 0.4, 0.14
 
 
 @dataclass(frozen=True)
@@ -124,19 +126,31 @@ def _caption(row: Mapping[Any, Any]) -> Sequence[str]:
 
 
 def pictures_figure(shown: Sequence[CaptionedPictures], title: str) -> Figure:
-    """Pictures in a grid of four columns, each above its caption; those of one `CaptionedPictures` lie side by side."""
+    """Pictures in a grid of at most four columns, each below its caption; those of one `CaptionedPictures` lie side by
+    side. All are in one pair of axes, in inches: with a pair for each the layout takes longer than all pictures."""
     wide = max((len(one.pictures) for one in shown), default=1)
     columns = min(COLUMNS // min(wide, 2), max(len(shown), 1))
-    rows = max(-(-len(shown) // columns), 1)
-    figure = Figure(figsize=(2.6 * columns * wide, 3.0 * rows + 0.4), layout="constrained")
-    figure.suptitle(title)
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
-        axes.axis("off")
-        axes.xaxis.set_visible(False)  # else the layout measures ticks that are not drawn
-        axes.yaxis.set_visible(False)
-    for axes, one in zip(figure.axes, shown, strict=False):
-        axes.imshow(np.concatenate([in_colour(picture) for picture in one.pictures], axis=1))
-        axes.set_title("\n".join(_lines(one.caption, wide)), fontsize=8, parse_math=False)
+    captions = [_lines(one.caption, wide) for one in shown]
+    starts = range(0, len(shown), columns)
+    tops = [TITLE_INCHES]
+    for start in starts:
+        lines = max(len(caption) for caption in captions[start : start + columns])
+        tops.append(tops[-1] + lines * LINE_INCHES + PICTURE_INCHES + MARGIN_INCHES)
+    width = columns * (wide * PICTURE_INCHES + MARGIN_INCHES) + MARGIN_INCHES
+    figure = Figure(figsize=(width, tops[-1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for at, (one, caption) in enumerate(zip(shown, captions, strict=True)):
+        row, column = divmod(at, columns)
+        left = MARGIN_INCHES + column * (wide * PICTURE_INCHES + MARGIN_INCHES)
+        beside = np.concatenate([in_colour(picture) for picture in one.pictures], axis=1)
+        right, bottom = left + len(one.pictures) * PICTURE_INCHES, tops[row + 1] - MARGIN_INCHES
+        top = bottom - PICTURE_INCHES
+        axes.imshow(beside, extent=(left, right, bottom, top), aspect="auto")
+        where = {"x": (left + right) / 2, "y": top - LINE_INCHES / 4, "ha": "center", "va": "bottom"}
+        axes.text(s="\n".join(caption), fontsize=8, linespacing=1.1, parse_math=False, **where)
+    axes.text(width / 2, TITLE_INCHES / 2, title, fontsize=12, ha="center", va="center", parse_math=False)
+    axes.set(xlim=(0, width), ylim=(tops[-1], 0))
+    axes.axis("off")
     return figure
 
 

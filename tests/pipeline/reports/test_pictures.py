@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,17 +103,37 @@ def test_grey_and_coloured_pictures_and_pairs_can_be_drawn(number, channels, wid
     pictures = shown(number, channels, wide)
     figure = pictures_figure(pictures, "Top losses")
     check(figure)
-    drawn = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in drawn] == [f"picture {index}" for index in range(number)]
-    for axes, one in zip(drawn, pictures, strict=True):
+    (axes,) = figure.axes
+    captions, title = axes.texts[:-1], axes.texts[-1].get_text()
+    assert ([text.get_text() for text in captions], title) == ([one.caption[0] for one in pictures], "Top losses")
+    for image, one in zip(axes.images, pictures, strict=True):
         beside = np.concatenate([np.broadcast_to(picture, (8, 8, 3)) for picture in one.pictures], axis=1)
-        np.testing.assert_array_equal(axes.images[0].get_array(), beside)
+        np.testing.assert_array_equal(image.get_array(), beside)
+
+
+@pytest.mark.parametrize(("number", "wide", "lines"), [(1, 1, 1), (9, 1, 3), (5, 2, 12)])
+def test_pictures_are_square_and_neither_they_nor_captions_cover_each_other(number, wide, lines):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    caption = [f"line {line}" for line in range(lines)]
+    figure = pictures_figure([CaptionedPictures([picture] * wide, caption)] * number, "t")
+    check(figure)
+    (axes,) = figure.axes
+    boxes = [artist.get_window_extent() for artist in (*axes.images, *axes.texts)]
+    for box in boxes[:number]:
+        assert box.width == pytest.approx(wide * box.height)
+    for one, other in combinations(boxes, 2):
+        assert not one.overlaps(other)
+    for box in boxes:
+        assert figure.bbox.containsx(box.x0)
+        assert figure.bbox.containsx(box.x1)
+        assert figure.bbox.containsy(box.y0)
+        assert figure.bbox.containsy(box.y1)
 
 
 def test_no_picture_at_all_is_an_empty_figure_and_no_error():
     figure = pictures_figure([], "Top losses")
     check(figure)
-    assert not any(axes.images for axes in figure.axes)
+    assert not figure.axes[0].images
 
 
 def test_captions_of_any_letters_and_length_can_be_drawn():
@@ -119,7 +141,7 @@ def test_captions_of_any_letters_and_length_can_be_drawn():
     caption = ["true: $\\frac$", "predicted: 猫 (12%)", "a path that goes on and on/" * 9 + "and ends.png"]
     figure = pictures_figure([CaptionedPictures([picture], caption)], "t")
     check(figure)
-    lines = figure.axes[0].get_title().split("\n")
+    lines = figure.axes[0].texts[0].get_text().split("\n")
     assert lines[:2] == ["true: $\\frac$", "predicted: ? (12%)"]
     assert max(map(len, lines)) <= 30
     assert lines[-1].endswith("ends.png")
