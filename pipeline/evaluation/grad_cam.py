@@ -16,6 +16,7 @@ from pipeline.system.device import mixed_precision
 
 Heat = npt.NDArray[np.float32]
 Heats = Mapping[int, Heat]
+PICTURES_AT_ONCE = 16
 NO_MAP = (
     "Grad-CAM is left out: the last features of this backbone are tokens or vectors, not a map of the "
     "picture to lay over it."
@@ -60,11 +61,13 @@ def explain_predictions(
     """By manifest row, the heat of each picture of these rows of a predictions table for the class predicted; None if
     the backbone has no feature map."""
     fetch = fetch_pixels(pixels, device)
+    numbers = {name: number for number, name in enumerate(classes)}
     found: dict[int, Heat] = {}
-    for row, predicted in rows[["row", "predicted"]].itertuples(index=False, name=None):
-        target = torch.tensor([classes.index(predicted)], device=device)
-        heat = grad_cam(network, fetch(np.array([row], dtype=np.int64)), target)
-        if heat is None:
+    for start in range(0, len(rows), PICTURES_AT_ONCE):
+        part = rows.iloc[start : start + PICTURES_AT_ONCE]
+        images = fetch(part["row"].to_numpy(np.int64))
+        heats = grad_cam(network, images, torch.tensor(part["predicted"].map(numbers).to_numpy(), device=device))
+        if heats is None:
             return None
-        found[row] = heat[0]
+        found |= dict(zip(part["row"].tolist(), heats, strict=True))
     return found

@@ -1,9 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.grad_cam import grad_cam
+from pipeline.evaluation import grad_cam as grad_cam_file
+from pipeline.evaluation.grad_cam import explain_predictions, grad_cam
 from pipeline.models.checkpoint import Checkpoint, build_network
 from pipeline.models.network import Network
 
@@ -84,3 +86,23 @@ def test_the_network_is_left_as_it_was():
     grad_cam(network, images(), torch.tensor([0, 1]))
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("number", [1, 4, 7])
+def test_each_picture_has_the_heat_of_its_own_class_however_many_are_explained(monkeypatch, number):
+    monkeypatch.setattr(grad_cam_file, "PICTURES_AT_ONCE", 3)
+    network, device = network_of("test_resnet"), torch.device("cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+    rows = pd.DataFrame({"row": [15, 3, 8, 9, 0, 19, 2], "predicted": list("abbabab")}, index=range(50, 57))[:number]
+    heats = explain_predictions(network, pixels, rows, ["a", "b"], device)
+    assert list(heats) == rows["row"].tolist()
+    for row, predicted in rows.itertuples(index=False):
+        image = torch.from_numpy(pixels[[row]]).permute(0, 3, 1, 2) / 255
+        (alone,) = grad_cam(network, image, torch.tensor(["ab".index(predicted)]))
+        np.testing.assert_allclose(heats[row], alone, atol=1e-3)
+
+
+def test_of_a_backbone_of_tokens_no_picture_is_explained():
+    network, pixels = network_of("test_vit", 160), np.zeros((1, 160, 160, 3), np.uint8)
+    rows = pd.DataFrame({"row": [0], "predicted": ["a"]})
+    assert explain_predictions(network, pixels, rows, ["a", "b"], torch.device("cpu")) is None
