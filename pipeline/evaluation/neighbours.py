@@ -29,6 +29,7 @@ JPEG_QUALITY = 80
 # A picture is unlike all of training if it is less similar to any kept picture than this share of validation pictures.
 UNLIKE_SHARE = 0.02
 CHUNK_ROWS = 1024
+PICTURES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def save_neighbours(
     """Write what `load_neighbours` reads into `folder`: `pictures` is the part of the manifest's table that is kept,
     with row numbers of `pixels` as its index, and `activations` are theirs; `validation` those of the validation split.
     """
-    files = list(in_parallel(lambda row: _thumbnail(np.asarray(pixels[row])), list(pictures.index)))
+    files = _thumbnails(pixels, pictures.index.to_numpy())
     table = pictures[["path", "label"]].assign(thumbnail_bytes=[len(file) for file in files])
     write_table(table, folder / PICTURES)
     np.save(folder / ACTIVATIONS, activations.astype(np.float16))
@@ -140,6 +141,12 @@ def _middle_and_directions(kept: Activations) -> tuple[npt.NDArray[np.float32], 
     """The mean of the kept activations, and the unit vectors (kept, activations) from it to each of them."""
     middle = mean_activations(kept)
     return middle, directions(kept, middle, np.arange(len(kept)))
+
+
+def _thumbnails(pixels: Pixels, rows: Rows) -> list[bytes]:
+    """A small JPEG of each of these rows. Read many at a time, since a GPU may decode them."""
+    blocks = (pixels[rows[start : start + PICTURES_AT_ONCE]] for start in range(0, len(rows), PICTURES_AT_ONCE))
+    return [file for block in blocks for file in in_parallel(_thumbnail, list(block))]
 
 
 def _thumbnail(picture: Pixels) -> bytes:

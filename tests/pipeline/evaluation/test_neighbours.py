@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.evaluation import neighbours
 from pipeline.evaluation.neighbours import choose_kept, least_similarity, load_neighbours, save_neighbours
 
 DIRECTIONS = np.eye(4, dtype=np.float16)
@@ -13,8 +14,9 @@ LABELS = ["cat", "cat", "dog", "NA"]
 
 
 @pytest.fixture
-def kept(tmp_path):
+def kept(tmp_path, monkeypatch):
     """Four training pictures, at rows 1, 3, 5 and 7 of the pixels, whose activations lie in four directions."""
+    monkeypatch.setattr(neighbours, "PICTURES_AT_ONCE", 3)
     pixels = np.zeros((8, 200, 200, 1), np.uint8)
     pixels[[1, 3, 5, 7]] += np.array([10, 80, 150, 220], np.uint8)[:, None, None, None]
     table = pd.DataFrame({"path": [f"{row}.png" for row in range(8)], "label": "other"})
@@ -29,6 +31,20 @@ def test_the_nearest_comes_first_with_its_own_label_path_and_picture(kept):
     assert found[0].similarity > found[1].similarity > found[2].similarity
     greys = [np.asarray(Image.open(io.BytesIO(one.thumbnail))).mean() for one in found]
     assert greys == pytest.approx([150, 220, 10], abs=2)
+
+
+def test_pictures_are_read_many_at_a_time_as_a_gpu_decodes_them(tmp_path):
+    asked = []
+
+    class Decoded:
+        def __getitem__(self, rows):
+            asked.append(list(rows))
+            return np.zeros((len(rows), 8, 8, 3), np.uint8)
+
+    table = pd.DataFrame({"path": "a.png", "label": "cat"}, index=range(300))
+    save_neighbours(table, Decoded(), np.ones((300, 4)), np.ones((2, 4)), 300, tmp_path)
+    assert asked == [list(range(256)), list(range(256, 300))]
+    assert len(load_neighbours(tmp_path).pictures) == 300
 
 
 def test_a_picture_is_most_like_itself(kept):
