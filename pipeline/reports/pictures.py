@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.data.decode import Pixels
@@ -20,6 +21,7 @@ LONGEST_LINE = 60
 MOST_HEAT = 0.55
 # Of the sheet of pictures; a line is one of a caption of 8 points.
 PICTURE_INCHES, MARGIN_INCHES, TITLE_INCHES, LINE_INCHES = 2.5, 0.15, 0.4, 0.14
+LEAST_WIDTH_INCHES = 5.0  # for the title
 
 
 @dataclass(frozen=True)
@@ -136,22 +138,27 @@ def pictures_figure(shown: Sequence[CaptionedPictures], title: str) -> Figure:
     for start in starts:
         lines = max(len(caption) for caption in captions[start : start + columns])
         tops.append(tops[-1] + lines * LINE_INCHES + PICTURE_INCHES + MARGIN_INCHES)
-    width = columns * (wide * PICTURE_INCHES + MARGIN_INCHES) + MARGIN_INCHES
+    width = max(columns * (wide * PICTURE_INCHES + MARGIN_INCHES) + MARGIN_INCHES, LEAST_WIDTH_INCHES)
     figure = Figure(figsize=(width, tops[-1]))
     axes = figure.add_axes((0, 0, 1, 1))
     for at, (one, caption) in enumerate(zip(shown, captions, strict=True)):
         row, column = divmod(at, columns)
         left = MARGIN_INCHES + column * (wide * PICTURE_INCHES + MARGIN_INCHES)
-        beside = np.concatenate([in_colour(picture) for picture in one.pictures], axis=1)
-        right, bottom = left + len(one.pictures) * PICTURE_INCHES, tops[row + 1] - MARGIN_INCHES
-        top = bottom - PICTURE_INCHES
-        axes.imshow(beside, extent=(left, right, bottom, top), aspect="auto")
-        where = {"x": (left + right) / 2, "y": top - LINE_INCHES / 4, "ha": "center", "va": "bottom"}
-        axes.text(s="\n".join(caption), fontsize=8, linespacing=1.1, parse_math=False, **where)
+        _draw(axes, one.pictures, caption, left, tops[row + 1] - MARGIN_INCHES)
     axes.text(width / 2, TITLE_INCHES / 2, title, fontsize=12, ha="center", va="center", parse_math=False)
     axes.set(xlim=(0, width), ylim=(tops[-1], 0))
     axes.axis("off")
     return figure
+
+
+def _draw(axes: Axes, pictures: Sequence[Pixels], caption: Sequence[str], left: float, bottom: float) -> None:
+    """Pictures side by side, below the lines of their caption; `left` and `bottom` are where they begin and end."""
+    right, top = left + len(pictures) * PICTURE_INCHES, bottom - PICTURE_INCHES
+    beside = np.concatenate([in_colour(picture) for picture in pictures], axis=1)
+    axes.imshow(beside, extent=(left, right, bottom, top), aspect="auto")
+    middle, above = (left + right) / 2, top - LINE_INCHES / 4
+    text = axes.text(middle, above, "\n".join(caption), fontsize=8, ha="center", va="bottom", parse_math=False)
+    text.set_linespacing(1.1)
 
 
 def _with_heat(picture: Pixels, row: int, heats: Mapping[int, npt.NDArray[np.floating]] | None) -> list[Pixels]:

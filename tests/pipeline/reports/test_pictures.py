@@ -115,7 +115,8 @@ def test_grey_and_coloured_pictures_and_pairs_can_be_drawn(number, channels, wid
 def test_pictures_are_square_and_neither_they_nor_captions_cover_each_other(number, wide, lines):
     picture = np.zeros((8, 8, 3), np.uint8)
     caption = [f"line {line}" for line in range(lines)]
-    figure = pictures_figure([CaptionedPictures([picture] * wide, caption)] * number, "t")
+    title = "Highest losses of training pictures"
+    figure = pictures_figure([CaptionedPictures([picture] * wide, caption)] * number, title)
     check(figure)
     (axes,) = figure.axes
     boxes = [artist.get_window_extent() for artist in (*axes.images, *axes.texts)]
