@@ -120,9 +120,9 @@ def _make_picture(root: Path, number: int) -> None:
 
 def _in_processes(folder: Path, count: int, number: int, given: argparse.Namespace) -> Found:
     """What so many processes found, in the round of this number."""
-    empty = f"{folder}/{number}, {count} processes"
-    own = {"THAW_CACHE": f"{empty}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{empty}/runs.db"}
-    Path(empty).mkdir()
+    place = f"{folder}/{number}, {count} processes"
+    own = {"THAW_CACHE": f"{place}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{place}/runs.db"}
+    Path(place).mkdir()
     code = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, **own, "PYTHONPATH": code} | (
         {"OMP_NUM_THREADS": "1"} if given.device == "cpu" else {}
