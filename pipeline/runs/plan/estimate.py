@@ -13,7 +13,7 @@ from pipeline.system.device import choose_device, training_precision
 from pipeline.system.memory import return_freed_memory
 
 # Seconds that a stage takes whatever it has to do (figures, files, the tracking server, exports), as measured on two
-# cores of an Intel Xeon; evaluate with an H200, where it took 9.6 s, nearly nothing of it for its 551 pictures.
+# cores of an Intel Xeon; evaluate with an H200, where it took 9.6 s, nearly nothing of it for its 398 pictures.
 OVERHEAD_SECONDS = {
     "precompute": 3.3, "lr_find": 0.7, "train_head": 1.4, "lr_find_unfrozen": 0.7, "fine_tune": 2.8, "resize": 2.8,
     "evaluate": 10.0,
