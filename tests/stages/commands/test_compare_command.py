@@ -18,12 +18,12 @@ def test_two_runs_are_compared_in_one_report(workplace, main, main_otherwise):
     for column, parent in zip(metrics.columns[1:], (main.parent, main_otherwise.parent), strict=True):
         accuracy = metrics.loc[metrics["metric"] == "test/accuracy", column].item()
         assert accuracy == parent.data.metrics["test/accuracy"]
-    assert settings["key"].tolist() == ["fine_tune.weight_decay"]
+    assert settings["key"].tolist() == ["fine_tune.warm_up"]
     with open(f"{artifacts}/comparison.html", encoding="utf-8") as file:
         page = file.read()
     assert page.count("data:image/png;base64,") == 2
     assert not re.search(r'(?:src|href)="(?!data:|#)', page), "the page has to stand by itself"
-    for words in ("McNemar", "test/accuracy", "fine_tune.weight_decay", main.parent.info.run_name):
+    for words in ("McNemar", "test/accuracy", "fine_tune.warm_up", main.parent.info.run_name):
         assert words in page
 
 
