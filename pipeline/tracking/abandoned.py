@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.system.console import say
 from pipeline.system.processes import is_alive, may_belong_to_one_alive
 from pipeline.tracking.experiments import experiments_beside, find_run
-from pipeline.tracking.names import PROCESS, REASON, REUSED
+from pipeline.tracking.names import DONE, PROCESS, REASON, REUSED
 
 ENTRY_POINT = "mlflow.project.entryPoint"
 # System metrics come every ten seconds; a machine that has been silent for so long is taken to be gone. If it comes
@@ -20,8 +20,9 @@ LONGEST_START_SECONDS = 3600.0
 
 
 def close_abandoned(own_run_id: str) -> None:
-    """End, as KILLED, every run beside `own_run_id` that is RUNNING although its process has ended; a run that points
-    to another ends as that did."""
+    """End every run beside `own_run_id` that is RUNNING although its process has ended: as FINISHED if it was marked as
+    done, which is the last thing that is logged to a run; else as KILLED. A run that points to another ends as that
+    did."""
     client = MlflowClient()
     experiments = experiments_beside(client.get_run(own_run_id))
     abandoned = [
@@ -38,7 +39,10 @@ def close_abandoned(own_run_id: str) -> None:
                 _end(client, run, target.info.status, target.data.tags.get(REASON))
         else:
             for ended in (run, *_pointers(client, run, experiments)):
-                _end(client, ended, "KILLED", "its process was killed, or its machine went away")
+                if DONE in run.data.tags:
+                    _end(client, ended, "FINISHED", None)
+                else:
+                    _end(client, ended, "KILLED", "its process was killed, or its machine went away")
     if abandoned:
         say(f"closed {len(abandoned)} run(s) that a process had left open when it was killed")
 

@@ -160,8 +160,8 @@ def _start(given: str | None, name: str, parent: str | None, pointer: Run | None
             tags={PROCESS: identity()} | ({} if known else new_tags),
             log_system_metrics=False,
         )
-        if REASON in run.data.tags:  # for which it failed before
-            MlflowClient().delete_tag(run.info.run_id, REASON)
+        for ended in {REASON, DONE}.intersection(run.data.tags):  # of a run that goes on
+            MlflowClient().delete_tag(run.info.run_id, ended)
         return run.info.run_id, steps_before(run)
 
     tried: list[bool] = []

@@ -47,6 +47,17 @@ def test_the_run_of_a_killed_process_is_closed_as_killed_and_says_why(capsys):
     assert "closed 1 run" in capsys.readouterr().out
 
 
+def test_a_run_that_was_killed_between_its_mark_and_its_end_has_finished_and_is_reused():
+    tags = {tracking.PROCESS: DEAD, tracking.STAGE: "lr_find", tracking.FINGERPRINT: "f" * 64}
+    done, half = running({**tags, tracking.DONE: "true"}), running(tags)
+    pointer = running({tracking.PROCESS: DEAD, tracking.REUSED: done})
+    MlflowClient().set_terminated(pointer, "FAILED")  # by `mlflow run`
+    close()
+    assert (status(done), status(half), status(pointer)) == ("FINISHED", "KILLED", "FINISHED")
+    assert tracking.REASON not in MlflowClient().get_run(done).data.tags
+    assert tracking.find_done("f" * 64, ()).run_id == done
+
+
 def test_the_run_of_a_process_that_works_on_it_stays_open():
     run_id = running({tracking.PROCESS: identity()})
     close()

@@ -431,6 +431,17 @@ def test_a_run_that_is_gone_on_with_ends_as_if_it_had_never_broken_off():
     assert tracking.REASON not in look_up(run_id).data.tags
 
 
+def test_a_run_that_is_gone_on_with_is_not_done_until_it_is_done_again():
+    with open_run("sweep", {tracking.STAGE: "sweep"}, {}) as run_id:
+        tracking.mark_done(run_id, 1.0)
+    with pytest.raises(KeyboardInterrupt), open_run("sweep", {}, {}, again=run_id):
+        raise KeyboardInterrupt
+    assert tracking.DONE not in look_up(run_id).data.tags
+    with open_run("sweep", {}, {}, again=run_id):
+        tracking.mark_done(run_id, 1.0)
+    assert look_up(run_id).data.tags[tracking.DONE] == "true"
+
+
 @pytest.mark.parametrize(
     ("source", "shown"),
     [("https://a.org/pets", "https://a.org/pets"), ("s3://b/pets", "s3://b/pets"), ("abfs://c/pets", "abfs://c/pets")],
